@@ -1,0 +1,1 @@
+"""Activations, feed-forward blocks and transformers for JAX and Flax."""
