@@ -1,1 +1,83 @@
-"""Activations, feed-forward blocks and transformers for JAX and Flax."""
+"""Activations, feed-forward blocks and transformers for JAX and Flax.
+
+>>> import gelu_jax as gj
+>>> config = gj.FeedForwardConfig(d_model=64, d_ff=168, variant="swiglu")
+>>> gj.FeedForward(config, rngs=nnx.Rngs(0))(jnp.ones((2, 64))).shape
+(2, 64)
+"""
+
+from gelu_jax import linen
+from gelu_jax.activations import (
+    ACTIVATIONS,
+    activation,
+    elu,
+    gelu,
+    gelu_sigmoid,
+    gelu_tanh,
+    identity,
+    leaky_relu,
+    relu,
+    relu6,
+    relu_squared,
+    sigmoid,
+    silu,
+    tanh,
+)
+from gelu_jax.errors import ConfigError
+from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, attention
+from gelu_jax.nn.block import Block, BlockConfig
+from gelu_jax.nn.feed_forward import (
+    VARIANTS,
+    FeedForward,
+    FeedForwardConfig,
+    Variant,
+    branches,
+    feed_forward,
+    matched_width,
+)
+from gelu_jax.nn.mlp import MLP, MLPConfig
+from gelu_jax.nn.norm import Norm, NormConfig, layer_norm, rms_norm
+from gelu_jax.nn.position import RotaryConfig, rotary
+from gelu_jax.nn.transformer import Transformer, TransformerConfig
+
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "VARIANTS",
+    "Attention",
+    "AttentionConfig",
+    "Block",
+    "BlockConfig",
+    "Cache",
+    "ConfigError",
+    "FeedForward",
+    "FeedForwardConfig",
+    "MLPConfig",
+    "Norm",
+    "NormConfig",
+    "RotaryConfig",
+    "Transformer",
+    "TransformerConfig",
+    "Variant",
+    "activation",
+    "attention",
+    "branches",
+    "elu",
+    "feed_forward",
+    "gelu",
+    "gelu_sigmoid",
+    "gelu_tanh",
+    "identity",
+    "layer_norm",
+    "leaky_relu",
+    "linen",
+    "matched_width",
+    "relu",
+    "relu6",
+    "relu_squared",
+    "rms_norm",
+    "rotary",
+    "sigmoid",
+    "silu",
+    "tanh",
+]

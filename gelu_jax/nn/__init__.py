@@ -1,0 +1,1 @@
+"""Equation → config → module, one file for each part of a transformer."""

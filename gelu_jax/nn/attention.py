@@ -1,0 +1,190 @@
+"""Attention: multi-head, grouped-query or multi-query; full, causal or in a sliding window."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from gelu_jax.errors import Problem, check
+from gelu_jax.nn import checks
+from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.position import RotaryConfig, rotary
+
+
+class Cache(NamedTuple):
+    """Keys and values of the tokens seen so far: the first `length` of s places are filled."""
+
+    keys: Float[Array, "b s g k"]
+    values: Float[Array, "b s g k"]
+    length: Int[Array, ""]
+
+
+def attention(
+    query: Float[Array, "b t h k"],
+    key: Float[Array, "b s g k"],
+    value: Float[Array, "b s g k"],
+    *,
+    causal: bool = True,
+    window: int | None = None,
+    mask: Bool[Array, "#b #h #t s"] | None = None,
+) -> Float[Array, "b t h k"]:
+    """softmax(QKᵀ/√k + mask) V (Vaswani et al. 2017, equation 1), the softmax in float32.
+
+    g key/value heads serve h query heads in order, h/g each (Ainslie et al. 2023): g = h is
+    multi-head, g = 1 multi-query. Causal: query i sees keys j ≤ i. A window: |i − j| < window.
+    ``mask`` is True where a query may look.
+
+    >>> q = k = v = jnp.ones((1, 3, 2, 4))
+    >>> attention(q, k, v).shape
+    (1, 3, 2, 4)
+    """
+    reach = None if window is None else (window - 1, 0 if causal else window - 1)
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=mask, is_causal=causal, local_window_size=reach
+    )
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """What an attention layer is made of; `gelu_jax.nn.parameters` says how it starts.
+
+    ``num_kv_heads`` None means num_heads; ``head_dim`` None means d_model / num_heads;
+    ``window`` None means no limit; ``rotary`` None means that the layer knows no positions.
+    """
+
+    d_model: int
+    num_heads: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    causal: bool = True
+    window: int | None = None
+    rotary: RotaryConfig | None = None
+    use_bias: bool = False
+    init_std: float | None = None
+    output_init_scale: float = 1.0
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(
+            d_model=self.d_model,
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            window=self.window,
+            init_std=self.init_std,
+        )
+        yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+        if self.head_dim is None:
+            yield from checks.divides(self.d_model, "d_model", num_heads=self.num_heads)
+        yield from checks.divides(self.num_heads, "num_heads", num_kv_heads=self.num_kv_heads)
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads that hold keys and values."""
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def head_size(self) -> int:
+        """Entries of one head."""
+        return self.head_dim or self.d_model // self.num_heads
+
+
+class Attention(nnx.Module):
+    """The layer as an NNX module: ``w_query``, ``w_key``, ``w_value``, ``w_out``, and biases.
+
+    >>> layer = Attention(AttentionConfig(8, num_heads=4, num_kv_heads=1), rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((1, 3, 8))).shape
+    (1, 3, 8)
+    """
+
+    def __init__(self, config: AttentionConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        d, std, dtype = config.d_model, config.init_std, config.param_dtype
+        h, g, k = config.num_heads, config.kv_heads, config.head_size
+        self.w_query = kernel(rngs, (d, h, k), fan_in=d, std=std, dtype=dtype)
+        self.w_key = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
+        self.w_value = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
+        self.w_out = kernel(
+            rngs, (h, k, d), fan_in=h * k, std=std, scale=config.output_init_scale, dtype=dtype
+        )
+        bias = config.use_bias
+        self.b_query = constant(0.0, (h, k), dtype) if bias else None
+        self.b_key = constant(0.0, (g, k), dtype) if bias else None
+        self.b_value = constant(0.0, (g, k), dtype) if bias else None
+        self.b_out = constant(0.0, (d,), dtype) if bias else None
+
+    def __call__(
+        self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None
+    ) -> Float[Array, "b t d"]:
+        """Attends within x; ``mask`` is True at real tokens, False at padding."""
+        return self.attend(x, mask=mask)[0]
+
+    def attend(
+        self,
+        x: Float[Array, "b t d"],
+        cache: Cache | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
+    ) -> tuple[Float[Array, "b t d"], Cache | None]:
+        """Attends to the cache as well, where one is given, and returns it with x's keys added.
+
+        The caller keeps within the cache's places: writing past the end is not checked.
+        """
+        c = self.config
+        x = x.astype(c.dtype)
+        start = 0 if cache is None else cache.length
+        positions = start + jnp.arange(x.shape[1])[None]
+        query = self._heads(x, self.w_query, self.b_query, positions)
+        key = self._heads(x, self.w_key, self.b_key, positions)
+        value = self._heads(x, self.w_value, self.b_value)
+        if cache is None:
+            keep = None if mask is None else mask[:, None, None, :]
+            y = attention(query, key, value, causal=c.causal, window=c.window, mask=keep)
+        else:
+            cache = _extend(cache, key, value)
+            seen = _seen(positions, cache.keys.shape[1], c.window)
+            y = attention(query, cache.keys, cache.values, causal=False, mask=seen)
+        y = jnp.einsum("bthk,hkd->btd", y, cast(self.w_out, c.dtype))
+        return y if self.b_out is None else y + cast(self.b_out, c.dtype), cache
+
+    def _heads(
+        self,
+        x: Array,
+        w: nnx.Param[Array],
+        b: nnx.Param[Array] | None,
+        positions: Array | None = None,
+    ) -> Array:
+        c = self.config
+        y = jnp.einsum("btd,dhk->bthk", x, cast(w, c.dtype))
+        y = y if b is None else y + cast(b, c.dtype)
+        return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
+
+    def empty_cache(self, batch_size: int, length: int) -> Cache:
+        """A cache with places for `length` tokens."""
+        c = self.config
+        zeros = jnp.zeros((batch_size, length, c.kv_heads, c.head_size), c.dtype)
+        return Cache(zeros, zeros, jnp.zeros((), jnp.int32))
+
+
+def _extend(cache: Cache, key: Array, value: Array) -> Cache:
+    place = (0, cache.length, 0, 0)
+    return Cache(
+        jax.lax.dynamic_update_slice(cache.keys, key, place),
+        jax.lax.dynamic_update_slice(cache.values, value, place),
+        cache.length + key.shape[1],
+    )
+
+
+def _seen(positions: Int[Array, "1 t"], places: int, window: int | None) -> Bool[Array, "1 1 t s"]:
+    query, key = positions[:, None, :, None], jnp.arange(places)
+    seen = key <= query
+    return seen if window is None else seen & (key > query - window)

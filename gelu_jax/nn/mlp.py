@@ -1,0 +1,104 @@
+"""The plain MLP classifier: hidden layers h = ∏ᵢ φᵢ(x Wᵢ + bᵢ) in a row, then a linear head."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from gelu_jax.errors import Problem, check
+from gelu_jax.nn import checks
+from gelu_jax.nn.feed_forward import Variant, branch_product, branches, dropout, variant_problems
+from gelu_jax.nn.parameters import cast, constant, kernel
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """num_layers hidden layers of width d_ff; the GELU paper's MNIST network is 8 × 128."""
+
+    d_in: int
+    num_classes: int
+    num_layers: int = 8
+    d_ff: int = 128
+    variant: Variant = "gelu"
+    use_bias: bool = True
+    dropout_rate: float = 0.0
+    init_std: float | None = None
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    kind: Literal["mlp"] = "mlp"
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(
+            d_in=self.d_in,
+            num_classes=self.num_classes,
+            num_layers=self.num_layers,
+            d_ff=self.d_ff,
+            init_std=self.init_std,
+        )
+        yield from checks.rate(dropout_rate=self.dropout_rate)
+        yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+        yield from variant_problems(self.variant)
+
+
+class _Layer(nnx.Module):
+    def __init__(self, config: MLPConfig, d_in: int, *, rngs: nnx.Rngs):
+        c, f = config, config.d_ff
+        self.config = config
+        self.w_in = nnx.List(
+            kernel(rngs, (d_in, f), fan_in=d_in, std=c.init_std, dtype=c.param_dtype)
+            for _ in branches(c.variant)
+        )
+        zeros = (constant(0.0, (f,), c.param_dtype) for _ in self.w_in)
+        self.b_in = nnx.List(zeros) if c.use_bias else None
+
+    def __call__(self, x: Array, dropout_key: Array | None) -> Array:
+        c = self.config
+        w_in = [cast(w, c.dtype) for w in self.w_in]
+        b_in = None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in]
+        return dropout(
+            branch_product(x, w_in, variant=c.variant, b_in=b_in), c.dropout_rate, dropout_key
+        )
+
+
+class MLP(nnx.Module):
+    """The classifier as an NNX module (Hendrycks & Gimpel 2016, section 3.1).
+
+    >>> MLP(MLPConfig(d_in=64, num_classes=10), rngs=nnx.Rngs(0))(jnp.ones((2, 64))).shape
+    (2, 10)
+    """
+
+    def __init__(self, config: MLPConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        c, f = config, config.d_ff
+        widths = [c.d_in] + [f] * (c.num_layers - 1)
+        # A key for each layer, so that what one layer draws never shifts another.
+        *keys, head_key = jax.random.split(rngs.params(), c.num_layers + 1)
+        self.layers = nnx.List(
+            _Layer(c, d_in, rngs=nnx.Rngs(key)) for d_in, key in zip(widths, keys, strict=True)
+        )
+        self.head = kernel(
+            nnx.Rngs(head_key), (f, c.num_classes), fan_in=f, std=c.init_std, dtype=c.param_dtype
+        )
+        self.head_bias = constant(0.0, (c.num_classes,), c.param_dtype) if c.use_bias else None
+
+    def __call__(
+        self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "... c"]:
+        """Logits in float32."""
+        c, n = self.config, self.config.num_layers
+        keys = [None] * n if dropout_key is None else jax.random.split(dropout_key, n)
+        h = x.astype(c.dtype)
+        for layer, key in zip(self.layers, keys, strict=True):
+            h = layer(h, key)
+        logits = h @ cast(self.head, c.dtype)
+        return (
+            logits if self.head_bias is None else logits + cast(self.head_bias, c.dtype)
+        ).astype(jnp.float32)

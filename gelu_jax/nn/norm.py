@@ -1,0 +1,100 @@
+"""Normalisation: LayerNorm and RMSNorm are one equation, with and without the mean."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from gelu_jax.errors import Problem, check
+from gelu_jax.nn import checks
+from gelu_jax.nn.parameters import constant
+
+
+def layer_norm(
+    x: Float[Array, "... d"],
+    scale: Float[Array, " d"],
+    bias: Float[Array, " d"] | None = None,
+    *,
+    epsilon: float = 1e-6,
+) -> Float[Array, "... d"]:
+    """LayerNorm, (x − mean x)/√(var x + ε)·scale + bias (Ba et al. 2016, equation 4).
+
+    Computed in float32 (float64 stays) and rounded once, to the dtype of x.
+
+    >>> layer_norm(jnp.array([1.0, 3.0]), jnp.ones(2), epsilon=0.0)
+    Array([-1.,  1.], dtype=float32)
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    centered = wide - wide.mean(-1, keepdims=True)
+    return _scaled(centered, scale, bias, epsilon).astype(x.dtype)
+
+
+def rms_norm(
+    x: Float[Array, "... d"],
+    scale: Float[Array, " d"],
+    bias: Float[Array, " d"] | None = None,
+    *,
+    epsilon: float = 1e-6,
+) -> Float[Array, "... d"]:
+    """RMSNorm, x/√(mean x² + ε)·scale (+ bias) (Zhang & Sennrich 2019, equation 4).
+
+    Computed in float32 (float64 stays) and rounded once, to the dtype of x.
+
+    >>> rms_norm(jnp.array([1.0, -1.0]), jnp.ones(2), epsilon=0.0)
+    Array([ 1., -1.], dtype=float32)
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return _scaled(wide, scale, bias, epsilon).astype(x.dtype)
+
+
+def _scaled(x: Array, scale: Array, bias: Array | None, epsilon: float) -> Array:
+    y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon) * scale.astype(x.dtype)
+    return y if bias is None else y + bias.astype(x.dtype)
+
+
+_NORMS = {"layer": layer_norm, "rms": rms_norm}
+
+
+@dataclass(frozen=True)
+class NormConfig:
+    """LayerNorm (``kind="layer"``, bias or not) or RMSNorm (``kind="rms"``)."""
+
+    d_model: int
+    kind: Literal["layer", "rms"] = "layer"
+    use_bias: bool = False
+    epsilon: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(d_model=self.d_model, epsilon=self.epsilon)
+        yield from checks.one_of(tuple(_NORMS), kind=self.kind)
+        yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+
+
+class Norm(nnx.Module):
+    """The norm as an NNX module: parameters ``scale`` and, where wanted, ``bias``.
+
+    >>> Norm(NormConfig(4, kind="rms"), rngs=nnx.Rngs(0))(jnp.ones((2, 4))).shape
+    (2, 4)
+    """
+
+    def __init__(self, config: NormConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.scale = constant(1.0, (config.d_model,), config.param_dtype)
+        self.bias = (
+            constant(0.0, (config.d_model,), config.param_dtype) if config.use_bias else None
+        )
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        c = self.config
+        bias = None if self.bias is None else self.bias[...]
+        return _NORMS[c.kind](x.astype(c.dtype), self.scale[...], bias, epsilon=c.epsilon)

@@ -1,0 +1,46 @@
+"""Parameters: how they start, and the dtype they are read in.
+
+| tensor                                  | ``init_std=None`` (fan-in) | ``init_std=s`` |
+|-----------------------------------------|----------------------------|----------------|
+| branch kernels ``w_in`` (d, f)          | N(0, 1/d)                  | N(0, s²)       |
+| output kernel ``w_out`` (f, d)          | N(0, c²/f)                 | N(0, c²s²)     |
+| attention query, key, value (d, h, k)   | N(0, 1/d)                  | N(0, s²)       |
+| attention output (h, k, d)              | N(0, c²/(h·k))             | N(0, c²s²)     |
+| token embedding, untied head (v, d)     | N(0, 1/d)                  | N(0, s²)       |
+| learned positions (t, d)                | N(0, 1/d)                  | N(0, s²)       |
+| norm scale; every bias                  | 1; 0                       | 1; 0           |
+
+c is ``output_init_scale``: 1 for a part on its own, 1/√(2·layers) inside a `Transformer`, so that
+the 2·layers branches that are summed into the residual stream start with unit variance together
+(Radford et al. 2019, section 2.3). The branches of a gated block do not count into the fan.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+
+def kernel(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    *,
+    fan_in: int,
+    std: float | None,
+    scale: float = 1.0,
+    dtype: DTypeLike,
+) -> nnx.Param[Array]:
+    """A normal parameter of standard deviation scale·std, where std None means 1/√fan_in."""
+    deviation = scale * (fan_in**-0.5 if std is None else std)
+    return nnx.Param(deviation * jax.random.normal(rngs.params(), shape, dtype))
+
+
+def constant(value: float, shape: tuple[int, ...], dtype: DTypeLike) -> nnx.Param[Array]:
+    """A parameter that starts at one value: biases at 0, norm scales at 1."""
+    return nnx.Param(jnp.full(shape, value, dtype))
+
+
+def cast(param: nnx.Param[Array], dtype: DTypeLike) -> Array:
+    """A parameter's value in the dtype that its module computes in."""
+    return param[...].astype(dtype)
