@@ -1,6 +1,7 @@
 """Activations, feed-forward blocks and transformers for JAX and Flax.
 
->>> import gelu_jax as gj
+>>> import gelu_jax as gj, jax.numpy as jnp
+>>> from flax import nnx
 >>> config = gj.FeedForwardConfig(d_model=64, d_ff=168, variant="swiglu")
 >>> gj.FeedForward(config, rngs=nnx.Rngs(0))(jnp.ones((2, 64))).shape
 (2, 64)

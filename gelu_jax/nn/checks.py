@@ -55,7 +55,7 @@ def divides(whole: int, whole_name: str, **fields: int | None) -> Iterator[Probl
             )
 
 
-def _divisor(whole: int, value: int) -> int:
+def _nearest_divisor(whole: int, value: int) -> int:
     divisors = (n for n in range(1, whole + 1) if whole % n == 0)
     return min(divisors, key=lambda n: abs(n - value))
 

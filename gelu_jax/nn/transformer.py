@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,6 @@ from gelu_jax.nn.attention import Cache
 from gelu_jax.nn.block import Block, BlockConfig
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel
-
-C = TypeVar("C", Cache, None)
 
 
 @dataclass(frozen=True)
@@ -121,10 +119,10 @@ class Transformer(nnx.Module):
     def _run(
         self,
         tokens: Array,
-        cache: C,
+        cache: Cache | None,
         mask: Array | None,
         dropout_key: Array | None,
-    ) -> tuple[Array, C]:
+    ) -> tuple[Array, Any]:
         num_layers = self.config.num_layers
         keys = None if dropout_key is None else jax.random.split(dropout_key, num_layers)
 
