@@ -48,11 +48,8 @@ def divides(whole: int, whole_name: str, **fields: int | None) -> Iterator[Probl
     """Every number given must divide the whole; None stands for a default and passes."""
     for field, value in fields.items():
         if value is not None and value > 0 and whole % value:
-            yield Problem(
-                field,
-                value,
-                f"must divide {whole_name} = {whole}; nearest: {_divisor(whole, value)}",
-            )
+            best = _nearest_divisor(whole, value)
+            yield Problem(field, value, f"must divide {whole_name} = {whole}; nearest: {best}")
 
 
 def _nearest_divisor(whole: int, value: int) -> int:

@@ -37,8 +37,8 @@ def rotary(
     of GPT-NeoX and LLaMA's public weights (Su et al. 2021, equation 34).
 
     >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)
-    >>> rotary(x, jnp.array([[1]])).ravel().round(2)  # (cos 1, sin 1)
-    Array([0.54, 0.84], dtype=float32)
+    >>> [round(float(entry), 4) for entry in rotary(x, jnp.array([[1]])).ravel()]  # cos 1, sin 1
+    [0.5403, 0.8415]
     """
     r = 2 * int(x.shape[-1] * config.fraction / 2)
     frequencies = config.theta ** (-jnp.arange(0, r, 2, dtype=jnp.float32) / r)
