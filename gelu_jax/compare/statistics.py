@@ -101,6 +101,15 @@ def attainable_level(pairs: int, alpha: float) -> float:
     return math.floor(alpha * patterns) / patterns
 
 
+def fewest_pairs(alpha: float) -> int:
+    """The least number of pairs at which the sign-flip test can reach p ≤ alpha at all.
+
+    >>> fewest_pairs(0.05), fewest_pairs(0.05 / 2)
+    (6, 7)
+    """
+    return math.ceil(math.log2(2 / alpha))
+
+
 @lru_cache(maxsize=4096)
 def detectable_factor(pairs: int, alpha: float = 0.05, power: float = 0.8) -> float:
     """The smallest true difference that is found with this power, in sd of the differences.
@@ -120,7 +129,7 @@ def detectable_factor(pairs: int, alpha: float = 0.05, power: float = 0.8) -> fl
     def missing(shift: float) -> float:
         return float(stats.nct.sf(critical, pairs - 1, shift)) - power
 
-    return float(optimize.brentq(missing, 0.0, 2 * critical + 3)) / math.sqrt(pairs)
+    return optimize.root_scalar(missing, bracket=(0.0, 2 * critical + 3)).root / math.sqrt(pairs)
 
 
 def detectable_difference(sd: float, pairs: int, alpha: float) -> float:
