@@ -41,6 +41,8 @@ from gelu_jax.nn.norm import Norm, NormConfig, layer_norm, rms_norm
 from gelu_jax.nn.position import RotaryConfig, rotary
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ACTIVATIONS",
     "MLP",

@@ -38,8 +38,8 @@ def _compared(analysis: Analysis) -> Iterator[str]:
     yield from _tuned(analysis)
     yield f"The target of the speed-up is the median final {comparison.metric} of {first.name}."
     yield (
-        f"The spread is the standard deviation over seeds; differences are paired by seed, with "
-        f"95 % bootstrap intervals (BCa; percentile for the speed-up)."
+        "The spread is the standard deviation over seeds; differences are paired by seed, with "
+        "95 % bootstrap intervals (BCa; percentile for the speed-up)."
     )
     if comparison.protocol == "smoke test":
         yield "This was a smoke test: too short and too few seeds for a conclusion."

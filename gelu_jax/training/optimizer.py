@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import jax
 import optax
-from jax.tree_util import DictKey, GetAttrKey, KeyPath
+from jax.tree_util import KeyPath
 from jaxtyping import Array, Float
 
 from gelu_jax.errors import Problem, check
@@ -97,10 +97,6 @@ def _decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: not _is_bias_or_scale(path), params)
 
 
-def _is_bias_or_scale(path: KeyPath) -> bool:
-    names = [
-        str(k.name if isinstance(k, GetAttrKey) else k.key)
-        for k in path
-        if isinstance(k, (GetAttrKey, DictKey))
-    ]
+def _is_bias_or_scale(path: KeyPath[Any]) -> bool:
+    names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
     return any(name.startswith("b_") or name in ("bias", "scale", "head_bias") for name in names)

@@ -7,9 +7,9 @@ compiled program of `eval_every` scanned steps; the host only logs, evaluates an
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +30,11 @@ Model = Transformer | MLP
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a run is: its data, model and optimizer, its length, and how often it is evaluated."""
+    """What a run is: its data, model and optimizer, its length, and how often it is evaluated.
+
+    ``checkpoint_every`` steps, a multiple of ``eval_every``, the state is saved; None saves it
+    where the run ends.
+    """
 
     data: DataConfig
     model: TransformerConfig | MLPConfig
@@ -38,8 +42,8 @@ class TrainConfig:
     batch_size: int
     eval_every: int
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint_every: int | None = None
     seed: int = 0
-    name: str = "run"
 
     def __post_init__(self):
         check(self._problems())
@@ -47,6 +51,11 @@ class TrainConfig:
     def _problems(self) -> Iterator[Problem]:
         yield from checks.positive(steps=self.steps, eval_every=self.eval_every)
         yield from checks.divides(self.steps, "steps", eval_every=self.eval_every)
+        every = self.checkpoint_every
+        if every is not None and (every <= 0 or every % self.eval_every):
+            best = max(1, round(every / self.eval_every)) * self.eval_every
+            reason = f"must be a multiple of eval_every = {self.eval_every}; nearest: {best}"
+            yield Problem("checkpoint_every", every, reason)
 
 
 class State(NamedTuple):
@@ -87,12 +96,14 @@ class Point(NamedTuple):
 
 def make_model(config: TransformerConfig | MLPConfig, *, rngs: nnx.Rngs) -> Model:
     """The module that a model config describes."""
-    return (Transformer if isinstance(config, TransformerConfig) else MLP)(config, rngs=rngs)
+    if isinstance(config, MLPConfig):
+        return MLP(config, rngs=rngs)
+    return Transformer(config, rngs=rngs)
 
 
 def init(config: TrainConfig, keys: Keys) -> State:
     """The state before the first step."""
-    model = make_model(config.model, rngs=nnx.Rngs(keys.init))
+    model: Any = make_model(config.model, rngs=nnx.Rngs(keys.init))
     optimizer = make_optimizer(config.optimizer, config.steps, 0.0)
     return State(model, optimizer.init(model), jnp.zeros((), jnp.int32))
 
@@ -112,12 +123,13 @@ def step(
     """One step of training: the next state, and the loss before it."""
     inputs, targets = data.batch(keys.data, state.step)
     dropout_key = jax.random.fold_in(keys.dropout, state.step)
+    model: Any = state.model  # a module is the pytree of its parameters
     (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(
-        state.model, inputs, targets, dropout_key
+        model, inputs, targets, dropout_key
     )
     optimizer = make_optimizer(config.optimizer, config.steps, learning_rate)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.model)
-    model = optax.apply_updates(state.model, updates)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, model)
+    model = optax.apply_updates(model, updates)
     return State(model, optimizer_state, state.step + 1), value
 
 
@@ -134,6 +146,15 @@ def evaluate(
     return losses.mean(), accuracies.mean()
 
 
+class Programs(NamedTuple):
+    """What is compiled for a config, and the seconds that it took."""
+
+    init: Callable[[Keys], State]
+    chunk: Callable[[State, Dataset, Keys, Array], tuple[State, Array]]
+    evaluate: Callable[[Model, Dataset], tuple[Array, Array]]
+    seconds: float
+
+
 class Trainer:
     """The compiled programs of one config, for every seed and learning rate.
 
@@ -143,13 +164,21 @@ class Trainer:
     def __init__(self, config: TrainConfig, data: Dataset):
         check(_misfits(config.model, data))
         self.config, self.data = config, data
+        self.abstract_state: State = jax.eval_shape(partial(init, config), Keys.of(0))
+
+    @cached_property
+    def programs(self) -> "Programs":
+        """The compiled programs; compiled when first needed."""
         start = time.perf_counter()
+        config, data, state = self.config, self.data, self.abstract_state
         keys, rate = Keys.of(0), jnp.zeros(())
-        self._init = _compile(partial(init, config), keys)
-        state = jax.eval_shape(partial(init, config), keys)
-        self._chunk = _compile(partial(_chunk, config), state, data, keys, rate)
-        self._evaluate = _compile(partial(evaluate, batch_size=config.batch_size), state.model, data)
-        self.compile_seconds = time.perf_counter() - start
+        evaluation = partial(evaluate, batch_size=config.batch_size)
+        return Programs(
+            _compile(partial(init, config), keys),
+            _compile(partial(_chunk, config), state, data, keys, rate),
+            _compile(evaluation, state.model, data),
+            time.perf_counter() - start,
+        )
 
     def fit(
         self, seed: int, learning_rate: float, resume: tuple[State, float] | None = None
@@ -160,13 +189,13 @@ class Trainer:
         seconds it took until there; the run goes on from it as if it had not stopped.
         """
         keys, rate = Keys.of(seed), jnp.asarray(learning_rate, jnp.float32)
-        state, seconds = resume or (self._init(keys), 0.0)
+        state, seconds = resume or (self.programs.init(keys), 0.0)
         losses = jnp.full(1, jnp.nan)
         if resume is None:
             yield state, self._point(state, losses, seconds)
         while state.step < self.config.steps:
             start = time.perf_counter()
-            state, losses = jax.block_until_ready(self._chunk(state, self.data, keys, rate))
+            state, losses = jax.block_until_ready(self.programs.chunk(state, self.data, keys, rate))
             seconds += time.perf_counter() - start
             point = self._point(state, losses, seconds)
             yield state, point
@@ -174,9 +203,9 @@ class Trainer:
                 return
 
     def _point(self, state: State, losses: Array, seconds: float) -> Point:
-        validation_loss, accuracy = self._evaluate(state.model, self.data)
-        values = (losses.mean(), validation_loss, accuracy)
-        return Point(int(state.step), *map(float, values), seconds)
+        metrics = self.programs.evaluate(state.model, self.data)
+        train_loss, validation_loss, accuracy = map(float, (losses.mean(), *metrics))
+        return Point(int(state.step), train_loss, validation_loss, accuracy, seconds)
 
 
 def _misfits(model: TransformerConfig | MLPConfig, data: Dataset) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from gelu_jax.nn.attention import Cache
 from gelu_jax.nn.transformer import Transformer
 
 
@@ -51,7 +52,7 @@ def generate(
         kept = filter_logits(logits / temperature, top_k=top_k, top_p=top_p)
         return jax.random.categorical(key, kept)
 
-    def step(carry, key: Array):
+    def step(carry: tuple[Array, Cache], key: Array):
         logits, cache = carry
         token = draw(logits, key)
         logits, cache = model.decode(token[:, None], cache)
