@@ -20,7 +20,7 @@ from gelu_jax.compare.curves import (
 )
 from gelu_jax.compare.methods import methods
 from gelu_jax.compare.records import Run
-from gelu_jax.compare.tables import Table, difference_table, literature_table, results_table
+from gelu_jax.compare.tables import difference_table, literature_table, results_table
 from gelu_jax.compare.verdict import Verdict, verdict
 
 MEASURES = {
