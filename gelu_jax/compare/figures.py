@@ -1,6 +1,7 @@
 """The figure for a paper: curves on the left, paired differences on the right."""
 
 import io
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -13,7 +14,7 @@ from gelu_jax.compare.curves import Band, band, validation_curve
 COLOURS = (
     "#3d3d3d", "#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#56b4e9", "#cc6677",
 )  # fmt: skip
-"""Grey for the first arm, then colours that colour-blind readers tell apart (after Okabe and Ito)."""
+"""Grey for the first arm, then colours that the colour-blind tell apart (after Okabe and Ito)."""
 
 DASHES = (
     "solid",
@@ -26,12 +27,12 @@ DASHES = (
     (0, (1, 1)),
 )
 
-_STYLE = {
+_STYLE: Any = {
     "font.family": "sans-serif", "font.size": 8, "axes.labelsize": 8, "axes.linewidth": 0.6,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-    "legend.frameon": False, "legend.fontsize": 8, "svg.hashsalt": "gelu_jax", "svg.fonttype": "none",
-    "savefig.dpi": 300,
+    "legend.frameon": False, "legend.fontsize": 8, "savefig.dpi": 300,
+    "text.parse_math": False, "svg.hashsalt": "gelu_jax", "svg.fonttype": "none",
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def _saved(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
-def _style(index: int) -> dict[str, object]:
+def _style(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
 
 
@@ -82,9 +83,9 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
 
 
 def close_range(bands: list[Band]) -> tuple[float, float]:
-    """Losses worth looking at: from the lowest to that of a tenth of the training."""
+    """Losses worth looking at: from the lowest to that of a fifth of the training."""
     low = min(float(np.nanmin(drawn.mean - np.nan_to_num(drawn.sd))) for drawn in bands)
-    early = [drawn.mean[np.searchsorted(drawn.steps, drawn.steps[-1] / 10)] for drawn in bands]
+    early = [drawn.mean[np.searchsorted(drawn.steps, drawn.steps[-1] / 5)] for drawn in bands]
     high = max(map(float, early))
     margin = 0.05 * (high - low) or 0.1
     return low - margin, high + margin
@@ -95,7 +96,7 @@ def _draw_differences(axes: Axes, analysis: Analysis) -> None:
     shown = [(i, c) for i, c in enumerate(analysis.contrasts, start=1) if c.seeds]
     for row, (index, contrast) in enumerate(shown):
         colour = COLOURS[index % len(COLOURS)]
-        spread = np.linspace(-0.18, 0.18, len(contrast.seeds)) if len(contrast.seeds) > 1 else [0]
+        spread = np.linspace(-0.12, 0.12, len(contrast.seeds)) if len(contrast.seeds) > 1 else [0]
         axes.plot(
             contrast.differences,
             row + np.array(spread),

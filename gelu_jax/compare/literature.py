@@ -14,8 +14,8 @@ class Anchor:
 
 
 SHAZEER_65K = Anchor(
-    "Shazeer 2020",
-    "T5-base on C4, 65,536 steps, held-out log-perplexity; rate not tuned per variant",
+    "Shazeer 2020, 65,536 steps",
+    "T5-base on C4, held-out log-perplexity, learning rate not tuned per variant",
     {
         "relu": 1.997, "gelu": 1.983, "silu": 1.994, "glu": 1.982, "bilinear": 1.960,
         "geglu": 1.942, "swiglu": 1.944, "reglu": 1.953,
@@ -23,8 +23,8 @@ SHAZEER_65K = Anchor(
 )  # fmt: skip
 
 SHAZEER_524K = Anchor(
-    "Shazeer 2020",
-    "T5-base on C4, 524,288 steps, held-out log-perplexity; rate not tuned per variant",
+    "Shazeer 2020, 524,288 steps",
+    "T5-base on C4, held-out log-perplexity, learning rate not tuned per variant",
     {
         "relu": 1.677, "gelu": 1.679, "silu": 1.683, "glu": 1.663, "bilinear": 1.648,
         "geglu": 1.633, "swiglu": 1.636, "reglu": 1.645,

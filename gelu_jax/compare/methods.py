@@ -20,8 +20,8 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
     names = [arm.arm.name for arm in analysis.arms]
     arms = "One arm" if len(names) == 1 else f"{len(names)} arms"
     yield (
-        f"{arms} ({listed(names)}), trained from {_count(len(seeds), 'seed')} ({_ranged(seeds)}) for "
-        f"{steps:,} steps of {comparison.tokens_per_step:,} tokens."
+        f"{arms} ({listed(names)}), trained from {_count(len(seeds), 'seed')} ({_ranged(seeds)}) "
+        f"for {steps:,} steps of {comparison.tokens_per_step:,} tokens."
     )
     yield from _described(comparison.config)
     if description := comparison.data.get("description"):
@@ -34,7 +34,7 @@ def _compared(analysis: Analysis) -> Iterator[str]:
     comparison, first = analysis.comparison, analysis.arms[0].arm
     worst = max(abs(arm.mismatch) for arm in analysis.arms)
     yield f"Parameter counts differ by at most {100 * worst:.1f} % from {first.name}'s."
-    yield "Arms share, seed by seed, the order of the data and the initial values of shared tensors."
+    yield "Seed by seed, arms share the order of the data and the initial values of common tensors."
     yield from _tuned(analysis)
     yield f"The target of the speed-up is the median final {comparison.metric} of {first.name}."
     yield (
@@ -47,8 +47,8 @@ def _compared(analysis: Analysis) -> Iterator[str]:
     others = len(analysis.contrasts)
     yield (
         f"p-values are those of the exact two-sided sign-flip test, after Holm over "
-        f"{_count(others, 'contrast')}, at level {ALPHA}; the order among the other arms has a Holm "
-        f"of its own. Detectable differences are those found with 80 % power at level "
+        f"{_count(others, 'contrast')}, at level {ALPHA}; the order among the other arms has a "
+        f"Holm of its own. Detectable differences are those found with 80 % power at level "
         f"{ALPHA}/{others}."
     )
     gains = [f"{c.pairing_gain:.1f} ({c.arm})" for c in analysis.contrasts if c.pairing_gain < 1e6]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any, cast
 
 from gelu_jax.compare.analysis import Analysis, ArmSummary, Contrast
 from gelu_jax.compare.literature import ANCHORS
@@ -12,14 +13,14 @@ from gelu_jax.compare.verdict import signed
 
 @dataclass(frozen=True)
 class Table:
-    """A header and rows of plain text; the first column names the row."""
+    """A header and rows of plain text; a cell may have a second line."""
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
     def html(self) -> str:
         """The table as HTML, every cell escaped."""
-        head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in self.header)
+        head = "".join(f'<th scope="col">{_html(cell)}</th>' for cell in self.header)
         body = "".join(f"<tr>{_html_row(row)}</tr>" for row in self.rows)
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         return f'<div class="scroll" tabindex="0">{table}</div>'
@@ -45,15 +46,15 @@ class Table:
 def results_table(analysis: Analysis) -> Table:
     """The main table: an arm in each row; differences and tests only where arms are compared."""
     comparison = analysis.comparison
-    header = ["arm", "parameters", "learning rate", f"{comparison.metric} ({comparison.unit})"]
+    header = ["arm", "parameters", "learning rate", f"{comparison.metric}\n({comparison.unit})"]
     rows = [_arm_cells(analysis, arm) for arm in analysis.arms]
     if any(arm.accuracies for arm in analysis.arms):
         header.append("accuracy")
         rows = [[*row, _accuracy(a)] for row, a in zip(rows, analysis.arms, strict=True)]
     if analysis.contrasts:
-        header += [f"difference to {comparison.first.name}", "95 % interval"]
+        header += [f"difference to {comparison.first.name}\n(95 % interval)"]
         header += ["p (Holm)"] if comparison.protocol == "full" else []
-        header += ["speed-up to target"]
+        header += ["speed-up to target\n(95 % interval)"]
         contrasts = (None, *analysis.contrasts)
         rows = [[*r, *_contrast_cells(analysis, c)] for r, c in zip(rows, contrasts, strict=True)]
     header.append("ms per step")
@@ -65,10 +66,10 @@ def results_table(analysis: Analysis) -> Table:
 
 
 def _arm_cells(analysis: Analysis, arm: ArmSummary) -> list[str]:
-    mismatch = f" ({signed(100 * arm.mismatch, 1)} %)" if arm.mismatch else ""
+    mismatch = f"\n({signed(100 * arm.mismatch, 1)} %)" if arm.mismatch else ""
     decimals = f".{analysis.decimals}f"
     spread = f" ± {arm.sd:{decimals}}" if math.isfinite(arm.sd) else ""
-    lost = f" ({len(arm.diverged)} diverged)" if arm.diverged else ""
+    lost = f"\n({len(arm.diverged)} diverged)" if arm.diverged else ""
     return [
         arm.arm.name,
         f"{arm.arm.parameters:,}{mismatch}",
@@ -86,14 +87,13 @@ def _accuracy(arm: ArmSummary) -> str:
 def _contrast_cells(analysis: Analysis, contrast: Contrast | None) -> list[str]:
     full = analysis.comparison.protocol == "full"
     if contrast is None or not contrast.seeds:
-        return ["–"] * (4 if full else 3)
-    interval = "–"
+        return ["–"] * (3 if full else 2)
+    difference = signed(contrast.mean, analysis.decimals)
     if contrast.interval is not None:
         low, high = (signed(bound, analysis.decimals) for bound in contrast.interval)
-        interval = f"{low} to {high}"
-    difference = signed(contrast.mean, analysis.decimals)
+        difference += f"\n({low} to {high})"
     tested = [f"{contrast.p_adjusted:.2g}"] if full else []
-    return [difference, interval, *tested, _speed_up(contrast)]
+    return [difference, *tested, _speed_up(contrast)]
 
 
 def _speed_up(contrast: Contrast) -> str:
@@ -103,23 +103,28 @@ def _speed_up(contrast: Contrast) -> str:
     if contrast.speed_up_interval is None:
         return value
     low, high = ("missed" if b == 0 else f"{b:.2f}" for b in contrast.speed_up_interval)
-    return value if low == high == "missed" else f"{value} ({low} to {high})"
+    return value if low == high == "missed" else f"{value}\n({low} to {high})"
 
 
 def difference_table(analysis: Analysis) -> Table:
     """Which config fields each arm changes, against the first arm, and its matched width."""
-    arms = [arm.arm for arm in analysis.arms]
-    fields = sorted({field for arm in arms for field in arm.difference})
-    rows = [
-        (
-            field,
-            *(_shown(arm.difference[field]) if field in arm.difference else "·" for arm in arms),
-        )
-        for field in fields
-    ]
+    first, *others = arms = [arm.arm for arm in analysis.arms]
+    rows: list[tuple[str, ...]] = []
+    for field in sorted({field for arm in arms for field in arm.difference}):
+        start = first.difference.get(field, _field(analysis.comparison.config, field))
+        changed = (_shown(arm.difference.get(field, "·")) for arm in others)
+        rows.append((field, _shown(start), *changed))
     rows.append(("hidden width", *(f"{arm.d_ff:,}" if arm.d_ff else "–" for arm in arms)))
     rows.append(("FLOPs per step", *(f"{arm.flops_per_step:.3g}" for arm in arms)))
     return Table(("field", *(arm.name for arm in arms)), tuple(rows))
+
+
+def _field(config: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path; a dash where the config has none."""
+    value: Any = config
+    for key in path.split("."):
+        value = cast(Mapping[str, Any], value).get(key, "–") if isinstance(value, Mapping) else "–"
+    return value
 
 
 def literature_table(analysis: Analysis) -> Table | None:
@@ -133,11 +138,10 @@ def literature_table(analysis: Analysis) -> Table | None:
             *(_gap(anchor.losses, contrast.arm, first) for anchor in anchors),
         )
         for contrast in analysis.contrasts
-        if any(contrast.arm in anchor.losses for anchor in anchors)
+        if contrast.seeds and any(contrast.arm in anchor.losses for anchor in anchors)
     ]
     header = ("arm", f"here ({analysis.comparison.unit})")
-    titles = (f"{a.source}: {a.setting.split(';')[0]}" for a in anchors)
-    return Table((*header, *titles), tuple(rows)) if rows else None
+    return Table((*header, *(a.source for a in anchors)), tuple(rows)) if rows else None
 
 
 def _gap(losses: Mapping[str, float], arm: str, first: str) -> str:
@@ -156,8 +160,13 @@ def _shown(value: object) -> str:
 
 
 def _html_row(row: Sequence[str]) -> str:
-    name, *cells = map(escape, row)
+    name, *cells = map(_html, row)
     return f'<th scope="row">{name}</th>' + "".join(f"<td>{cell}</td>" for cell in cells)
+
+
+def _html(cell: str) -> str:
+    first, *more = map(escape, cell.split("\n"))
+    return "".join((first, *(f"<small>{line}</small>" for line in more)))
 
 
 def _markdown(cell: str) -> str:
@@ -173,4 +182,4 @@ _LATEX = {
 
 
 def _latex(cell: str) -> str:
-    return "".join(_LATEX.get(sign, sign) for sign in cell)
+    return "".join(_LATEX.get(sign, sign) for sign in cell.replace("\n", " "))

@@ -24,7 +24,7 @@ class Verdict:
 
 def verdict(analysis: Analysis) -> Verdict:
     """Puts an analysis into words; a smoke test and a single arm draw no conclusion."""
-    conclusive = analysis.comparison.protocol == "full" and bool(analysis.contrasts)
+    conclusive = analysis.comparison.protocol == "full" and len(analysis.order) > 1
     return Verdict(
         headline=_headline(analysis),
         sentences=tuple(_sentences(analysis)),

@@ -6,7 +6,9 @@ const layers = document.getElementById("layers");
 const config = {
   responsive: true,
   displaylogo: false,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+  // named one by one: Plotly's own choice has a button that uploads the data
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  plotlyServerURL: "",
 };
 
 // names come from configs: Plotly reads a little HTML in its labels, so "<" and "&" are escaped
@@ -104,6 +106,9 @@ function closeRange(arms, measure) {
   return [low - margin, high + margin];
 }
 
+// from zero to a little past the last point, so that the last tick has its label
+const fromZero = (traces) => [0, 1.01 * Math.max(1, ...traces.flatMap((trace) => trace.x))];
+
 function drawCurves() {
   const measure = chosen("measure"), along = AXES[chosen("axis")], arms = shownArms();
   const range = chosen("view") === "close" ? closeRange(arms, measure) : undefined;
@@ -112,6 +117,7 @@ function drawCurves() {
   const yaxis = axis(MEASURES[measure], { type: checked("logy") ? "log" : "linear" });
   if (usable) yaxis.range = checked("logy") ? range.map(Math.log10) : range;
   const traces = arms.flatMap((index) => curveTraces(index, measure, along, checked("seeds")));
+  if (!checked("logx")) xaxis.range = fromZero(traces);
   Plotly.react("curves-plot", traces, layout(xaxis, yaxis, { hovermode: "x unified" }), config);
 }
 
@@ -137,6 +143,7 @@ function drawDifferences() {
   const yaxis = axis("", { ...ticks, range: [shown.length - 0.5, -0.5], showgrid: false, fixedrange: true });
   const xaxis = axis(`difference to ${data.first} (${data.unit})`, { rangemode: "tozero" });
   const zero = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: css("--soft"), width: 1 } };
+  document.getElementById("differences-plot").style.height = `${110 + 56 * data.contrasts.length}px`;
   Plotly.react("differences-plot", traces, layout(xaxis, yaxis, { shapes: [zero], hovermode: "closest" }), config);
 }
 
@@ -184,7 +191,8 @@ function drawHealth() {
     });
     const more = { hovermode: "x unified", title: { text: plain(name), font: { size: 14 }, x: 0, xanchor: "left" } };
     more.margin = { l: 8, r: 12, t: 44, b: 8 };
-    Plotly.react(`health-${at}`, traces, layout(axis("training step"), axis(""), more), config);
+    const xaxis = axis("training step", { range: fromZero(traces) });
+    Plotly.react(`health-${at}`, traces, layout(xaxis, axis(""), more), config);
   });
 }
 
