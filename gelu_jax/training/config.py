@@ -73,10 +73,10 @@ def to_dict(config: Any) -> Any:
             return config
         case _ if not isinstance(config, type) and dataclasses.is_dataclass(config):
             return {name: to_dict(getattr(config, name)) for name in _hints(type(config))}
-        case np.dtype() | type():
+        case _ if isinstance(config, np.dtype) or hasattr(config, "dtype"):
             return np.dtype(config).name
         case _:
-            return f"{config.__module__}:{config.__qualname__}"
+            return f"{config.__module__}:{getattr(config, '__qualname__', config)}"
 
 
 def write_config(config: Any, path: str | os.PathLike[str]) -> None:
@@ -135,21 +135,31 @@ class _Builder:
     def section(self, choices: list[type], data: Any, at: Keys, given: Given, default: Any) -> Any:
         if not isinstance(data, dict):
             return self.document.wrong(at, data, "should be a section of keys")
-        own: dict[str, tuple[Keys, Any]] = {
-            str(key): ((*at, str(key)), value) for key, value in data.items()
-        }
+        own = {str(key): ((*at, str(key)), value) for key, value in data.items()}
         cls = self.choose(choices, own, at, default)
         if cls is None:
             return WRONG
         self.unknown_keys(cls, own, at)
-        if type(default) is not cls:
-            default = None
-        own.update(self.required(cls, own, at, given, default))
-        passed = {**given, **_leaves(cls, own)} if _INHERITING in at else {}
-        fields = {
-            field.name: self.field(field.name, hint, _default(field, default), own, at, passed)
-            for field, hint in _fields(cls)
-        }
+        hints, defaults = _hints(cls), _defaults(cls, default)
+        inherited = {k: v for k, v in given.items() if k in hints and not _dataclasses_in(hints[k])}
+        written = {**inherited, **own}
+        for name, hint in hints.items():
+            if name not in written and defaults[name] is ABSENT and not _sections(hint):
+                # the parts inherit it as WRONG, so that it is asked for once
+                place = (*at, name)
+                written[name] = place, self.document.wrong(place, ABSENT, "required")
+        passed = {**given, **_leaves(hints, written)} if _INHERITING in at else {}
+        fields: dict[str, tuple[Keys, Any]] = {}
+        for name, hint in hints.items():
+            place, data = written.get(name, ((*at, name), {}))
+            fallback = defaults[name]
+            rebuilt = fallback is ABSENT or (_INHERITING in at and _is_section(fallback))
+            if name in written or rebuilt:
+                fallback = self.value(hint, data, place, passed, fallback)
+            fields[name] = place, fallback
+        return self.construct(cls, fields, at)
+
+    def construct(self, cls: type, fields: Given, at: Keys) -> Any:
         if any(value is WRONG for _, value in fields.values()):
             return WRONG
         try:
@@ -186,49 +196,14 @@ class _Builder:
             if key not in known:
                 self.document.wrong(place, ABSENT, f"unknown key; {nearest(key, known)}")
 
-    def required(
-        self, cls: type, own: Given, at: Keys, given: Given, default: Any
-    ) -> dict[str, tuple[Keys, Any]]:
-        """Notes the fields that have no value, once: the parts inherit them as `WRONG`."""
-        return {
-            field.name: (place, self.document.wrong(place, ABSENT, "required"))
-            for field, hint in _fields(cls)
-            if not _sections(hint)
-            and field.name not in own
-            and (field.name not in given or _dataclasses_in(hint))
-            and _default(field, default) is ABSENT
-            for place in [(*at, field.name)]
-        }
-
-    def field(
-        self, name: str, hint: Any, fallback: Any, own: Given, at: Keys, passed: Given
-    ) -> tuple[Keys, Any]:
-        """A field's value and where it was written: here, further out, or nowhere."""
-        place = (*at, name)
-        if name in own:
-            place, data = own[name]
-        elif name in passed and not _dataclasses_in(hint):
-            place, data = passed[name]
-        elif fallback is ABSENT or (_INHERITING in at and _is_section(fallback)):
-            data = {}
-        else:
-            return place, fallback
-        return place, self.value(hint, data, place, passed, fallback)
-
     def leaf(self, hint: Any, data: Any, at: Keys) -> Any:
         """Anything without dataclasses in it, as pydantic reads it strictly."""
-        choices = [
-            str(c)
-            for m in _members(hint)
-            if typing.get_origin(m) is typing.Literal
-            for c in typing.get_args(m)
-        ]
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(hint, config=_ANY_TYPE)
             return adapter.validate_json(json.dumps(data), strict=True)
         except ValidationError as error:
-            if choices and isinstance(data, str):
-                return self.document.wrong(at, data, f"unknown {at[-1]}; {nearest(data, choices)}")
+            if (names := _literals(hint)) and isinstance(data, str):
+                return self.document.wrong(at, data, f"unknown {at[-1]}; {nearest(data, names)}")
             for keys, value, reason in _reasons(error, data):
                 self.document.wrong((*at, *keys), value, reason)
             return WRONG
@@ -272,14 +247,26 @@ def _sentence(messages: Sequence[str]) -> str:
 
 
 @functools.cache
-def _fields(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
-    """The fields that can be given, each with its annotation."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return [(field, hints[field.name]) for field in dataclasses.fields(cls) if field.init]
-
-
 def _hints(cls: type) -> dict[str, Any]:
-    return {field.name: hint for field, hint in _fields(cls)}
+    """The annotation of every field that can be given."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
+
+
+def _defaults(cls: type, section: Any) -> dict[str, Any]:
+    """The fields' values in a section's own default, if it is of this class, or in the class;
+    `ABSENT` where there is none."""
+    if type(section) is cls:
+        return {name: getattr(section, name) for name in _hints(cls)}
+    fields = {f.name: (f.default, f.default_factory) for f in dataclasses.fields(cls) if f.init}
+    return {
+        name: make()
+        if make is not dataclasses.MISSING
+        else ABSENT
+        if value is dataclasses.MISSING
+        else value
+        for name, (value, make) in fields.items()
+    }
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -300,10 +287,15 @@ def _dataclasses_in(hint: Any) -> list[type]:
     return _sections(hint) or [c for part in typing.get_args(hint) for c in _dataclasses_in(part)]
 
 
-def _leaves(cls: type, own: Given) -> dict[str, tuple[Keys, Any]]:
+def _literals(hint: Any) -> list[str]:
+    """The names that a `Literal[...]` allows."""
+    literals = [m for m in _members(hint) if typing.get_origin(m) is typing.Literal]
+    return [str(name) for literal in literals for name in typing.get_args(literal)]
+
+
+def _leaves(hints: Mapping[str, Any], written: Given) -> Given:
     """The keys of a section that its parts inherit."""
-    hints = _hints(cls)
-    return {k: v for k, v in own.items() if k != _KIND and not _dataclasses_in(hints.get(k))}
+    return {k: v for k, v in written.items() if k != _KIND and not _dataclasses_in(hints.get(k))}
 
 
 @functools.cache
@@ -316,12 +308,3 @@ def _names_below(cls: type) -> frozenset[str]:
 
 def _is_section(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def _default(field: dataclasses.Field[Any], section: Any) -> Any:
-    """A field's value in the section's own default, or in its dataclass, or `ABSENT`."""
-    if section is not None:
-        return getattr(section, field.name)
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return ABSENT if field.default is dataclasses.MISSING else field.default

@@ -20,13 +20,14 @@ Two runs are comparable when `facts.hash` is equal: it covers the bytes of both 
 """
 
 import dataclasses
+import functools
 import glob
 import gzip
 import hashlib
+import io
 import os
 import struct
 import sysconfig
-import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -329,9 +330,11 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _no_such_file(path: Path) -> str:
-    neighbours = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    hint = nearest(path.name, neighbours)
-    return f"no such file; {hint}" if hint.startswith("did you mean") else "no such file"
+    missing = "no such file"
+    if glob.has_magic(str(path)) or not path.parent.is_dir():
+        return missing
+    hint = nearest(path.name, [neighbour.name for neighbour in path.parent.iterdir()])
+    return f"{missing}; {hint}" if hint.startswith("did you mean") else missing
 
 
 # --- Images ---------------------------------------------------------------------------------
@@ -375,6 +378,7 @@ class ImageData:
         return images[..., None].astype(jnp.float32) / self.brightest
 
 
+@functools.partial(jax.jit, static_argnames="n")
 def shuffled(key: jax.Array, index: jax.Array, n: int) -> jax.Array:
     """Where a random order of 0 .. n - 1 puts each index, without making the whole order.
 
@@ -471,18 +475,27 @@ def _load_mnist(config: Mnist, batch_size: int) -> ImageData:
         if len(images) != len(labels) or not len(images):
             reason = f"holds {len(images)} images but {len(labels)} labels"
             raise _wrong("path", config.path, reason)
+        if labels.min() < 0:
+            raise _wrong("path", config.path, f"has the label {labels.min()}, below 0")
+    sizes = [f"{images.shape[1]}×{images.shape[2]}" for images, _ in pairs]
+    if sizes[0] != sizes[1]:
+        reason = f"images to train on are {sizes[0]}, those to test on {sizes[1]}"
+        raise _wrong("path", config.path, reason)
     return _image_data(path.name, *pairs, 255, batch_size)
 
 
 def _npz(path: Path) -> list[np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return [archive[name] for name in _MNIST_ARRAYS]
-    except KeyError as error:
-        reason = f"has no array {error.args[0]}; expected {', '.join(_MNIST_ARRAYS)}"
+        archive = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        missing = [name for name in _MNIST_ARRAYS if name not in archive]
+        arrays = [archive[name] for name in _MNIST_ARRAYS if not missing]
+    except Exception as error:  # a damaged archive makes zipfile and numpy raise anything
+        reason = f"no readable .npz file: {' '.join(str(error).split())}"
         raise _wrong("path", str(path), reason) from None
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise _wrong("path", str(path), f"no readable .npz file: {error}") from None
+    if missing:
+        reason = f"has no array {', '.join(missing)}; expected {', '.join(_MNIST_ARRAYS)}"
+        raise _wrong("path", str(path), reason)
+    return arrays
 
 
 def _idx(folder: Path, name: str) -> np.ndarray:
@@ -497,10 +510,13 @@ def _idx(folder: Path, name: str) -> np.ndarray:
         data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as error:
         raise _wrong("path", str(path), f"cannot be read: {error}") from None
-    if data[:3] != b"\0\0\x08" or len(data) < 4 or len(data) < 4 + 4 * data[3]:
-        raise _wrong("path", str(path), f"no IDX file of uint8: begins with {data[:4].hex(' ')}")
-    start = 4 + 4 * data[3]
-    shape = struct.unpack(f">{data[3]}I", data[4:start])
+    rank = 3 if "images" in name else 1
+    start = 4 + 4 * rank
+    if data[:4] != bytes([0, 0, 8, rank]) or len(data) < start:
+        begins = f"begins with {data[:4].hex(' ')}".rstrip()
+        reason = f"no IDX file of {rank} dimension{'s'[: rank - 1]} of bytes: {begins}"
+        raise _wrong("path", str(path), reason)
+    shape = struct.unpack(f">{rank}I", data[4:start])
     size = int(np.prod(shape, dtype=object))
     if len(data) - start != size:
         reason = f"holds {len(data) - start} bytes where its header says {size}"

@@ -75,7 +75,7 @@ for _name, (_pattern, _first, _) in _SCALARS.items():
 
 def dump(data: Any) -> str:
     """Plain data as YAML that `load` reads back to the same data."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
 @dataclasses.dataclass
@@ -150,7 +150,7 @@ class Document:
 
     def override(self, text: str) -> None:
         """Sets one key from `section.key=value`; sections on the way are made as needed."""
-        source = f"override {text}"
+        source = f"override {_printable(text)}"
         name, equals, value = text.partition("=")
         at = tuple(name.strip().split("."))
         if not equals or not all(at):
@@ -205,3 +205,7 @@ def dotted(at: Keys) -> str:
         f"[{k}]" if isinstance(k, int) else f".{k if k.isprintable() else repr(k)}" for k in at
     )
     return "".join(parts).removeprefix(".")
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else repr(text)
