@@ -1,4 +1,4 @@
-"""Sentence embeddings: masked mean pooling of a token encoder, normalised (Reimers & Gurevych 2019)."""
+"""Sentence embeddings: masked mean pooling, normalised (Reimers & Gurevych 2019)."""
 
 import os
 from collections.abc import Sequence
