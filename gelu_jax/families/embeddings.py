@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from numpy.typing import NDArray
 
 from gelu_jax.nn.encoder import Encoder
 
@@ -21,8 +22,8 @@ def sentence_embeddings(
     *,
     batch_size: int = 32,
     max_tokens: int | None = None,
-) -> Float[np.ndarray[Any, Any], "n d"]:
-    """One vector of length 1 for each text, in float32.
+) -> NDArray[np.float32]:
+    """One vector (d) of length 1 for each of n texts, (n, d) in float32.
 
     e = Σ mᵢhᵢ / Σ mᵢ over the real tokens, then e/‖e‖₂. ``tokenizer``: a `tokenizers.Tokenizer`,
     or the path of a tokenizer.json. Longer texts are cut to max_tokens, special tokens counted
@@ -61,7 +62,7 @@ def _encoder(tokenizer: Any, max_tokens: int | None) -> Any:
 
 def _padded(
     rows: list[list[int]], places: int | None
-) -> tuple[Int[np.ndarray[Any, Any], "b t"], Bool[np.ndarray[Any, Any], "b t"]]:
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     longest = max(map(len, rows))
     width = -(-max(longest, 1) // _LENGTH_STEP) * _LENGTH_STEP
     width = width if places is None else min(width, places)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families.settings import read_json
@@ -116,7 +117,7 @@ def _header(file: Path) -> dict[str, Stored]:
         raise WeightsError([Problem("path", str(file), reason)]) from None
 
 
-def read_tensor(stored: Stored, name: str, index: tuple[slice, ...] = ()) -> np.ndarray[Any, Any]:
+def read_tensor(stored: Stored, name: str, index: tuple[slice, ...] = ()) -> NDArray[Any]:
     """A tensor, or the part of it that is asked for.
 
     The file is opened anew each time: a map that stays open keeps every page that was read.
@@ -143,9 +144,7 @@ def new_folder(path: Path) -> Generator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def write_tensors(
-    folder: Path, shards: Iterator[Mapping[str, np.ndarray[Any, Any]]], count: int
-) -> None:
+def write_tensors(folder: Path, shards: Iterator[Mapping[str, NDArray[Any]]], count: int) -> None:
     """Writes shards of tensors, and an index where there are several."""
     from safetensors.numpy import save_file
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
+from numpy.typing import NDArray
 
 from gelu_jax.errors import ConfigError, Problem, nearest
 from gelu_jax.families.files import FLOATS, Stored, locate, read_tensor
@@ -21,7 +21,7 @@ from gelu_jax.families.table import Place, Shape, is_stacked, to_ours
 from gelu_jax.nn.feed_forward import FeedForward
 
 Placement = Sharding | Callable[[str, Shape], Sharding | None] | None
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 
 def load(
@@ -117,7 +117,7 @@ def _put(value: Array, dtype: DTypeLike | None, sharding: Sharding | None) -> ja
 def _writer(sharding: Sharding | None) -> Callable[..., jax.Array]:
     """Writes a layer into its place in the stack, which is given away and comes back filled."""
 
-    def write(whole: jax.Array, piece: jax.Array, layer: int) -> jax.Array:
+    def write(whole: jax.Array, piece: jax.Array, layer: ArrayLike) -> jax.Array:
         return jax.lax.dynamic_update_index_in_dim(whole, piece, layer, 0)
 
     return jax.jit(write, donate_argnums=0, out_shardings=sharding)

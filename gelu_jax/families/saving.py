@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families.files import new_folder, write_tensors
@@ -16,7 +17,7 @@ from gelu_jax.families.settings import Settings
 from gelu_jax.families.skeleton import essence, leaves_of, most_common
 from gelu_jax.families.table import Place, is_stacked, places, respelt, to_theirs
 
-Array = np.ndarray[Any, Any]
+Array = NDArray[Any]
 
 
 def save(

@@ -12,7 +12,7 @@ from functools import cache
 from math import prod
 from typing import Any, NamedTuple
 
-import numpy as np
+from numpy.typing import NDArray
 
 Shape = tuple[int, ...]
 
@@ -97,7 +97,7 @@ def places(rows: Iterable[Row], shapes: Mapping[str, Shape]) -> list[Place]:
     ]
 
 
-def to_ours(tensor: np.ndarray[Any, Any], row: Row, shape: Shape) -> np.ndarray[Any, Any]:
+def to_ours(tensor: NDArray[Any], row: Row, shape: Shape) -> NDArray[Any]:
     """A tensor as our parameter of that shape."""
     if not row.layout:
         return tensor.reshape(shape)
@@ -108,7 +108,7 @@ def to_ours(tensor: np.ndarray[Any, Any], row: Row, shape: Shape) -> np.ndarray[
     return split.transpose([flat.index(axis) for axis in sizes]).reshape(shape)
 
 
-def to_theirs(value: np.ndarray[Any, Any], row: Row) -> np.ndarray[Any, Any]:
+def to_theirs(value: NDArray[Any], row: Row) -> NDArray[Any]:
     """Our parameter as their tensor."""
     if not row.layout:
         return value

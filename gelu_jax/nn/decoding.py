@@ -1,7 +1,7 @@
 """Decoding: one token after another through the key/value cache, the best or a sampled one."""
 
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 
 
+@runtime_checkable
 class Decoder(Protocol):
     """What `generate` asks of a model: `Transformer` has it, and the models made of it."""
 

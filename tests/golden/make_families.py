@@ -169,9 +169,16 @@ def _clip(act: str, eos_token_id: int, width: int = 16) -> Any:
 
 def _t5(proj: str, *, tied: bool) -> Any:
     config = hf.T5Config(
-        **{"d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 2, "num_heads": 4},
-        **{"vocab_size": 56, "num_decoder_layers": 3, "relative_attention_num_buckets": 8},
-        **{"relative_attention_max_distance": 10, "decoder_start_token_id": 0},
+        d_model=16,
+        d_kv=6,
+        d_ff=24,
+        num_layers=2,
+        num_heads=4,
+        vocab_size=56,
+        num_decoder_layers=3,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=10,
+        decoder_start_token_id=0,
         feed_forward_proj=proj,
         tie_word_embeddings=tied,
     )
@@ -273,7 +280,7 @@ def randomise(model: torch.nn.Module) -> None:
     for name, value in model.named_parameters():
         scale = value.dim() == 1 and "norm" in name.lower() and name.endswith("weight")
         value.data.normal_(0.0, 0.25)
-        value.data += float(scale or "ln_" in name and name.endswith("weight"))
+        value.data += float(scale or ("ln_" in name and name.endswith("weight")))
     for name, value in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             value.data.uniform_(0.5, 1.5)
