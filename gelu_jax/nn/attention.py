@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -13,14 +14,18 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.parameters import cast, constant, kernel
-from gelu_jax.nn.position import RotaryConfig, rotary
+from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far: the first `length` of s places are filled."""
+    """Keys and values of the tokens seen so far: the first `length` of s places are filled.
+
+    ``mask`` is True where a place holds a real token, False at padding and at empty places.
+    """
 
     keys: Float[Array, "b s g k"]
     values: Float[Array, "b s g k"]
+    mask: Bool[Array, "b s"]
     length: Int[Array, ""]
 
 
@@ -32,12 +37,14 @@ def attention(
     causal: bool = True,
     window: int | None = None,
     mask: Bool[Array, "#b #h #t s"] | None = None,
+    bias: Float[Array, "#b #h #t s"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "b t h k"]:
-    """softmax(QKᵀ/√k + mask) V (Vaswani et al. 2017, equation 1), the softmax in float32.
+    """softmax(QKᵀ·scale + bias) V (Vaswani et al. 2017, equation 1), the softmax in float32.
 
     g key/value heads serve h query heads in order, h/g each (Ainslie et al. 2023): g = h is
     multi-head, g = 1 multi-query. Causal: query i sees keys j ≤ i. A window: |i − j| < window.
-    ``mask`` is True where a query may look.
+    ``mask`` is True where a query may look; ``scale`` None means 1/√k.
 
     >>> q = k = v = jnp.ones((1, 3, 2, 4))
     >>> attention(q, k, v).shape
@@ -45,7 +52,7 @@ def attention(
     """
     reach = None if window is None else (window - 1, 0 if causal else window - 1)
     return jax.nn.dot_product_attention(
-        query, key, value, mask=mask, is_causal=causal, local_window_size=reach
+        query, key, value, bias, mask, scale=scale, is_causal=causal, local_window_size=reach
     )
 
 
@@ -54,7 +61,8 @@ class AttentionConfig:
     """What an attention layer is made of; `gelu_jax.nn.parameters` says how it starts.
 
     ``num_kv_heads`` None means num_heads; ``head_dim`` None means d_model / num_heads;
-    ``window`` None means no limit; ``rotary`` None means that the layer knows no positions.
+    ``window`` None means no limit; ``rotary`` None means that the layer knows no positions;
+    ``scale`` None means 1/√head_dim.
     """
 
     d_model: int
@@ -64,6 +72,7 @@ class AttentionConfig:
     causal: bool = True
     window: int | None = None
     rotary: RotaryConfig | None = None
+    scale: float | None = None
     use_bias: bool = False
     init_std: float | None = None
     output_init_scale: float = 1.0
@@ -80,6 +89,7 @@ class AttentionConfig:
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
             window=self.window,
+            scale=self.scale,
             init_std=self.init_std,
         )
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -134,27 +144,47 @@ class Attention(nnx.Module):
         cache: Cache | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        bias: Float[Array, "#b #h t s"] | None = None,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Attends to the cache as well, where one is given, and returns it with x's keys added.
 
-        The caller keeps within the cache's places: writing past the end is not checked.
+        ``bias`` is added to the scores. A token's rotary position is the number of real tokens
+        before it. The caller keeps within the cache's places: writing past the end is not checked.
         """
         c = self.config
         x = x.astype(c.dtype)
-        start = 0 if cache is None else cache.length
-        positions = start + jnp.arange(x.shape[1])[None]
+        positions = token_positions(x.shape[1], mask, None if cache is None else cache.mask)
         query = self._heads(x, self.w_query, self.b_query, positions)
         key = self._heads(x, self.w_key, self.b_key, positions)
         value = self._heads(x, self.w_value, self.b_value)
         if cache is None:
-            keep = None if mask is None else mask[:, None, None, :]
-            y = attention(query, key, value, causal=c.causal, window=c.window, mask=keep)
+            look = partial(attention, causal=c.causal, window=c.window)
+            seen = None if mask is None else mask[:, None, None, :]
         else:
-            cache = _extend(cache, key, value)
-            seen = _seen(positions, cache.keys.shape[1], c.window)
-            y = attention(query, cache.keys, cache.values, causal=False, mask=seen)
-        y = jnp.einsum("bthk,hkd->btd", y, cast(self.w_out, c.dtype))
-        return y if self.b_out is None else y + cast(self.b_out, c.dtype), cache
+            look = partial(attention, causal=False)
+            seen = _seen(cache.length, x.shape[1], cache.keys.shape[1], c.window)
+            cache = _extend(cache, key, value, mask)
+            key, value, seen = cache.keys, cache.values, seen & cache.mask[:, None, None, :]
+        return self._out(look(query, key, value, mask=seen, bias=bias, scale=c.scale)), cache
+
+    def memorise(
+        self, y: Float[Array, "b s d"], *, mask: Bool[Array, "b s"] | None = None
+    ) -> Cache:
+        """The keys and values of another sequence, for `recall` to look at (cross-attention)."""
+        y = y.astype(self.config.dtype)
+        key = self._heads(y, self.w_key, self.b_key)
+        value = self._heads(y, self.w_value, self.b_value)
+        mask = jnp.ones(y.shape[:2], bool) if mask is None else mask
+        return Cache(key, value, mask, jnp.asarray(y.shape[1], jnp.int32))
+
+    def recall(self, x: Float[Array, "b t d"], memory: Cache) -> Float[Array, "b t d"]:
+        """Attends to the memory alone, all of it (Vaswani et al. 2017, section 3.2.3)."""
+        query = self._heads(x.astype(self.config.dtype), self.w_query, self.b_query)
+        seen = memory.mask[:, None, None, :]
+        scale = self.config.scale
+        return self._out(
+            attention(query, memory.keys, memory.values, causal=False, mask=seen, scale=scale)
+        )
 
     def _heads(
         self,
@@ -168,23 +198,33 @@ class Attention(nnx.Module):
         y = y if b is None else y + cast(b, c.dtype)
         return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
 
+    def _out(self, y: Array) -> Array:
+        dtype = self.config.dtype
+        y = jnp.einsum("bthk,hkd->btd", y, cast(self.w_out, dtype))
+        return y if self.b_out is None else y + cast(self.b_out, dtype)
+
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """A cache with places for `length` tokens."""
         c = self.config
         zeros = jnp.zeros((batch_size, length, c.kv_heads, c.head_size), c.dtype)
-        return Cache(zeros, zeros, jnp.zeros((), jnp.int32))
+        empty = jnp.zeros((batch_size, length), bool)
+        return Cache(zeros, zeros, empty, jnp.zeros((), jnp.int32))
 
 
-def _extend(cache: Cache, key: Array, value: Array) -> Cache:
+def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache:
+    mask = jnp.ones(key.shape[:2], bool) if mask is None else mask
     place = (0, cache.length, 0, 0)
     return Cache(
         jax.lax.dynamic_update_slice(cache.keys, key, place),
         jax.lax.dynamic_update_slice(cache.values, value, place),
+        jax.lax.dynamic_update_slice(cache.mask, mask, place[:2]),
         cache.length + key.shape[1],
     )
 
 
-def _seen(positions: Int[Array, "1 t"], places: int, window: int | None) -> Bool[Array, "1 1 t s"]:
-    query, key = positions[:, None, :, None], jnp.arange(places)
+def _seen(
+    start: Int[Array, ""], queries: int, places: int, window: int | None
+) -> Bool[Array, "1 1 t s"]:
+    query, key = (start + jnp.arange(queries))[:, None], jnp.arange(places)
     seen = key <= query
-    return seen if window is None else seen & (key > query - window)
+    return (seen if window is None else seen & (key > query - window))[None, None]

@@ -23,7 +23,8 @@ class BlockConfig:
     """The parts of a block and how the residual stream runs through them.
 
     ``"pre_norm"`` (GPT-2, LLaMA), ``"post_norm"`` (BERT), ``"parallel"`` (PaLM). Dropout falls on
-    what each part adds to the stream.
+    what each part adds to the stream. ``cross_attention``, where there is one, stands between
+    the other two and looks at a memory (the decoder of T5).
     """
 
     norm: NormConfig
@@ -31,6 +32,7 @@ class BlockConfig:
     feed_forward: FeedForwardConfig
     style: Literal["pre_norm", "post_norm", "parallel"] = "pre_norm"
     dropout_rate: float = 0.0
+    cross_attention: AttentionConfig | None = None
 
     def __post_init__(self):
         check(self._problems())
@@ -38,14 +40,13 @@ class BlockConfig:
     def _problems(self) -> Iterator[Problem]:
         yield from checks.one_of(tuple(_WIRINGS), style=self.style)
         yield from checks.rate(dropout_rate=self.dropout_rate)
-        yield from checks.equal(
-            self.d_model,
-            "norm.d_model",
-            {
-                "attention.d_model": self.attention.d_model,
-                "feed_forward.d_model": self.feed_forward.d_model,
-            },
-        )
+        widths = {
+            "attention.d_model": self.attention.d_model,
+            "feed_forward.d_model": self.feed_forward.d_model,
+        }
+        if self.cross_attention is not None:
+            widths["cross_attention.d_model"] = self.cross_attention.d_model
+        yield from checks.equal(self.d_model, "norm.d_model", widths)
 
     @property
     def d_model(self) -> int:
@@ -68,6 +69,11 @@ class Block(nnx.Module):
         self.attention_norm = Norm(config.norm, rngs=rngs)
         one_norm = config.style == "parallel"
         self.feed_forward_norm = None if one_norm else Norm(config.norm, rngs=rngs)
+        cross = config.cross_attention
+        self.cross_attention = None if cross is None else Attention(cross, rngs=rngs)
+        self.cross_attention_norm = (
+            None if cross is None or one_norm else Norm(config.norm, rngs=rngs)
+        )
 
     def __call__(
         self,
@@ -85,43 +91,64 @@ class Block(nnx.Module):
         cache: Cache | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        bias: Float[Array, "#b #h t s"] | None = None,
+        memory: Cache | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
-        """The same with a key/value cache, returned with x's keys added."""
+        """The same with a key/value cache, returned with x's keys added.
+
+        ``bias`` is added to the attention's scores; ``memory`` is what a cross-attention sees.
+        """
         rate = self.config.dropout_rate
-        keys = [None] * 3 if dropout_key is None else jax.random.split(dropout_key, 3)
+        keys = [None] * 4 if dropout_key is None else jax.random.split(dropout_key, 4)
 
         def attend(h: Array) -> tuple[Array, Cache | None]:
-            y, extended = self.attention.attend(h, cache, mask=mask)
+            y, extended = self.attention.attend(h, cache, mask=mask, bias=bias)
             return dropout(y, rate, keys[0]), extended
 
         def feed(h: Array) -> Array:
             return dropout(self.feed_forward(h, dropout_key=keys[1]), rate, keys[2])
 
-        norms = (n for n in (self.attention_norm, self.feed_forward_norm) if n is not None)
-        return _WIRINGS[self.config.style](x, attend, feed, *norms)
+        def recall(h: Array) -> Array:
+            assert self.cross_attention is not None
+            assert memory is not None, "memory: a block with cross-attention needs one"
+            return dropout(self.cross_attention.recall(h, memory), rate, keys[3])
+
+        feeds = (feed,) if self.cross_attention is None else (recall, feed)
+        norms = self.attention_norm, self.cross_attention_norm, self.feed_forward_norm
+        return _WIRINGS[self.config.style](
+            x, tuple(n for n in norms if n is not None), attend, feeds
+        )
 
 
 def _pre_norm(
-    x: Array, attend: Attend, feed: Feed, attention_norm: Norm, feed_forward_norm: Norm
+    x: Array, norms: tuple[Norm, ...], attend: Attend, feeds: tuple[Feed, ...]
 ) -> tuple[Array, Cache | None]:
-    y, cache = attend(attention_norm(x))
+    first, *rest = norms
+    y, cache = attend(first(x))
     x = x + y
-    return x + feed(feed_forward_norm(x)), cache
+    for norm, feed in zip(rest, feeds, strict=True):
+        x = x + feed(norm(x))
+    return x, cache
 
 
 def _post_norm(
-    x: Array, attend: Attend, feed: Feed, attention_norm: Norm, feed_forward_norm: Norm
+    x: Array, norms: tuple[Norm, ...], attend: Attend, feeds: tuple[Feed, ...]
 ) -> tuple[Array, Cache | None]:
+    first, *rest = norms
     y, cache = attend(x)
-    x = attention_norm(x + y)
-    return feed_forward_norm(x + feed(x)), cache
+    x = first(x + y)
+    for norm, feed in zip(rest, feeds, strict=True):
+        x = norm(x + feed(x))
+    return x, cache
 
 
-def _parallel(x: Array, attend: Attend, feed: Feed, norm: Norm) -> tuple[Array, Cache | None]:
-    h = norm(x)
+def _parallel(
+    x: Array, norms: tuple[Norm, ...], attend: Attend, feeds: tuple[Feed, ...]
+) -> tuple[Array, Cache | None]:
+    h = norms[0](x)
     y, cache = attend(h)
-    return x + y + feed(h), cache
+    return sum((feed(h) for feed in feeds), x + y), cache
 
 
 _WIRINGS: Mapping[str, Callable[..., tuple[Array, Cache | None]]] = {

@@ -62,12 +62,16 @@ _NORMS = {"layer": layer_norm, "rms": rms_norm}
 
 @dataclass(frozen=True)
 class NormConfig:
-    """LayerNorm (``kind="layer"``, bias or not) or RMSNorm (``kind="rms"``)."""
+    """LayerNorm (``kind="layer"``, bias or not) or RMSNorm (``kind="rms"``).
+
+    ``zero_centered``: the parameter is the scale minus 1, as in Gemma's weights.
+    """
 
     d_model: int
     kind: Literal["layer", "rms"] = "layer"
     use_bias: bool = False
     epsilon: float = 1e-6
+    zero_centered: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -89,7 +93,8 @@ class Norm(nnx.Module):
 
     def __init__(self, config: NormConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.scale = constant(1.0, (config.d_model,), config.param_dtype)
+        start = 0.0 if config.zero_centered else 1.0
+        self.scale = constant(start, (config.d_model,), config.param_dtype)
         self.bias = (
             constant(0.0, (config.d_model,), config.param_dtype) if config.use_bias else None
         )
@@ -97,4 +102,7 @@ class Norm(nnx.Module):
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         c = self.config
         bias = None if self.bias is None else self.bias[...]
-        return _NORMS[c.kind](x.astype(c.dtype), self.scale[...], bias, epsilon=c.epsilon)
+        scale = self.scale[...]
+        if c.zero_centered:  # the sum in float32: 1 + scale would lose the scale's low bits
+            scale = 1 + scale.astype(jnp.promote_types(scale.dtype, jnp.float32))
+        return _NORMS[c.kind](x.astype(c.dtype), scale, bias, epsilon=c.epsilon)

@@ -4,18 +4,45 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 
 
 @dataclass(frozen=True)
+class RotaryScaling:
+    """LLaMA 3's stretch: pairs that turn less than low times over the original context turn
+    `factor` times slower, those that turn more than high times stay, those between are mixed.
+    """
+
+    factor: float = 8.0
+    low_frequency_factor: float = 1.0
+    high_frequency_factor: float = 4.0
+    original_positions: int = 8192
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(
+            factor=self.factor,
+            low_frequency_factor=self.low_frequency_factor,
+            original_positions=self.original_positions,
+        )
+        if not self.high_frequency_factor > self.low_frequency_factor:
+            reason = f"must be above low_frequency_factor = {self.low_frequency_factor}"
+            yield Problem("high_frequency_factor", self.high_frequency_factor, reason)
+
+
+@dataclass(frozen=True)
 class RotaryConfig:
-    """Base θ of the frequencies, and the share of each head that is rotated."""
+    """Base θ of the frequencies, the share of each head that is rotated, and a stretch."""
 
     theta: float = 10_000.0
     fraction: float = 1.0
+    scaling: RotaryScaling | None = None
 
     def __post_init__(self):
         check(self._problems())
@@ -41,10 +68,40 @@ def rotary(
     [0.5403, 0.8415]
     """
     r = 2 * int(x.shape[-1] * config.fraction / 2)
-    frequencies = config.theta ** (-jnp.arange(0, r, 2, dtype=jnp.float32) / r)
-    angles = positions[..., None, None].astype(jnp.float32) * frequencies
+    angles = positions[..., None, None].astype(jnp.float32) * _frequencies(r, config)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second, rest = jnp.split(x, (r // 2, r), axis=-1)
     first, second = first.astype(jnp.float32), second.astype(jnp.float32)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return jnp.concatenate([rotated.astype(x.dtype), rest], axis=-1)
+
+
+def _frequencies(r: int, config: RotaryConfig) -> Array:
+    frequencies = config.theta ** (-np.arange(0, r, 2) / r)  # float64 on the host, one rounding
+    if config.scaling is not None:
+        s = config.scaling
+        turns = s.original_positions * frequencies / (2 * np.pi)
+        low, high = s.low_frequency_factor, s.high_frequency_factor
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        frequencies = frequencies * (kept + (1 - kept) / s.factor)
+    return jnp.asarray(frequencies, jnp.float32)
+
+
+def token_positions(
+    num_tokens: int,
+    mask: Bool[Array, "b t"] | None = None,
+    earlier: Bool[Array, "b s"] | None = None,
+) -> Int[Array, "#b t"]:
+    """The position of each token: how many real tokens stand before it in its row.
+
+    ``mask`` is True at real tokens, ``earlier`` the mask of a cache: a row that is padded on the
+    left gets the positions that it would have alone.
+
+    >>> token_positions(4, jnp.array([[False, False, True, True]]))
+    Array([[0, 0, 0, 1]], dtype=int32)
+    """
+    if mask is None:
+        here = jnp.arange(num_tokens)[None]
+    else:
+        here = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+    return here if earlier is None else here + earlier.sum(1, keepdims=True, dtype=jnp.int32)

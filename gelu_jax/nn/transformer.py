@@ -1,11 +1,9 @@
 """The transformer: embed → blocks → norm → head; a decoder or an encoder, as its attention is."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -14,9 +12,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
-from gelu_jax.nn.block import Block, BlockConfig
+from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel
+from gelu_jax.nn.position import token_positions
+from gelu_jax.nn.stack import empty_cache, in_stack, run, stack
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class TransformerConfig:
     to the attention). ``tie_embeddings``: the head is the embedding's transpose.
     ``scan_layers``: one compiled block for all layers, so that compile time does not grow with
     depth; False unrolls them (same parameters, same results).
+    ``embedding_scale`` multiplies the tokens' rows (Gemma); ``token_types`` and ``embedding_norm``
+    are BERT's: a table of segment types, and a norm before the first block.
     """
 
     vocab_size: int
@@ -38,6 +40,9 @@ class TransformerConfig:
     init_std: float | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    embedding_scale: float = 1.0
+    token_types: int | None = None
+    embedding_norm: bool = False
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self):
@@ -48,6 +53,8 @@ class TransformerConfig:
             vocab_size=self.vocab_size,
             num_layers=self.num_layers,
             max_positions=self.max_positions,
+            embedding_scale=self.embedding_scale,
+            token_types=self.token_types,
             init_std=self.init_std,
         )
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
@@ -55,13 +62,7 @@ class TransformerConfig:
     @property
     def layer(self) -> BlockConfig:
         """The block as it stands in the stack: its output kernels start 1/√(2·layers) smaller."""
-        scale = (2 * self.num_layers) ** -0.5
-        block = self.block
-        return replace(
-            block,
-            attention=replace(block.attention, output_init_scale=scale),
-            feed_forward=replace(block.feed_forward, output_init_scale=scale),
-        )
+        return in_stack(self.block, self.num_layers)
 
 
 class Transformer(nnx.Module):
@@ -72,18 +73,20 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
-        d, std, dtype = config.block.d_model, config.init_std, config.param_dtype
-        table = partial(kernel, rngs, fan_in=d, std=std, dtype=dtype)
-        self.embedding = table((config.vocab_size, d))
-        self.head = None if config.tie_embeddings else table((config.vocab_size, d))
-        places = config.max_positions
-        self.positions = None if places is None else table((places, d))
-        # Each layer draws from a key of its own, so that what one part draws never shifts another:
-        # arms of a comparison start from equal values wherever they have the same parameters.
-        keys = jax.random.split(rngs.params(), config.num_layers)
-        self.layers = jax.vmap(lambda key: Block(config.layer, rngs=nnx.Rngs(key)))(keys)
+        norm = config.block.norm
+        d, std, dtype = norm.d_model, config.init_std, config.param_dtype
+
+        def table(rows: int) -> nnx.Param[Array]:
+            return kernel(rngs, (rows, d), fan_in=d, std=std, dtype=dtype)
+
+        self.embedding = table(config.vocab_size)
+        self.head = None if config.tie_embeddings else table(config.vocab_size)
+        self.positions = None if config.max_positions is None else table(config.max_positions)
+        self.layers = stack(config.block, config.num_layers, rngs=rngs)
+        self.token_types = None if config.token_types is None else table(config.token_types)
+        self.embedding_norm = Norm(norm, rngs=rngs) if config.embedding_norm else None
         post_norm = config.block.style == "post_norm"
-        self.final_norm = None if post_norm else Norm(config.block.norm, rngs=rngs)
+        self.final_norm = None if post_norm else Norm(norm, rngs=rngs)
 
     def __call__(
         self,
@@ -93,60 +96,69 @@ class Transformer(nnx.Module):
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t v"]:
         """Logits in float32; ``mask`` is True at real tokens."""
-        return self._logits(self.hidden(tokens, mask=mask, dropout_key=dropout_key))
+        return self.logits(self.hidden(tokens, mask=mask, dropout_key=dropout_key))
 
     def hidden(
         self,
         tokens: Int[Array, "b t"],
         *,
         mask: Bool[Array, "b t"] | None = None,
+        token_types: Int[Array, "b t"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """The final hidden states, what an encoder is used for."""
-        return self._run(tokens, None, mask, dropout_key)[0]
+        return self.run(
+            self.embed(tokens), mask=mask, token_types=token_types, dropout_key=dropout_key
+        )[0]
 
     def decode(
-        self, tokens: Int[Array, "b t"], cache: Cache
+        self,
+        tokens: Int[Array, "b t"],
+        cache: Cache,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
     ) -> tuple[Float[Array, "b t v"], Cache]:
         """Logits of the next t tokens (a prompt, or one token), and the cache with them added."""
-        hidden, cache = self._run(tokens, cache, None, None)
-        return self._logits(hidden), cache
+        hidden, cache = self.run(self.embed(tokens), cache, mask=mask)
+        return self.logits(hidden), cache
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """A key/value cache with places for `length` tokens in every layer."""
-        return jax.vmap(lambda layer: layer.attention.empty_cache(batch_size, length))(self.layers)
+        return empty_cache(self.layers, batch_size, length)
 
-    def _run(
+    def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+        """The tokens' rows of the embedding, scaled, before positions."""
+        dtype = self.config.dtype
+        return cast(self.embedding, dtype)[tokens] * jnp.asarray(self.config.embedding_scale, dtype)
+
+    def run(
         self,
-        tokens: Array,
-        cache: Cache | None,
-        mask: Array | None,
-        dropout_key: Array | None,
-    ) -> tuple[Array, Any]:
-        num_layers = self.config.num_layers
-        keys = None if dropout_key is None else jax.random.split(dropout_key, num_layers)
+        rows: Float[Array, "b t d"],
+        cache: Cache | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
+        token_types: Int[Array, "b t"] | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t d"], Any]:
+        """Hidden states of embedded tokens, or of rows that stand in for them, and the cache.
 
-        def layer(x: Array, inputs: tuple[Block, Cache | None, Array | None]):
-            block, cache, key = inputs
-            return block.attend(x, cache, mask=mask, dropout_key=key)
-
-        start = 0 if cache is None else cache.length[0]
-        unroll = 1 if self.config.scan_layers else num_layers
-        x, cache = jax.lax.scan(
-            layer, self._embed(tokens, start), (self.layers, cache, keys), unroll=unroll
-        )
+        ``token_types`` None means type 0 throughout.
+        """
+        dtype = self.config.dtype
+        x = rows.astype(dtype)
+        if self.positions is not None:
+            earlier = None if cache is None else cache.mask[0]
+            x = x + cast(self.positions, dtype)[token_positions(x.shape[1], mask, earlier)]
+        if self.token_types is not None:
+            types = 0 if token_types is None else token_types
+            x = x + cast(self.token_types, dtype)[types]
+        x = x if self.embedding_norm is None else self.embedding_norm(x)
+        scan = self.config.scan_layers
+        x, cache = run(self.layers, x, cache, mask=mask, dropout_key=dropout_key, scan=scan)
         return x if self.final_norm is None else self.final_norm(x), cache
 
-    def _embed(self, tokens: Array, start: Array | int) -> Array:
-        dtype = self.config.dtype
-        x = cast(self.embedding, dtype)[tokens]
-        if self.positions is None:
-            return x
-        here = start + jnp.arange(tokens.shape[1])
-        return x + cast(self.positions, dtype)[here]
-
-    def _logits(self, x: Array) -> Array:
+    def logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
+        """The head's scores over the vocabulary, in float32."""
         table = self.embedding if self.head is None else self.head
-        return jnp.einsum(
-            "btd,vd->btv", x, cast(table, self.config.dtype), preferred_element_type=jnp.float32
-        )
+        weights = cast(table, self.config.dtype)
+        return jnp.einsum("btd,vd->btv", hidden, weights, preferred_element_type=jnp.float32)

@@ -1,0 +1,101 @@
+"""BERT (Devlin et al. 2019), and the sentence encoders that are made of it."""
+
+from collections.abc import Collection
+
+from gelu_jax.families.common import heads, holds
+from gelu_jax.families.family import Family
+from gelu_jax.families.settings import Settings
+from gelu_jax.families.table import Row
+from gelu_jax.nn.attention import AttentionConfig
+from gelu_jax.nn.block import BlockConfig
+from gelu_jax.nn.encoder import Encoder, EncoderConfig
+from gelu_jax.nn.feed_forward import FeedForwardConfig
+from gelu_jax.nn.norm import NormConfig
+from gelu_jax.nn.transformer import TransformerConfig
+
+
+def config(s: Settings, tensors: Collection[str]) -> EncoderConfig:
+    """BERT's config.json as a config of ours; which heads there are, the tensors tell."""
+    s.only("is_decoder", False)
+    s.only("position_embedding_type", "absolute")
+    s.only("tie_word_embeddings", True)
+    activation = s.activation("hidden_act", "gelu")
+    return EncoderConfig(
+        transformer=_transformer(s, activation),
+        pooler=holds(tensors, "pooler.dense.weight"),
+        masked_head=activation if holds(tensors, "cls.predictions.bias") else None,
+        pair_head=holds(tensors, "cls.seq_relationship.weight"),
+    )
+
+
+def _transformer(s: Settings, activation: str) -> TransformerConfig:
+    d = s.integer("hidden_size")
+    return TransformerConfig(
+        vocab_size=s.integer("vocab_size"),
+        num_layers=s.integer("num_hidden_layers"),
+        block=BlockConfig(
+            NormConfig(d, use_bias=True, epsilon=s.number("layer_norm_eps", 1e-12)),
+            AttentionConfig(d, num_heads=heads(s, d), causal=False, use_bias=True),
+            FeedForwardConfig(
+                d, d_ff=s.integer("intermediate_size"), variant=activation, use_bias=True
+            ),
+            style="post_norm",
+        ),
+        max_positions=s.integer("max_position_embeddings"),
+        token_types=s.integer("type_vocab_size"),
+        embedding_norm=True,
+    )
+
+
+_LAYER = "bert.encoder.layer.{}."
+_OURS = "transformer.layers."
+
+ROWS = (
+    Row("transformer.embedding", "bert.embeddings.word_embeddings.weight"),
+    Row("transformer.positions", "bert.embeddings.position_embeddings.weight"),
+    Row("transformer.token_types", "bert.embeddings.token_type_embeddings.weight"),
+    Row("transformer.embedding_norm.scale", "bert.embeddings.LayerNorm.weight"),
+    Row("transformer.embedding_norm.bias", "bert.embeddings.LayerNorm.bias"),
+    Row(_OURS + "attention.w_query", _LAYER + "attention.self.query.weight", "(h k) d -> d h k"),
+    Row(_OURS + "attention.b_query", _LAYER + "attention.self.query.bias", "(h k) -> h k"),
+    Row(_OURS + "attention.w_key", _LAYER + "attention.self.key.weight", "(h k) d -> d h k"),
+    Row(_OURS + "attention.b_key", _LAYER + "attention.self.key.bias", "(h k) -> h k"),
+    Row(_OURS + "attention.w_value", _LAYER + "attention.self.value.weight", "(h k) d -> d h k"),
+    Row(_OURS + "attention.b_value", _LAYER + "attention.self.value.bias", "(h k) -> h k"),
+    Row(_OURS + "attention.w_out", _LAYER + "attention.output.dense.weight", "d (h k) -> h k d"),
+    Row(_OURS + "attention.b_out", _LAYER + "attention.output.dense.bias"),
+    Row(_OURS + "attention_norm.scale", _LAYER + "attention.output.LayerNorm.weight"),
+    Row(_OURS + "attention_norm.bias", _LAYER + "attention.output.LayerNorm.bias"),
+    Row(_OURS + "feed_forward.w_in.0", _LAYER + "intermediate.dense.weight", "f d -> d f"),
+    Row(_OURS + "feed_forward.b_in.0", _LAYER + "intermediate.dense.bias"),
+    Row(_OURS + "feed_forward.w_out", _LAYER + "output.dense.weight", "d f -> f d"),
+    Row(_OURS + "feed_forward.b_out", _LAYER + "output.dense.bias"),
+    Row(_OURS + "feed_forward_norm.scale", _LAYER + "output.LayerNorm.weight"),
+    Row(_OURS + "feed_forward_norm.bias", _LAYER + "output.LayerNorm.bias"),
+    Row("pooler.w", "bert.pooler.dense.weight", "e d -> d e"),
+    Row("pooler.b", "bert.pooler.dense.bias"),
+    Row("masked_head.dense.w", "cls.predictions.transform.dense.weight", "e d -> d e"),
+    Row("masked_head.dense.b", "cls.predictions.transform.dense.bias"),
+    Row("masked_head.norm.scale", "cls.predictions.transform.LayerNorm.weight"),
+    Row("masked_head.norm.bias", "cls.predictions.transform.LayerNorm.bias"),
+    Row("masked_head.bias", "cls.predictions.bias"),
+    Row("pair_head.w", "cls.seq_relationship.weight", "e d -> d e"),
+    Row("pair_head.b", "cls.seq_relationship.bias"),
+)
+
+BERT = Family(
+    "bert",
+    config,
+    Encoder,
+    lambda _: ROWS,
+    spellings=(
+        ("^bert.", ""),
+        ("LayerNorm.weight", "LayerNorm.gamma"),
+        ("LayerNorm.bias", "LayerNorm.beta"),
+    ),
+    ignored=r"(.*\.)?embeddings\.position_ids",
+    copies={
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+)

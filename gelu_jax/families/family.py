@@ -1,0 +1,30 @@
+"""What a family is: its config from a config.json, its model, its table of names."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flax import nnx
+
+from gelu_jax.families.settings import Settings
+from gelu_jax.families.table import Row
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family.
+
+    ``config`` maps the fields of a config.json, and the names of the tensors that are there (some
+    families tell their parts by them), to a config of ours; ``model`` builds the module from it;
+    ``rows`` is the table of names, in the spelling that transformers writes. ``spellings`` are
+    other spellings in use, as pairs (ours, other); ``ignored`` matches tensors that hold no
+    parameters; ``copies`` names tensors that some files store twice, and what each repeats.
+    """
+
+    model_type: str
+    config: Callable[[Settings, Collection[str]], Any]
+    model: Callable[..., nnx.Module]
+    rows: Callable[[Any], Sequence[Row]]
+    spellings: Sequence[tuple[str, str]] = ()
+    ignored: str = r"(?!)"
+    copies: Mapping[str, str] = field(default_factory=dict[str, str])

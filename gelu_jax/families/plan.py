@@ -1,0 +1,123 @@
+"""What is to be read, found out and checked before any weight is."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flax import nnx
+from jax.typing import DTypeLike
+
+from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.families.family import Family
+from gelu_jax.families.files import FLOATS, Stored, WeightsError, read_tensor, stored_tensors
+from gelu_jax.families.registry import FAMILIES
+from gelu_jax.families.settings import Settings, read_json
+from gelu_jax.families.skeleton import in_dtype, leaves_of, most_common
+from gelu_jax.families.table import Place, Row, places, respell, respelt
+from gelu_jax.nn import checks
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a loaded model came from, kept on it as `source` so that it can be saved again."""
+
+    settings: str
+    spellings: tuple[tuple[str, str], ...]
+
+
+class Plan(NamedTuple):
+    """What is to be read, before any weight is."""
+
+    model: Any
+    tensors: Mapping[str, Stored]
+    places: list[Place]
+
+
+def plan(folder: Path, dtype: DTypeLike | None) -> Plan:
+    check(checks.floating(dtype=dtype) if dtype is not None else ())
+    values = read_json(folder / "config.json")
+    family = family_of(values)
+    tensors = stored_tensors(folder)
+    floats = {name: stored for name, stored in tensors.items() if stored.dtype in FLOATS}
+    precision = dtype or most_common({FLOATS[s.dtype]: prod(s.shape) for s in floats.values()})
+    config = in_dtype(family.config(Settings(values), tensors.keys()), precision)
+    model: Any = nnx.eval_shape(lambda: family.model(config, rngs=nnx.Rngs(0)))
+    rows = family.rows(config)
+    spellings = _spellings(family, rows, tensors)
+    text = (folder / "config.json").read_text(encoding="utf-8")
+    model.source = Source(text, spellings)
+    table = places(
+        respelt(rows, spellings), {path: leaf.shape for path, leaf in leaves_of(model)[0]}
+    )
+    copies = {
+        respell(copy, spellings): respell(name, spellings) for copy, name in family.copies.items()
+    }
+    _check_tensors(table, tensors, copies, family.ignored)
+    return Plan(model, tensors, table)
+
+
+def family_of(values: Mapping[str, Any]) -> Family:
+    name = Settings(values).text("model_type")
+    if name in FAMILIES:
+        return FAMILIES[name]
+    reason = f"unknown; supported: {', '.join(FAMILIES)}"
+    raise ConfigError([Problem("model_type", name, reason)])
+
+
+def _spellings(
+    family: Family, rows: Sequence[Row], tensors: Mapping[str, Stored]
+) -> tuple[tuple[str, str], ...]:
+    """Of the family's other spellings, those under which more of the tensors are found."""
+
+    def hits(spellings: tuple[tuple[str, str], ...]) -> int:
+        names = (respell(row.name, spellings).format(row.first_layer) for row in rows)
+        return sum(name in tensors for name in names)
+
+    chosen: tuple[tuple[str, str], ...] = ()
+    for pair in family.spellings:
+        chosen = max(chosen, (*chosen, pair), key=hits)
+    return chosen
+
+
+def _check_tensors(
+    table: list[Place],
+    tensors: Mapping[str, Stored],
+    copies: Mapping[str, str],
+    ignored: str,
+) -> None:
+    """Raises WeightsError with every tensor that is missing, extra, misshapen or repeated wrong."""
+    problems: dict[str, Problem] = {}
+    named: set[str] = set()
+    for place in table:
+        # One name beyond what the files can hold is enough to tell of a wrong number of layers.
+        layers = range(min(place.shape[0], len(tensors) + 1)) if place.shape else None
+        for name in place.names(layers):
+            named.add(name)
+            problems |= {p.field: p for p in _wrong(name, tensors.get(name), place)}
+    for name in tensors.keys() - named:
+        if name in copies and copies[name] in tensors:
+            if not _same(name, copies[name], tensors):
+                problems[name] = Problem(name, None, f"must equal {copies[name]}, and does not")
+        elif not re.fullmatch(ignored, name):
+            problems[name] = Problem(
+                name, tensors[name].shape, "extra: this model has no use for it"
+            )
+    if problems:
+        raise WeightsError(problems[name] for name in sorted(problems))
+
+
+def _wrong(name: str, stored: Stored | None, place: Place) -> Iterator[Problem]:
+    if stored is None:
+        yield Problem(name, None, f"missing; wanted: {place.whole}")
+    elif stored.shape != place.whole:
+        yield Problem(name, stored.shape, f"wrong shape; wanted: {place.whole}")
+    elif stored.dtype not in FLOATS:
+        yield Problem(name, stored.dtype, f"wrong dtype; choose from {', '.join(FLOATS)}")
+
+
+def _same(one: str, other: str, tensors: Mapping[str, Stored]) -> bool:
+    first, second = (read_tensor(tensors[name], name) for name in (one, other))
+    return first.dtype == second.dtype and first.tobytes() == second.tobytes()

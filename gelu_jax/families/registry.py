@@ -1,0 +1,14 @@
+"""The families that can be loaded, by the model_type of their config.json."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from gelu_jax.families.bert import BERT
+from gelu_jax.families.family import Family
+from gelu_jax.families.gpt2 import GPT2
+from gelu_jax.families.llama import LLAMA
+from gelu_jax.families.mistral import MISTRAL
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {family.model_type: family for family in (BERT, GPT2, LLAMA, MISTRAL)}
+)

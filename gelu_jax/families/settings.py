@@ -1,0 +1,100 @@
+"""A config.json read field by field: each value has its kind, each mistake its line."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from gelu_jax.activations import activation
+from gelu_jax.errors import ConfigError, Problem
+
+T = TypeVar("T")
+_REQUIRED: Any = object()
+
+
+class Settings:
+    """The fields of a config.json, or of a section of one.
+
+    >>> Settings({"hidden_size": 16}).integer("hidden_size")
+    16
+    """
+
+    def __init__(self, values: Mapping[str, Any], prefix: str = ""):
+        self.values = values
+        self.prefix = prefix
+
+    def integer(self, name: str, default: int = _REQUIRED) -> int:
+        """A whole number above zero."""
+        value = self._read(name, int, "a whole number", default)
+        return value if value > 0 else self._fail(name, value, "must be above 0; nearest: 1")
+
+    def optional(self, name: str) -> int | None:
+        """A whole number above zero, or nothing."""
+        return None if self.values.get(name) is None else self.integer(name)
+
+    def number(self, name: str, default: float = _REQUIRED) -> float:
+        """A number above zero."""
+        value = float(self._read(name, (int, float), "a number", default))
+        return value if value > 0 else self._fail(name, value, "must be above 0")
+
+    def flag(self, name: str, default: bool = _REQUIRED) -> bool:
+        """True or false."""
+        return self._read(name, bool, "true or false", default)
+
+    def text(self, name: str, default: str = _REQUIRED) -> str:
+        """A string."""
+        return self._read(name, str, "a string", default)
+
+    def activation(self, name: str, default: str = _REQUIRED) -> str:
+        """The canonical name of an activation."""
+        value = self.text(name, default)
+        try:
+            return activation(value).__name__
+        except ValueError as error:
+            return self._fail(name, value, str(error).partition(": ")[2])
+
+    def section(self, name: str) -> "Settings":
+        """A part of the file with fields of its own."""
+        values = self._read(name, dict, "a section", _REQUIRED)
+        return Settings(values, f"{self.prefix}{name}.")
+
+    def only(self, name: str, allowed: object) -> None:
+        """Refuses any other value of a field whose other values are not built here."""
+        value = self.values.get(name, allowed)
+        if value != allowed:
+            self._fail(name, value, f"not supported; nearest: {json.dumps(allowed)}")
+
+    def one_of(self, name: str, choices: Iterable[str], default: str) -> str:
+        """One of the choices."""
+        choices = tuple(choices)
+        value = self.text(name, default)
+        if value in choices:
+            return value
+        return self._fail(name, value, f"not supported; choose from {', '.join(choices)}")
+
+    def _read(self, name: str, kind: Any, wanted: str, default: Any) -> Any:
+        value = self.values.get(name, default)
+        if value is _REQUIRED:
+            return self._fail(name, None, f"missing; must be {wanted}")
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            return self._fail(name, value, f"must be {wanted}")
+        return value
+
+    def _fail(self, name: str, value: object, reason: str) -> Any:
+        raise ConfigError([Problem(self.prefix + name, value, reason)])
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises ConfigError where the file is missing, unreadable, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError([Problem("path", str(path), "no such file")]) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError([Problem("path", str(path), f"not readable JSON ({error})")]) from None
+    if not isinstance(value, dict):
+        raise ConfigError([Problem("path", str(path), "must hold a JSON object")])
+    return cast(dict[str, Any], value)

@@ -1,0 +1,112 @@
+"""Decoding: one token after another through the key/value cache, the best or a sampled one."""
+
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from gelu_jax.errors import Problem, check
+from gelu_jax.nn import checks
+
+
+@runtime_checkable
+class Decoder(Protocol):
+    """What `generate` asks of a model: `Transformer` has it, and the models made of it."""
+
+    def decode(self, tokens: Any, cache: Any, /, **prompt: Any) -> tuple[Any, Any]: ...
+
+    def empty_cache(self, batch_size: int, length: int, /) -> Any: ...
+
+
+def generate(
+    model: Decoder,
+    tokens: Int[Array, "b t"],
+    num_tokens: int,
+    *,
+    key: Key[Array, ""] | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    end_token: int | None = None,
+    cache: Any = None,
+    **prompt: Any,
+) -> Int[Array, "b n"]:
+    """The num_tokens tokens that follow a prompt, without the prompt.
+
+    Without a key the most likely token each time (greedy); with one, tokens drawn by `sample`.
+    Once a row has produced its ``end_token`` it repeats it. ``cache`` None means an empty one.
+    ``prompt`` is what the model's ``decode`` takes beside the prompt's tokens: ``mask``, True at
+    real tokens, for rows padded on the left; ``images`` for LLaVA.
+
+    Prefill, then one compiled step for each token; under `jax.jit`, all of it is one program.
+    """
+    check(checks.positive(num_tokens=num_tokens))
+    if cache is None:
+        cache = model.empty_cache(tokens.shape[0], tokens.shape[1] + num_tokens - 1)
+    pick = (
+        _greedy
+        if key is None
+        else partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
+    )
+    keys = jax.random.split(jax.random.key(0) if key is None else key, num_tokens)
+    logits, cache = model.decode(tokens, cache, **prompt)
+    token = pick(logits[:, -1], keys[0])
+
+    def step(carry: tuple[Array, Any], key: Array) -> tuple[tuple[Array, Any], Array]:
+        token, cache = carry
+        logits, cache = model.decode(token[:, None], cache)
+        following = pick(logits[:, -1], key)
+        if end_token is not None:
+            following = jnp.where(token == end_token, end_token, following)
+        return (following, cache), token
+
+    (last, _), earlier = jax.lax.scan(step, (token, cache), keys[1:])
+    return jnp.concatenate([earlier.T, last[:, None]], axis=1)
+
+
+def sample(
+    logits: Float[Array, "b v"],
+    key: Key[Array, ""],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Int[Array, " b"]:
+    """A token a row from softmax(logits/temperature), cut down first to top_k, then to top_p.
+
+    ``top_k``: only the k most likely. ``top_p``: only the most likely whose probabilities sum to
+    p, the one that crosses p included (Holtzman et al. 2020, section 3.1). Equal logits at the
+    edge stay together.
+
+    >>> logits = jnp.array([[0.0, 3.0, 2.0, -1.0]])
+    >>> int(sample(logits, jax.random.key(0), top_k=1)[0])
+    1
+    """
+    check(_sampling_problems(temperature, top_k, top_p))
+    logits = logits.astype(jnp.float32) / temperature
+    if top_k is not None:
+        least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
+        logits = jnp.where(logits < least, -jnp.inf, logits)
+    if top_p is not None:
+        logits = jnp.where(_in_nucleus(logits, top_p), logits, -jnp.inf)
+    return jax.random.categorical(key, logits)
+
+
+def _in_nucleus(logits: Float[Array, "b v"], top_p: float) -> Bool[Array, "b v"]:
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    before = jnp.cumsum(jax.nn.softmax(ordered), axis=-1) - jax.nn.softmax(ordered)
+    least = jnp.where(before < top_p, ordered, jnp.inf).min(-1, keepdims=True)
+    return logits >= least
+
+
+def _greedy(logits: Float[Array, "b v"], key: Key[Array, ""]) -> Int[Array, " b"]:
+    del key
+    return jnp.argmax(logits, axis=-1)
+
+
+def _sampling_problems(temperature: float, top_k: int | None, top_p: float | None):
+    yield from checks.positive(temperature=temperature, top_k=top_k, top_p=top_p)
+    if top_p is not None and top_p > 1:
+        yield Problem("top_p", top_p, "must lie in (0, 1]; nearest: 1")

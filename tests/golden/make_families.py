@@ -1,0 +1,310 @@
+"""Makes tests/golden/families: tiny random models of transformers, and what they compute.
+
+    python tests/golden/make_families.py [CASE ...]
+
+Needs the `peers` extra (torch, transformers). Each case is a directory as transformers writes it
+(config.json, model.safetensors) with golden.safetensors beside it: inputs, hidden states, logits,
+greedy continuations. All of it in float32, from a fixed seed.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+from safetensors.torch import save_file
+
+FOLDER = Path(__file__).parent / "families"
+Outputs = dict[str, torch.Tensor]
+
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 40,
+    "vocab_size": 56,
+}
+SPECIAL = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+GPT2 = {"n_embd": 16, "n_layer": 3, "n_head": 4, "vocab_size": 56, "n_positions": 32} | SPECIAL
+VISION = {k: v for k, v in SMALL.items() if k != "vocab_size"} | {"image_size": 12, "patch_size": 4}
+TEXT = SMALL | SPECIAL | {"max_position_embeddings": 32}
+
+
+def causal(model: Any) -> Outputs:
+    """Hidden states and logits of a batch padded on the left, and its greedy continuation."""
+    tokens, mask = _tokens(56, left=True)
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    out = model(tokens, attention_mask=mask, position_ids=places, output_hidden_states=True)
+    greedy = model.generate(
+        tokens, attention_mask=mask, max_new_tokens=9, do_sample=False, eos_token_id=-1
+    )
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "hidden": out.hidden_states[-1],
+        "logits": out.logits,
+        "greedy": greedy[:, tokens.shape[1] :],
+    }
+
+
+def encoder(model: Any) -> Outputs:
+    """Hidden states, pooled state and head logits of a batch padded on the right."""
+    tokens, mask = _tokens(56, left=False)
+    types = (torch.arange(tokens.shape[1]) >= 5).long().expand_as(tokens)
+    inputs = {"attention_mask": mask, "token_type_ids": types}
+    out = model(tokens, **inputs, output_hidden_states=True)
+    hidden = out.hidden_states[-1]
+    plain = model(tokens, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+    mean = (plain * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    extra = {
+        "pooled": getattr(out, "pooler_output", None),
+        "masked_logits": getattr(out, "prediction_logits", None),
+        "pair_logits": getattr(out, "seq_relationship_logits", None),
+    }
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "token_types": types,
+        "hidden": hidden,
+        "sentence": torch.nn.functional.normalize(mean, dim=-1),
+    } | {name: value for name, value in extra.items() if value is not None}
+
+
+def image(model: Any) -> Outputs:
+    """Hidden states and class logits, or pooled states, of two images."""
+    pixels = torch.randn(2, 3, 12, 12)
+    out = model(pixels, output_hidden_states=True)
+    base = getattr(model, "vit", model)
+    outputs = {"pixels": pixels, "hidden": base(pixels).last_hidden_state}
+    if hasattr(out, "logits"):
+        return outputs | {"logits": out.logits}
+    return outputs | {"pooled": out.pooler_output}
+
+
+def two_towers(model: Any) -> Outputs:
+    """CLIP's hidden states, embeddings and logits; texts end at different places."""
+    tokens = torch.randint(3, 50, (3, 7))
+    end = model.config.text_config.eos_token_id
+    end = 55 if end == 2 else end  # the old rule: the largest token is the end
+    for row, place in enumerate((6, 4, 2)):
+        tokens[row, place:] = 0
+        tokens[row, place] = end
+    pixels = torch.randn(2, 3, 12, 12)
+    out = model(input_ids=tokens, pixel_values=pixels)
+    return {
+        "tokens": tokens,
+        "pixels": pixels,
+        "text_hidden": out.text_model_output.last_hidden_state,
+        "image_hidden": out.vision_model_output.last_hidden_state,
+        "text": out.text_embeds,
+        "image": out.image_embeds,
+        "logits": out.logits_per_image,
+    }
+
+
+def encoder_decoder(model: Any) -> Outputs:
+    """T5's hidden states and logits with a padded input, and its greedy output."""
+    tokens, mask = _tokens(56, left=False)
+    targets = torch.cat([torch.zeros(2, 1, dtype=torch.long), torch.randint(3, 56, (2, 6))], 1)
+    inputs = {"attention_mask": mask, "decoder_input_ids": targets, "use_cache": False}
+    out = model(input_ids=tokens, **inputs)
+    # Its cache fails where the decoder has more layers than the encoder, so: without.
+    greedy = model.generate(
+        tokens,
+        attention_mask=mask,
+        max_new_tokens=9,
+        do_sample=False,
+        eos_token_id=-1,
+        use_cache=False,
+    )
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "targets": targets,
+        "hidden": out.encoder_last_hidden_state,
+        "logits": out.logits,
+        "greedy": greedy[:, 1:],
+    }
+
+
+def vision_language(model: Any) -> Outputs:
+    """LLaVA's logits for a prompt with an image in it, and its greedy continuation."""
+    patches = 9 if model.config.vision_feature_select_strategy == "default" else 10
+    words = torch.randint(3, 50, (2, 8))
+    slots = torch.full((2, patches), model.config.image_token_index)
+    tokens = torch.cat([words[:, :3], slots, words[:, 3:]], 1)
+    inputs = {"input_ids": tokens, "pixel_values": torch.randn(2, 3, 12, 12)}
+    greedy = model.generate(**inputs, max_new_tokens=9, do_sample=False, eos_token_id=-1)
+    return {
+        "tokens": tokens,
+        "pixels": inputs["pixel_values"],
+        "logits": model(**inputs).logits,
+        "greedy": greedy[:, tokens.shape[1] :],
+    }
+
+
+def _tokens(vocab_size: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(3, vocab_size, (2, 11))
+    mask = torch.ones_like(tokens)
+    mask[1, slice(4) if left else slice(7, None)] = 0
+    return tokens * mask, mask
+
+
+def _clip(act: str, eos_token_id: int, width: int = 16) -> Any:
+    text = TEXT | {"hidden_act": act, "eos_token_id": eos_token_id}
+    vision = VISION | {"hidden_act": act, "hidden_size": width}
+    return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
+
+
+def _t5(proj: str, *, tied: bool) -> Any:
+    config = hf.T5Config(
+        d_model=16,
+        d_kv=6,
+        d_ff=24,
+        num_layers=2,
+        num_heads=4,
+        vocab_size=56,
+        num_decoder_layers=3,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=10,
+        decoder_start_token_id=0,
+        feed_forward_proj=proj,
+        tie_word_embeddings=tied,
+    )
+    model = hf.T5ForConditionalGeneration(config)
+    if not tied:
+        model.lm_head.weight = torch.nn.Parameter(torch.empty(56, 16))
+    return model
+
+
+def _llava(strategy: str, layer: int, text: Mapping[str, Any]) -> Any:
+    config = hf.LlavaConfig(
+        vision_config=hf.CLIPVisionConfig(**VISION),
+        text_config=hf.LlamaConfig(**TEXT, **text),
+        image_token_index=55,
+        vision_feature_select_strategy=strategy,
+        vision_feature_layer=layer,
+    )
+    return hf.LlavaForConditionalGeneration(config)
+
+
+Make = Callable[[], Any]
+CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
+    "gpt2": (lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)), causal),
+    "gpt2_untied_gelu": (
+        lambda: hf.GPT2LMHeadModel(
+            hf.GPT2Config(**GPT2, n_inner=24, activation_function="gelu", tie_word_embeddings=False)
+        ),
+        causal,
+    ),
+    "llama": (
+        lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**TEXT, num_key_value_heads=2)),
+        causal,
+    ),
+    "llama_bias_multi_query": (
+        lambda: hf.LlamaForCausalLM(
+            hf.LlamaConfig(
+                **TEXT, num_key_value_heads=1, head_dim=6, attention_bias=True, mlp_bias=True
+            )
+        ),
+        causal,
+    ),
+    "llama3_tied": (
+        lambda: hf.LlamaForCausalLM(
+            hf.LlamaConfig(
+                **TEXT, head_dim=12, rope_parameters=dict(LLAMA3), tie_word_embeddings=True
+            )
+        ),
+        causal,
+    ),
+    "mistral": (
+        lambda: hf.MistralForCausalLM(
+            hf.MistralConfig(**TEXT, num_key_value_heads=2, sliding_window=4)
+        ),
+        causal,
+    ),
+    "mistral_no_window": (
+        lambda: hf.MistralForCausalLM(
+            hf.MistralConfig(**TEXT, num_key_value_heads=1, sliding_window=None)
+        ),
+        causal,
+    ),
+    "bert": (lambda: hf.BertForPreTraining(hf.BertConfig(**TEXT)), encoder),
+    "bert_model": (
+        lambda: hf.BertModel(hf.BertConfig(**TEXT, hidden_act="gelu_new", type_vocab_size=3)),
+        encoder,
+    ),
+    "gemma": (
+        lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**TEXT, num_key_value_heads=1, head_dim=8)),
+        causal,
+    ),
+    "gemma_grouped": (
+        lambda: hf.GemmaForCausalLM(
+            hf.GemmaConfig(**TEXT, num_key_value_heads=2, head_dim=4, hidden_act="gelu")
+        ),
+        causal,
+    ),
+    "vit": (
+        lambda: hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5)),
+        image,
+    ),
+    "vit_model": (
+        lambda: hf.ViTModel(hf.ViTConfig(**VISION, qkv_bias=False, hidden_act="gelu_new")),
+        image,
+    ),
+    "clip": (lambda: _clip("quick_gelu", 2), two_towers),
+    "clip_open": (lambda: _clip("gelu", 51, width=20), two_towers),
+    "t5_v1_1": (lambda: _t5("gated-gelu", tied=False), encoder_decoder),
+    "t5": (lambda: _t5("relu", tied=True), encoder_decoder),
+    "llava": (lambda: _llava("default", -2, {}), vision_language),
+    "llava_full": (
+        lambda: _llava("full", -1, {"num_key_value_heads": 2, "tie_word_embeddings": False}),
+        vision_language,
+    ),
+}
+
+
+def randomise(model: torch.nn.Module) -> None:
+    """Weights that leave nothing at its start: biases not 0, scales not 1."""
+    for name, value in model.named_parameters():
+        scale = value.dim() == 1 and "norm" in name.lower() and name.endswith("weight")
+        value.data.normal_(0.0, 0.25)
+        value.data += float(scale or ("ln_" in name and name.endswith("weight")))
+    for name, value in model.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            value.data.uniform_(0.5, 1.5)
+
+
+def make(name: str) -> None:
+    """Writes one case."""
+    build, compute = CASES[name]
+    torch.manual_seed(sum(map(ord, name)))
+    model = build().eval()
+    randomise(model)
+    folder = FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    with torch.no_grad():
+        golden = compute(model)
+    golden = {key: value.contiguous() for key, value in golden.items()}
+    save_file(
+        {k: v.int() if v.dtype == torch.int64 else v for k, v in golden.items()},
+        folder / "golden.safetensors",
+    )
+
+
+if __name__ == "__main__":
+    for case in sys.argv[1:] or CASES:
+        make(case)

@@ -1,0 +1,101 @@
+"""Parity with transformers 5.23, from fixtures: what golden/make_families.py wrote."""
+
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from gelu_jax import families
+from gelu_jax.nn.decoding import generate
+
+FIXTURES = Path(__file__).parent / "golden" / "families"
+TOLERANCE = 2e-5  # absolute, f32 on CPU; tests/test_families_live.py prints what is reached
+
+CAUSAL = (
+    "gpt2",
+    "gpt2_untied_gelu",
+    "llama",
+    "llama_bias_multi_query",
+    "llama3_tied",
+    "mistral",
+    "mistral_no_window",
+)
+ENCODERS = ("bert", "bert_model")
+ALL = (*CAUSAL, *ENCODERS)
+
+
+@cache
+def golden(name):
+    """What transformers computed: inputs and outputs."""
+    return load_file(FIXTURES / name / "golden.safetensors")
+
+
+@cache
+def loaded(name):
+    return families.load(FIXTURES / name)
+
+
+def inputs(name, *fields):
+    """Inputs of a case by name; masks are boolean."""
+    arrays = (jnp.asarray(golden(name)[field]) for field in fields)
+    return [a == 1 if f == "mask" else a for f, a in zip(fields, arrays, strict=True)]
+
+
+def close(name, field, ours, mask=None):
+    theirs = golden(name)[field]
+    assert ours.shape == theirs.shape
+    keep = np.ones(theirs.shape[:1], bool) if mask is None else np.asarray(mask)
+    np.testing.assert_allclose(np.asarray(ours)[keep], theirs[keep], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_causal_models(name):
+    """Hidden states, logits, and the greedy continuation of a batch padded on the left."""
+
+    @jax.jit
+    def compute(model, tokens, mask):
+        hidden = model.hidden(tokens, mask=mask)
+        return hidden, model.logits(hidden), generate(model, tokens, 9, mask=mask)
+
+    tokens, mask = inputs(name, "tokens", "mask")
+    hidden, logits, greedy = compute(loaded(name), tokens, mask)
+    close(name, "hidden", hidden, mask)
+    close(name, "logits", logits, mask)
+    np.testing.assert_array_equal(greedy, golden(name)["greedy"])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders(name):
+    """Hidden states and every head, with token types, padded on the right."""
+    heads = {"pooled": "pool", "masked_logits": "masked_logits", "pair_logits": "pair_logits"}
+    heads = {field: method for field, method in heads.items() if field in golden(name)}
+
+    @jax.jit
+    def compute(model, tokens, mask, types):
+        hidden = model(tokens, mask=mask, token_types=types)
+        return hidden, {field: getattr(model, heads[field])(hidden) for field in heads}
+
+    tokens, mask, types = inputs(name, "tokens", "mask", "token_types")
+    hidden, tops = compute(loaded(name), tokens, mask, types)
+    close(name, "hidden", hidden, mask)
+    for field, value in tops.items():
+        close(name, field, value, mask if field == "masked_logits" else None)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_saved_tensors_are_byte_equal_to_the_source(name, tmp_path):
+    families.save(loaded(name), tmp_path / "saved")
+    source, saved = FIXTURES / name, tmp_path / "saved"
+    ours, theirs = load_file(saved / "model.safetensors"), load_file(source / "model.safetensors")
+    assert ours.keys() == theirs.keys()
+    for tensor in ours:
+        assert ours[tensor].shape == theirs[tensor].shape
+        assert ours[tensor].tobytes() == theirs[tensor].tobytes(), tensor
+    assert (saved / "config.json").read_bytes() == (source / "config.json").read_bytes()
+    again = families.load(saved)
+    assert jax.tree.structure(again) == jax.tree.structure(loaded(name))
+    assert [p.name for p in tmp_path.iterdir()] == ["saved"]
