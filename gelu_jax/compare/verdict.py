@@ -71,8 +71,10 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
 
 
 def _alone(arm: ArmSummary) -> Iterator[str]:
-    seeds = f"{len(arm.losses)} seeds" if len(arm.losses) > 1 else "one seed"
-    yield f"One arm, {seeds}: nothing is compared, so there are no differences to test."
+    yield (
+        f"One arm, {counted(len(arm.losses), 'seed')}; "
+        f"nothing is compared, so there are no differences to test."
+    )
 
 
 def _sentence(analysis: Analysis, contrast: Contrast) -> str:
@@ -82,10 +84,11 @@ def _sentence(analysis: Analysis, contrast: Contrast) -> str:
     size = f"{abs(contrast.mean):.{analysis.decimals}f}"
     side = "lower" if contrast.mean < 0 else "higher"
     gap = f"{contrast.arm}: {size} {unit} {side} than {first}"
-    pairs = f"{len(contrast.seeds)} pair{'s' * (len(contrast.seeds) > 1)} of seeds"
+    pairs = f"{counted(len(contrast.seeds), 'pair')} of seeds"
     if analysis.comparison.protocol == "smoke test":
         return f"{gap} over {pairs}."
-    return f"{gap} ({_evidence(analysis, contrast)}{pairs}). {_conclusion(analysis, contrast)}"
+    evidence = f"{gap} ({_evidence(analysis, contrast)}{pairs})."
+    return f"{evidence} {_conclusion(analysis, contrast)}".rstrip()
 
 
 def _evidence(analysis: Analysis, contrast: Contrast) -> str:
@@ -109,8 +112,8 @@ def _conclusion(analysis: Analysis, contrast: Contrast) -> str:
 def _sooner(analysis: Analysis, contrast: Contrast) -> str:
     first = analysis.arms[0].arm.name
     if contrast.mean > 0 or not math.isfinite(contrast.speed_up) or contrast.speed_up == 0:
-        return "Found."
-    return f"Found; it reaches the median final loss of {first} {contrast.speed_up:.2f} × sooner."
+        return ""
+    return f"It reaches the median final loss of {first} {contrast.speed_up:.2f} × sooner."
 
 
 def _could_have_seen(analysis: Analysis, contrast: Contrast) -> str:
@@ -123,7 +126,7 @@ def _could_have_seen(analysis: Analysis, contrast: Contrast) -> str:
 def _more(contrast: Contrast) -> str:
     if contrast.more_seeds is None:
         return "a difference this small would need more than 100 seeds"
-    seeds = f"{contrast.more_seeds} more seed{'s' * (contrast.more_seeds > 1)}"
+    seeds = counted(contrast.more_seeds, "more seed")
     if not math.isfinite(contrast.more_seconds):
         return f"if it is real, {seeds} would show it"
     return f"if it is real, {seeds} would show it and take about {duration(contrast.more_seconds)}"
@@ -183,6 +186,14 @@ def signed(value: float, decimals: int) -> str:
     ('−0.043', '+0.10')
     """
     return f"{value:+.{decimals}f}".replace("-", "−")
+
+
+def counted(number: int, noun: str) -> str:
+    """
+    >>> counted(1, "seed"), counted(8, "seed")
+    ('1 seed', '8 seeds')
+    """
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -47,7 +47,7 @@ function layout(xaxis, yaxis, more = {}) {
     plot_bgcolor: css("--paper"),
     hoverlabel: { bgcolor: css("--panel"), bordercolor: css("--line"), font: { color: css("--ink") } },
     modebar: { bgcolor: "transparent", color: css("--soft"), activecolor: css("--ink") },
-    margin: { l: 8, r: 12, t: 28, b: 8 },
+    margin: { l: 8, r: 20, t: 28, b: 8 },
     // a finger that scrolls the page must not zoom the plot
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
     ...more,
@@ -73,7 +73,7 @@ function curveTraces(index, measure, along, seeds) {
   for (const run of seeds && (runs.length > 1 || !band) ? runs : []) {
     traces.push({
       x: along.of(run, arm), y: run.values, mode: "lines", hoverinfo: "skip",
-      line: { color: faded(index, 0.35), width: 1, dash: run.status === "finished" ? dash(index) : "dot" },
+      line: { color: faded(index, 0.3), width: 1, dash: run.status === "finished" ? dash(index) : "dot" },
     });
   }
   if (!band) return traces;
@@ -82,7 +82,7 @@ function curveTraces(index, measure, along, seeds) {
     const edge = (sign) => band.mean.map((y, i) => y + sign * band.sd[i]);
     const line = { width: 0 };
     traces.push({ x, y: edge(-1), mode: "lines", line, hoverinfo: "skip" });
-    traces.push({ x, y: edge(1), mode: "lines", line, hoverinfo: "skip", fill: "tonexty", fillcolor: faded(index, 0.15) });
+    traces.push({ x, y: edge(1), mode: "lines", line, hoverinfo: "skip", fill: "tonexty", fillcolor: faded(index, 0.12) });
   }
   traces.push({
     x, y: band.mean, mode: "lines", name: plain(arm.name),
@@ -171,7 +171,7 @@ function drawRates() {
   });
   const tickvals = [...new Set(data.arms.flatMap((arm) => arm.tried.map((t) => t[0])))];
   const xaxis = axis("learning rate", { type: "log", tickvals, ticktext: tickvals.map(String) });
-  const yaxis = axis(`final ${data.metric} (${data.unit})`);
+  const yaxis = axis(`final loss (${data.unit})`);
   Plotly.react("rates-plot", traces, layout(xaxis, yaxis, { hovermode: "closest" }), config);
 }
 
@@ -190,7 +190,7 @@ function drawHealth() {
       };
     });
     const more = { hovermode: "x unified", title: { text: plain(name), font: { size: 14 }, x: 0, xanchor: "left" } };
-    more.margin = { l: 8, r: 12, t: 44, b: 8 };
+    more.margin = { l: 8, r: 20, t: 44, b: 8 };
     const xaxis = axis("training step", { range: fromZero(traces) });
     Plotly.react(`health-${at}`, traces, layout(xaxis, axis(""), more), config);
   });
