@@ -91,7 +91,8 @@ def _shown(value: object) -> str:
 
 
 def _ranged(seeds: Sequence[int]) -> str:
-    """
+    """Seeds as a range where they are one.
+
     >>> _ranged([0, 1, 2]), _ranged([3, 7])
     ('0–2', '3, 7')
     """

@@ -120,12 +120,17 @@ def contrasts_table(analysis: Analysis) -> Table:
             _or_dash(contrast.sd, f".{analysis.decimals}f"),
             _or_dash(contrast.detectable, f".{analysis.decimals}f"),
             _times(contrast.pairing_gain),
-            _times(contrast.speed_up * first.arm.flops_per_step / arm.arm.flops_per_step),
-            _times(contrast.speed_up * first.seconds_per_step / arm.seconds_per_step),
+            _speed_up_in(contrast, first.arm.flops_per_step, arm.arm.flops_per_step),
+            _speed_up_in(contrast, first.seconds_per_step, arm.seconds_per_step),
         )
         for contrast, arm in zip(analysis.contrasts, analysis.arms[1:], strict=True)
     ]
     return Table(header, tuple(rows))
+
+
+def _speed_up_in(contrast: Contrast, first: float, arm: float) -> str:
+    """The speed-up in a unit of which a step of each arm costs so much."""
+    return _times(contrast.speed_up * first / arm) if arm else "–"
 
 
 def rates_table(analysis: Analysis) -> Table:

@@ -48,16 +48,19 @@ def _contrast_headline(analysis: Analysis, first: str) -> str:
     contrasts, metric = analysis.contrasts, analysis.comparison.metric
     lower = [c.arm for c in contrasts if c.found and c.mean < 0]
     higher = [c.arm for c in contrasts if c.found and c.mean > 0]
-    unclear = [c.arm for c in contrasts if not c.found]
-    if not lower and not higher:
-        return f"Inconclusive: {listed(unclear)} cannot be told apart from {first}."
+    diverged = [c.arm for c in contrasts if c.diverged]
+    unclear = [c.arm for c in contrasts if not c.found and not c.diverged]
     parts = [
         f"{listed(names)} {'ends' if len(names) == 1 else 'end'} at a {word} {metric} than {first}"
         for names, word in ((lower, "lower"), (higher, "higher"))
         if names
     ]
     if unclear:
-        parts.append(f"{listed(unclear)} cannot be told apart from {first}")
+        lead = "" if parts else "Inconclusive: "
+        parts.append(f"{lead}{listed(unclear)} cannot be told apart from {first}")
+    if diverged:
+        lead = "no" if parts else "No"
+        parts.append(f"{lead} conclusion on {listed(diverged)} against {first}: a run diverged")
     return "; ".join(parts) + "."
 
 
@@ -181,7 +184,8 @@ def _level(analysis: Analysis, arm: ArmSummary) -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-    """
+    """A number with its sign, the minus as in print.
+
     >>> signed(-0.0425, 3), signed(0.1, 2)
     ('−0.043', '+0.10')
     """
@@ -189,7 +193,8 @@ def signed(value: float, decimals: int) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """
+    """A number and its noun.
+
     >>> counted(1, "seed"), counted(8, "seed")
     ('1 seed', '8 seeds')
     """
@@ -197,7 +202,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """
+    """Names as a sentence lists them.
+
     >>> listed(["gelu", "silu", "swiglu"])
     'gelu, silu and swiglu'
     """
@@ -206,7 +212,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Seconds in words, in two digits at most.
+
     >>> duration(40), duration(125), duration(9000)
     ('40 seconds', '2 minutes', '2.5 hours')
     """
