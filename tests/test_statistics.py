@@ -318,14 +318,17 @@ def test_an_inconclusive_verdict_says_what_it_could_have_seen_and_what_more_cost
     words = str(verdict(analysis))
     assert not contrast.found
     assert f"it could have seen {contrast.detectable:.{analysis.decimals}f}" in words
-    assert f"{contrast.more_seeds} more seeds would show it and take about" in words
+    assert f"{contrast.more_seeds} more seeds would take about" in words
     seconds = sum(arm.seconds_per_run for arm in analysis.arms)
     expected = (contrast.more_seeds or 0) * seconds + 2 * 6.5
     assert contrast.more_seconds == pytest.approx(expected)
 
 
 def test_a_smoke_test_draws_no_conclusion():
-    words = verdict(analyze(synthetic.comparison(protocol="smoke test")))
+    analysis = analyze(synthetic.comparison(protocol="smoke test"))
+    words = verdict(analysis)
+    assert not any(contrast.found for contrast in analysis.contrasts)
+    assert not analysis.told_apart
     assert words.headline == "Smoke test: no conclusion is drawn."
     assert words.order == ""
     assert "p =" not in str(words)

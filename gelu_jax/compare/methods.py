@@ -49,7 +49,7 @@ def _compared(analysis: Analysis) -> Iterator[str]:
         f"p-values are those of the exact two-sided sign-flip test, after Holm over "
         f"{counted(others, 'contrast')}, at level {ALPHA}; the order among the other arms has a "
         f"Holm of its own. Detectable differences are those found with 80 % power at level "
-        f"{ALPHA}/{others}."
+        f"{ALPHA}/{others}. All of this holds for a number of seeds that was fixed beforehand."
     )
     gains = [f"{c.pairing_gain:.1f} ({c.arm})" for c in analysis.contrasts if c.pairing_gain < 1e6]
     if gains:

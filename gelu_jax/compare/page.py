@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -77,7 +77,9 @@ def _shown(analysis: Analysis) -> list[str]:
     present = {
         "has-contrasts": any(contrast.seeds for contrast in analysis.contrasts),
         "has-rates": any(len(arm.rates) > 1 for arm in analysis.arms),
-        "has-health": any(run.health for run in analysis.comparison.runs),
+        "has-health": any(
+            _health_data(analysis.comparison.runs_of(arm.arm.name)) for arm in analysis.arms
+        ),
         "has-literature": literature_table(analysis) is not None,
         "has-arms": len(analysis.arms) > 1,
     }
@@ -178,7 +180,7 @@ def _arm_data(analysis: Analysis, index: int) -> dict[str, Any]:
     }
 
 
-def _measure_data(runs: Sequence[Run], curve: Any) -> dict[str, Any]:
+def _measure_data(runs: Sequence[Run], curve: Callable[[Run], CurvePoints]) -> dict[str, Any]:
     middle = band([curve(run) for run in runs if run.status == "finished"])
     return {
         "band": middle
@@ -220,7 +222,7 @@ def _layer(run: Run, name: str, layer: int) -> CurvePoints:
     return CurvePoints(run.eval_steps, run.seconds, values)
 
 
-def _numbers(values: Any) -> list[float | None]:
+def _numbers(values: Iterable[float]) -> list[float | None]:
     return [_number(value) for value in values]
 
 

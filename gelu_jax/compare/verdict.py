@@ -131,8 +131,9 @@ def _more(contrast: Contrast) -> str:
         return "a difference this small would need more than 100 seeds"
     seeds = counted(contrast.more_seeds, "more seed")
     if not math.isfinite(contrast.more_seconds):
-        return f"if it is real, {seeds} would show it"
-    return f"if it is real, {seeds} would show it and take about {duration(contrast.more_seconds)}"
+        return f"{seeds} would show it with 80 % power, if it is real"
+    time = duration(contrast.more_seconds)
+    return f"{seeds} would take about {time} and show it with 80 % power, if it is real"
 
 
 def _order(analysis: Analysis) -> str:
@@ -212,13 +213,13 @@ def listed(names: Sequence[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words, in two digits at most.
+    """Seconds in words.
 
     >>> duration(40), duration(125), duration(9000)
     ('40 seconds', '2 minutes', '2.5 hours')
     """
-    for size, unit in ((3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            amount = f"{seconds / size:.0f}" if unit == "minute" else f"{seconds / size:.2g}"
-            return f"{amount} {unit}{'s' * (amount != '1')}"
-    return f"{max(1, round(seconds))} second{'s' * (round(seconds) > 1)}"
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} hours"
+    if seconds >= 90:
+        return f"{seconds / 60:.0f} minutes"
+    return counted(max(1, round(seconds)), "second")
