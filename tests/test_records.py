@@ -58,7 +58,12 @@ def test_a_comparison_is_read_back_equal(tmp_path: Path):
 @given(losses=st.lists(ANY_FLOAT, min_size=2, max_size=2), seed=st.integers(0, 2**63 - 1))
 def test_every_float_survives_strict_json(tmp_path_factory, losses: list[float], seed: int):
     directory = tmp_path_factory.mktemp("results")
-    run = small_run(seed=seed, validation_loss=tuple(losses), health={"x": ((losses[0],), ())})
+    run = small_run(
+        seed=seed,
+        status="diverged",
+        validation_loss=tuple(losses),
+        health={"x": ((losses[0],), ())},
+    )
     write_results(small(run), directory)
     strict_json(directory / "results.json")
     (back,) = read_results(directory).runs
@@ -73,6 +78,7 @@ def test_not_a_number_in_the_config_is_written_as_a_word(tmp_path: Path):
 
 
 def test_the_committed_schema_is_the_one_of_the_records():
+    """After a change: SCHEMA.write_text(json.dumps(json_schema(), indent=2) + "\\n")."""
     assert json.loads(SCHEMA.read_text()) == json_schema()
 
 
@@ -128,6 +134,22 @@ def test_a_truncated_file_is_reported(tmp_path: Path):
 def test_curves_of_unequal_length_are_refused(changes: dict[str, object], message: str):
     with pytest.raises(ConfigError, match=rf"runs\.relu\.seed 0\.{message} .*has \d values for 2"):
         small_run(**changes)
+
+
+@pytest.mark.parametrize("end", [math.nan, math.inf])
+def test_a_run_without_a_finite_end_has_not_finished(end: float):
+    with pytest.raises(ConfigError, match=r"seed 0\.status = 'finished': .* diverged"):
+        small_run(validation_loss=(5.0, end))
+    with pytest.raises(ConfigError, match="finite validation loss"):
+        small_run(validation_loss=(), eval_steps=(), seconds=())
+
+
+@pytest.mark.parametrize("steps", [(2, 2), (2, 1)])
+def test_steps_rise(steps: tuple[int, int]):
+    with pytest.raises(ConfigError, match=r"train_steps .* steps rise"):
+        small_run(train_steps=steps)
+    with pytest.raises(ConfigError, match=r"eval_steps .* steps rise"):
+        small_run(eval_steps=steps)
 
 
 def test_wrong_arms_and_runs_are_refused():

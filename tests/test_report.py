@@ -17,7 +17,14 @@ from gelu_jax.compare.methods import methods
 from gelu_jax.compare.page import page
 from gelu_jax.compare.records import Arm, Comparison
 from gelu_jax.compare.report import write_report
-from gelu_jax.compare.tables import Table, difference_table, literature_table, results_table
+from gelu_jax.compare.tables import (
+    Table,
+    contrasts_table,
+    difference_table,
+    literature_table,
+    rates_table,
+    results_table,
+)
 
 FULL = synthetic.comparison()
 ALONE = synthetic.comparison(("relu",), 1, ())
@@ -226,6 +233,29 @@ def test_difference_table_shows_the_first_arms_value():
     assert ("hidden width", "256", "256", "176") in table.rows
 
 
+def test_contrasts_table_has_what_the_design_can_see():
+    analysis = analyze(FULL)
+    table = contrasts_table(analysis)
+    swiglu, contrast = dict(zip(table.header, table.rows[1], strict=True)), analysis.contrasts[1]
+    assert swiglu["arm"] == "swiglu"
+    assert swiglu["pairs"] == "8"
+    assert float(swiglu["smallest detectable"]) == pytest.approx(contrast.detectable, abs=1e-4)
+    flops = contrast.speed_up * 1.53 / 1.56
+    assert swiglu["speed-up in FLOPs"] == f"{flops:.2f} ×"
+    assert float(swiglu["speed-up in seconds"].split()[0]) < flops
+    assert contrasts_table(analyze(ALONE)).rows == ()
+
+
+def test_rates_table_has_the_search():
+    table = rates_table(analyze(FULL))
+    assert table.header == ("arm", "0.001", "0.003", "0.01", "chosen", "sensitivity")
+    relu = dict(zip(table.header, table.rows[0], strict=True))
+    assert relu["chosen"] == "0.003"
+    low, best, high = (float(relu[rate]) for rate in ("0.001", "0.003", "0.01"))
+    excess = (low + best + high) / 3 - best
+    assert float(relu["sensitivity"]) == pytest.approx(excess, abs=2e-4)
+
+
 def test_literature_table_has_the_published_gaps():
     table = literature_table(analyze(FULL))
     assert table is not None
@@ -244,7 +274,7 @@ def test_methods_say_what_was_done():
     for part in (
         "3 arms (relu, gelu and swiglu)", "8 seeds (100–107)", "2,000 steps of 2,048 tokens",
         "best of 0.001, 0.003 and 0.01", "2 seeds (0, 1, none of them reported)", "sign-flip test",
-        "Holm over 2 contrasts", "at most 1.7 %", "Optimizer: name adamw, weight decay 0.1",
+        "Holm over 2 contrasts", "at most 1.7 %", "Optimizer: name adamw, weight_decay 0.1",
     ):  # fmt: skip
         assert part in text
     assert "Holm" not in methods(analyze(ALONE))

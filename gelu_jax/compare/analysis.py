@@ -65,6 +65,8 @@ class Contrast:
     smallest difference that so many pairs find with 80 % power at level ALPHA / contrasts;
     `more_seeds` would find the observed difference were it real (None: more than 100);
     `speed_up` is how many times sooner the first arm's median final loss is reached.
+    A difference is `found` at p_adjusted ≤ ALPHA, but never in a smoke test, nor where a run of
+    either arm `diverged`.
     """
 
     arm: str
@@ -82,11 +84,7 @@ class Contrast:
     speed_up: float
     speed_up_interval: tuple[float, float] | None
     diverged: bool
-
-    @property
-    def found(self) -> bool:
-        """Whether a difference was found; never where a run of either arm diverged."""
-        return self.p_adjusted <= ALPHA and not self.diverged
+    found: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,8 +116,13 @@ def analyze(comparison: Comparison) -> Analysis:
     alpha = ALPHA / max(1, len(arms) - 1)
     raw = [_contrast(comparison, arms, arm, alpha) for arm in arms[1:]]
     adjusted = holm([contrast.p_value for contrast in raw])
-    contrasts = tuple(replace(c, p_adjusted=p) for c, p in zip(raw, adjusted, strict=True))
-    return Analysis(comparison, arms, contrasts, _told_apart(arms, contrasts))
+    full = comparison.protocol == "full"
+    contrasts = tuple(
+        replace(c, p_adjusted=p, found=full and p <= ALPHA and not c.diverged)
+        for c, p in zip(raw, adjusted, strict=True)
+    )
+    apart = _told_apart(arms, contrasts) if full else frozenset[tuple[str, str]]()
+    return Analysis(comparison, arms, contrasts, apart)
 
 
 def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:

@@ -32,7 +32,7 @@ _STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "legend.frameon": False, "legend.fontsize": 8, "savefig.dpi": 300,
-    "text.parse_math": False, "svg.hashsalt": "gelu_jax", "svg.fonttype": "none",
+    "text.parse_math": False, "svg.hashsalt": "gelu_jax",
 }  # fmt: skip
 
 

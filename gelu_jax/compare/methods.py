@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gelu_jax.compare.analysis import ALPHA, Analysis
-from gelu_jax.compare.verdict import listed
+from gelu_jax.compare.verdict import counted, listed
 
 
 def methods(analysis: Analysis) -> str:
@@ -20,12 +20,12 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
     names = [arm.arm.name for arm in analysis.arms]
     arms = "One arm" if len(names) == 1 else f"{len(names)} arms"
     yield (
-        f"{arms} ({listed(names)}), trained from {_count(len(seeds), 'seed')} ({_ranged(seeds)}) "
+        f"{arms} ({listed(names)}), trained from {counted(len(seeds), 'seed')} ({_ranged(seeds)}) "
         f"for {steps:,} steps of {comparison.tokens_per_step:,} tokens."
     )
     yield from _described(comparison.config)
     if description := comparison.data.get("description"):
-        yield f"Data: {description.rstrip('.')}."
+        yield f"Source of the data: {description.rstrip('.')}."
     if analysis.contrasts:
         yield from _compared(analysis)
 
@@ -47,9 +47,9 @@ def _compared(analysis: Analysis) -> Iterator[str]:
     others = len(analysis.contrasts)
     yield (
         f"p-values are those of the exact two-sided sign-flip test, after Holm over "
-        f"{_count(others, 'contrast')}, at level {ALPHA}; the order among the other arms has a "
+        f"{counted(others, 'contrast')}, at level {ALPHA}; the order among the other arms has a "
         f"Holm of its own. Detectable differences are those found with 80 % power at level "
-        f"{ALPHA}/{others}."
+        f"{ALPHA}/{others}. All of this holds for a number of seeds that was fixed beforehand."
     )
     gains = [f"{c.pairing_gain:.1f} ({c.arm})" for c in analysis.contrasts if c.pairing_gain < 1e6]
     if gains:
@@ -68,7 +68,7 @@ def _tuned(analysis: Analysis) -> Iterator[str]:
     others = ", none of them reported" if apart else ", some of them reported too"
     yield (
         f"Each arm's learning rate is the best of {listed(rates)} by mean final "
-        f"{comparison.metric} over {_count(len(seeds), 'seed')} ({_ranged(seeds)}{others})."
+        f"{comparison.metric} over {counted(len(seeds), 'seed')} ({_ranged(seeds)}{others})."
     )
 
 
@@ -77,7 +77,7 @@ def _described(config: Mapping[str, Any]) -> Iterator[str]:
     loose = {key: value for key, value in config.items() if _is_plain(value)}
     sections = {key: value for key, value in config.items() if isinstance(value, Mapping)}
     for title, section in {**sections, "Further settings": loose}.items():
-        fields = [f"{k.replace('_', ' ')} {_shown(v)}" for k, v in section.items() if _is_plain(v)]
+        fields = [f"{k} {_shown(v)}" for k, v in section.items() if _is_plain(v)]
         if fields:
             yield f"{title.replace('_', ' ').capitalize()}: {', '.join(fields)}."
 
@@ -90,16 +90,9 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _count(number: int, noun: str) -> str:
-    """
-    >>> _count(1, "seed"), _count(8, "seed")
-    ('1 seed', '8 seeds')
-    """
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
 def _ranged(seeds: Sequence[int]) -> str:
-    """
+    """Seeds as a range where they are one.
+
     >>> _ranged([0, 1, 2]), _ranged([3, 7])
     ('0–2', '3, 7')
     """

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -18,10 +18,17 @@ from gelu_jax.compare.curves import (
     training_curve,
     validation_curve,
 )
+from gelu_jax.compare.literature import ANCHORS
 from gelu_jax.compare.methods import methods
-from gelu_jax.compare.records import Run
-from gelu_jax.compare.tables import difference_table, literature_table, results_table
-from gelu_jax.compare.verdict import Verdict, verdict
+from gelu_jax.compare.records import Comparison, Run
+from gelu_jax.compare.tables import (
+    contrasts_table,
+    difference_table,
+    literature_table,
+    rates_table,
+    results_table,
+)
+from gelu_jax.compare.verdict import Verdict, counted, verdict
 
 MEASURES = {
     "validation": ("Validation loss", validation_curve),
@@ -36,19 +43,22 @@ def page(analysis: Analysis) -> str:
     table, gaps = results_table(analysis), literature_table(analysis)
     return Template(_asset("report.html")).substitute(
         title=escape(comparison.name),
-        kicker=escape(f"{comparison.name} · {comparison.protocol}"),
+        kicker=escape(_kicker(comparison)),
         description=escape(comparison.description),
         verdict=_verdict(words),
         measures=_measures(analysis),
         arms=_arm_toggles(analysis),
         results=table.html(),
+        contrasts=contrasts_table(analysis).html(),
+        rates=rates_table(analysis).html(),
         literature=gaps.html() if gaps else "",
+        settings=escape(" ".join(f"{a.source}: {a.setting}." for a in ANCHORS)),
         differences=difference_table(analysis).html(),
         methods=escape(methods(analysis)),
         markdown=escape(table.markdown()),
         latex=escape(table.latex()),
         config=escape(json.dumps(comparison.config, indent=2, default=str, ensure_ascii=False)),
-        environment=_facts(comparison.environment) + _facts(comparison.data),
+        environment=_facts(comparison.environment, "") + _facts(comparison.data, "data "),
         command=escape(comparison.command),
         shown=" ".join(_shown(analysis)),
         style=_asset("report.css"),
@@ -67,7 +77,9 @@ def _shown(analysis: Analysis) -> list[str]:
     present = {
         "has-contrasts": any(contrast.seeds for contrast in analysis.contrasts),
         "has-rates": any(len(arm.rates) > 1 for arm in analysis.arms),
-        "has-health": any(run.health for run in analysis.comparison.runs),
+        "has-health": any(
+            _health_data(analysis.comparison.runs_of(arm.arm.name)) for arm in analysis.arms
+        ),
         "has-literature": literature_table(analysis) is not None,
         "has-arms": len(analysis.arms) > 1,
     }
@@ -75,12 +87,26 @@ def _shown(analysis: Analysis) -> list[str]:
 
 
 def _verdict(words: Verdict) -> str:
-    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in words.sentences)
+    sentences = "".join(f"<li>{_led(sentence)}</li>" for sentence in words.sentences)
     notes = "".join(f"<li>{escape(note)}</li>" for note in words.notes)
     parts = [f"<h1>{escape(words.headline)}</h1>", f'<ul class="sentences">{sentences}</ul>']
     parts += [f'<p class="order">{escape(words.order)}</p>'] if words.order else []
     parts += [f'<ul class="notes">{notes}</ul>'] if words.notes else []
     return "\n".join(parts)
+
+
+def _led(sentence: str) -> str:
+    """A sentence whose leading name, up to ": ", is set in bold."""
+    name, colon, rest = sentence.partition(": ")
+    return f"<b>{escape(name)}</b>&ensp;{escape(rest)}" if colon else escape(sentence)
+
+
+def _kicker(comparison: Comparison) -> str:
+    protocol = "full protocol" if comparison.protocol == "full" else comparison.protocol
+    seeds = len({run.seed for run in comparison.runs if run.purpose == "report"})
+    arms = len(comparison.arms)
+    size = f"{counted(arms, 'arm')} × {counted(seeds, 'seed')}"
+    return f"{comparison.name} · {protocol} · {size}"
 
 
 def _measures(analysis: Analysis) -> str:
@@ -102,8 +128,10 @@ def _arm_toggles(analysis: Analysis) -> str:
     )
 
 
-def _facts(facts: Mapping[str, str]) -> str:
-    return "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items())
+def _facts(facts: Mapping[str, str], prefix: str) -> str:
+    return "".join(
+        f"<dt>{escape(prefix + key)}</dt><dd>{escape(value)}</dd>" for key, value in facts.items()
+    )
 
 
 def _script_json(data: object) -> str:
@@ -152,7 +180,7 @@ def _arm_data(analysis: Analysis, index: int) -> dict[str, Any]:
     }
 
 
-def _measure_data(runs: Sequence[Run], curve: Any) -> dict[str, Any]:
+def _measure_data(runs: Sequence[Run], curve: Callable[[Run], CurvePoints]) -> dict[str, Any]:
     middle = band([curve(run) for run in runs if run.status == "finished"])
     return {
         "band": middle
@@ -194,7 +222,7 @@ def _layer(run: Run, name: str, layer: int) -> CurvePoints:
     return CurvePoints(run.eval_steps, run.seconds, values)
 
 
-def _numbers(values: Any) -> list[float | None]:
+def _numbers(values: Iterable[float]) -> list[float | None]:
     return [_number(value) for value in values]
 
 

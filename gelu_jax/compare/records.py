@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -50,7 +51,8 @@ class Run:
     `train_loss` is the mean over the steps since the previous point of `train_steps`; at each of
     `eval_steps` stand the validation loss (and accuracy, or nothing), the `seconds` of training up
     to there without compilation, and `health`: name → per evaluation → per layer.
-    Raises `ConfigError` where the lengths of the curves disagree.
+    A run that finished has a finite validation loss at its end; one that has not is "diverged".
+    Raises `ConfigError` where the lengths of the curves disagree or steps do not rise.
     """
 
     arm: str
@@ -129,6 +131,12 @@ def _curve_problems(run: Run) -> Iterator[Problem]:
         if len(curve) != len(run.eval_steps):
             reason = f"has {len(curve)} values for {len(run.eval_steps)} eval_steps"
             yield Problem(f"{name}.{key}", curve, reason)
+    for key, steps in (("train_steps", run.train_steps), ("eval_steps", run.eval_steps)):
+        if any(after <= before for before, after in pairwise(steps)):
+            yield Problem(f"{name}.{key}", steps, "steps rise from point to point")
+    if run.status == "finished" and not math.isfinite(run.final_loss):
+        reason = "a finished run ends at a finite validation loss; this one is diverged"
+        yield Problem(f"{name}.status", run.status, reason)
 
 
 def _comparison_problems(comparison: Comparison) -> Iterator[Problem]:

@@ -99,11 +99,54 @@ def _contrast_cells(analysis: Analysis, contrast: Contrast | None) -> list[str]:
 def _speed_up(contrast: Contrast) -> str:
     if math.isnan(contrast.speed_up):
         return "–"
-    value = "missed" if contrast.speed_up == 0 else f"{contrast.speed_up:.2f} ×"
+    value = "missed" if contrast.speed_up == 0 else _times(contrast.speed_up)
     if contrast.speed_up_interval is None:
         return value
     low, high = ("missed" if b == 0 else f"{b:.2f}" for b in contrast.speed_up_interval)
     return value if low == high == "missed" else f"{value}\n({low} to {high})"
+
+
+def contrasts_table(analysis: Analysis) -> Table:
+    """What the design can see, a contrast in each row, and the speed-up in other units."""
+    first = analysis.arms[0]
+    header = (
+        "arm", "pairs", "sd of differences", "smallest detectable", "variance gained by pairing",
+        "speed-up in FLOPs", "speed-up in seconds",
+    )  # fmt: skip
+    rows = [
+        (
+            contrast.arm,
+            str(len(contrast.seeds)),
+            _or_dash(contrast.sd, f".{analysis.decimals}f"),
+            _or_dash(contrast.detectable, f".{analysis.decimals}f"),
+            _times(contrast.pairing_gain),
+            _speed_up_in(contrast, first.arm.flops_per_step, arm.arm.flops_per_step),
+            _speed_up_in(contrast, first.seconds_per_step, arm.seconds_per_step),
+        )
+        for contrast, arm in zip(analysis.contrasts, analysis.arms[1:], strict=True)
+    ]
+    return Table(header, tuple(rows))
+
+
+def _speed_up_in(contrast: Contrast, first: float, arm: float) -> str:
+    """The speed-up in a unit of which a step of each arm costs so much."""
+    return _times(contrast.speed_up * first / arm) if arm else "–"
+
+
+def rates_table(analysis: Analysis) -> Table:
+    """The search of the learning rate: mean final loss at each rate, and the sensitivity to it."""
+    rates = sorted({rate for arm in analysis.arms for rate in arm.rates})
+    decimals = f".{analysis.decimals}f"
+    rows = [
+        (
+            arm.arm.name,
+            *(_or_dash(arm.rates.get(rate, math.nan), decimals) for rate in rates),
+            _or_dash(arm.learning_rate, "g"),
+            _or_dash(arm.sensitivity, decimals),
+        )
+        for arm in analysis.arms
+    ]
+    return Table(("arm", *(f"{rate:g}" for rate in rates), "chosen", "sensitivity"), tuple(rows))
 
 
 def difference_table(analysis: Analysis) -> Table:
@@ -115,7 +158,7 @@ def difference_table(analysis: Analysis) -> Table:
         changed = (_shown(arm.difference.get(field, "·")) for arm in others)
         rows.append((field, _shown(start), *changed))
     rows.append(("hidden width", *(f"{arm.d_ff:,}" if arm.d_ff else "–" for arm in arms)))
-    rows.append(("FLOPs per step", *(f"{arm.flops_per_step:.3g}" for arm in arms)))
+    rows.append(("FLOPs per step", *(f"{arm.flops_per_step:,.0f}" for arm in arms)))
     return Table(("field", *(arm.name for arm in arms)), tuple(rows))
 
 
@@ -147,6 +190,10 @@ def literature_table(analysis: Analysis) -> Table | None:
 def _gap(losses: Mapping[str, float], arm: str, first: str) -> str:
 
     return signed(losses[arm] - losses[first], 3) if arm in losses else "–"
+
+
+def _times(factor: float) -> str:
+    return f"{factor:.2f} ×" if math.isfinite(factor) and factor > 0 else "–"
 
 
 def _or_dash(value: float, form: str) -> str:

@@ -48,16 +48,19 @@ def _contrast_headline(analysis: Analysis, first: str) -> str:
     contrasts, metric = analysis.contrasts, analysis.comparison.metric
     lower = [c.arm for c in contrasts if c.found and c.mean < 0]
     higher = [c.arm for c in contrasts if c.found and c.mean > 0]
-    unclear = [c.arm for c in contrasts if not c.found]
-    if not lower and not higher:
-        return f"Inconclusive: {listed(unclear)} cannot be told apart from {first}."
+    diverged = [c.arm for c in contrasts if c.diverged]
+    unclear = [c.arm for c in contrasts if not c.found and not c.diverged]
     parts = [
         f"{listed(names)} {'ends' if len(names) == 1 else 'end'} at a {word} {metric} than {first}"
         for names, word in ((lower, "lower"), (higher, "higher"))
         if names
     ]
     if unclear:
-        parts.append(f"{listed(unclear)} cannot be told apart from {first}")
+        lead = "" if parts else "Inconclusive: "
+        parts.append(f"{lead}{listed(unclear)} cannot be told apart from {first}")
+    if diverged:
+        lead = "no" if parts else "No"
+        parts.append(f"{lead} conclusion on {listed(diverged)} against {first}: a run diverged")
     return "; ".join(parts) + "."
 
 
@@ -71,8 +74,10 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
 
 
 def _alone(arm: ArmSummary) -> Iterator[str]:
-    seeds = f"{len(arm.losses)} seeds" if len(arm.losses) > 1 else "one seed"
-    yield f"One arm, {seeds}: nothing is compared, so there are no differences to test."
+    yield (
+        f"One arm, {counted(len(arm.losses), 'seed')}; "
+        f"nothing is compared, so there are no differences to test."
+    )
 
 
 def _sentence(analysis: Analysis, contrast: Contrast) -> str:
@@ -82,10 +87,11 @@ def _sentence(analysis: Analysis, contrast: Contrast) -> str:
     size = f"{abs(contrast.mean):.{analysis.decimals}f}"
     side = "lower" if contrast.mean < 0 else "higher"
     gap = f"{contrast.arm}: {size} {unit} {side} than {first}"
-    pairs = f"{len(contrast.seeds)} pair{'s' * (len(contrast.seeds) > 1)} of seeds"
+    pairs = f"{counted(len(contrast.seeds), 'pair')} of seeds"
     if analysis.comparison.protocol == "smoke test":
         return f"{gap} over {pairs}."
-    return f"{gap} ({_evidence(analysis, contrast)}{pairs}). {_conclusion(analysis, contrast)}"
+    evidence = f"{gap} ({_evidence(analysis, contrast)}{pairs})."
+    return f"{evidence} {_conclusion(analysis, contrast)}".rstrip()
 
 
 def _evidence(analysis: Analysis, contrast: Contrast) -> str:
@@ -109,8 +115,8 @@ def _conclusion(analysis: Analysis, contrast: Contrast) -> str:
 def _sooner(analysis: Analysis, contrast: Contrast) -> str:
     first = analysis.arms[0].arm.name
     if contrast.mean > 0 or not math.isfinite(contrast.speed_up) or contrast.speed_up == 0:
-        return "Found."
-    return f"Found; it reaches the median final loss of {first} {contrast.speed_up:.2f} × sooner."
+        return ""
+    return f"It reaches the median final loss of {first} {contrast.speed_up:.2f} × sooner."
 
 
 def _could_have_seen(analysis: Analysis, contrast: Contrast) -> str:
@@ -123,10 +129,11 @@ def _could_have_seen(analysis: Analysis, contrast: Contrast) -> str:
 def _more(contrast: Contrast) -> str:
     if contrast.more_seeds is None:
         return "a difference this small would need more than 100 seeds"
-    seeds = f"{contrast.more_seeds} more seed{'s' * (contrast.more_seeds > 1)}"
+    seeds = counted(contrast.more_seeds, "more seed")
     if not math.isfinite(contrast.more_seconds):
-        return f"if it is real, {seeds} would show it"
-    return f"if it is real, {seeds} would show it and take about {duration(contrast.more_seconds)}"
+        return f"{seeds} would show it with 80 % power, if it is real"
+    time = duration(contrast.more_seconds)
+    return f"{seeds} would take about {time} and show it with 80 % power, if it is real"
 
 
 def _order(analysis: Analysis) -> str:
@@ -178,15 +185,26 @@ def _level(analysis: Analysis, arm: ArmSummary) -> str:
 
 
 def signed(value: float, decimals: int) -> str:
-    """
+    """A number with its sign, the minus as in print.
+
     >>> signed(-0.0425, 3), signed(0.1, 2)
     ('−0.043', '+0.10')
     """
     return f"{value:+.{decimals}f}".replace("-", "−")
 
 
-def listed(names: Sequence[str]) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "seed"), counted(8, "seed")
+    ('1 seed', '8 seeds')
     """
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as a sentence lists them.
+
     >>> listed(["gelu", "silu", "swiglu"])
     'gelu, silu and swiglu'
     """
@@ -195,12 +213,13 @@ def listed(names: Sequence[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """
+    """Seconds in words.
+
     >>> duration(40), duration(125), duration(9000)
     ('40 seconds', '2 minutes', '2.5 hours')
     """
-    for size, unit in ((3600, "hour"), (60, "minute")):
-        if seconds >= size:
-            amount = f"{seconds / size:.0f}" if unit == "minute" else f"{seconds / size:.2g}"
-            return f"{amount} {unit}{'s' * (amount != '1')}"
-    return f"{max(1, round(seconds))} second{'s' * (round(seconds) > 1)}"
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} hours"
+    if seconds >= 90:
+        return f"{seconds / 60:.0f} minutes"
+    return counted(max(1, round(seconds)), "second")

@@ -47,7 +47,7 @@ function layout(xaxis, yaxis, more = {}) {
     plot_bgcolor: css("--paper"),
     hoverlabel: { bgcolor: css("--panel"), bordercolor: css("--line"), font: { color: css("--ink") } },
     modebar: { bgcolor: "transparent", color: css("--soft"), activecolor: css("--ink") },
-    margin: { l: 8, r: 12, t: 28, b: 8 },
+    margin: { l: 8, r: 20, t: 28, b: 8 },
     // a finger that scrolls the page must not zoom the plot
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
     ...more,
@@ -55,10 +55,13 @@ function layout(xaxis, yaxis, more = {}) {
 }
 
 const AXES = {
-  steps: { title: "training step", of: (curve) => curve.steps },
-  tokens: { title: "tokens", of: (curve) => curve.steps.map((s) => s * data.tokensPerStep) },
-  flops: { title: "training FLOPs", of: (curve, arm) => curve.steps.map((s) => s * arm.flopsPerStep) },
-  seconds: { title: "seconds of training", of: (curve) => curve.seconds },
+  steps: { title: "training step", format: ",d", of: (curve) => curve.steps },
+  tokens: { title: "tokens", format: ".4~s", of: (curve) => curve.steps.map((s) => s * data.tokensPerStep) },
+  flops: {
+    title: "training FLOPs", format: ".4~s",
+    of: (curve, arm) => curve.steps.map((s) => s * arm.flopsPerStep),
+  },
+  seconds: { title: "seconds of training", format: ".1f", of: (curve) => curve.seconds },
 };
 const MEASURES = {
   validation: `${data.metric} (${data.unit})`,
@@ -73,7 +76,7 @@ function curveTraces(index, measure, along, seeds) {
   for (const run of seeds && (runs.length > 1 || !band) ? runs : []) {
     traces.push({
       x: along.of(run, arm), y: run.values, mode: "lines", hoverinfo: "skip",
-      line: { color: faded(index, 0.35), width: 1, dash: run.status === "finished" ? dash(index) : "dot" },
+      line: { color: faded(index, 0.3), width: 1, dash: run.status === "finished" ? dash(index) : "dot" },
     });
   }
   if (!band) return traces;
@@ -82,7 +85,7 @@ function curveTraces(index, measure, along, seeds) {
     const edge = (sign) => band.mean.map((y, i) => y + sign * band.sd[i]);
     const line = { width: 0 };
     traces.push({ x, y: edge(-1), mode: "lines", line, hoverinfo: "skip" });
-    traces.push({ x, y: edge(1), mode: "lines", line, hoverinfo: "skip", fill: "tonexty", fillcolor: faded(index, 0.15) });
+    traces.push({ x, y: edge(1), mode: "lines", line, hoverinfo: "skip", fill: "tonexty", fillcolor: faded(index, 0.12) });
   }
   traces.push({
     x, y: band.mean, mode: "lines", name: plain(arm.name),
@@ -113,7 +116,7 @@ function drawCurves() {
   const measure = chosen("measure"), along = AXES[chosen("axis")], arms = shownArms();
   const range = chosen("view") === "close" ? closeRange(arms, measure) : undefined;
   const usable = range && (!checked("logy") || range[0] > 0);
-  const xaxis = axis(along.title, { type: checked("logx") ? "log" : "linear", hoverformat: ".4~s" });
+  const xaxis = axis(along.title, { type: checked("logx") ? "log" : "linear", hoverformat: along.format });
   const yaxis = axis(MEASURES[measure], { type: checked("logy") ? "log" : "linear" });
   if (usable) yaxis.range = checked("logy") ? range.map(Math.log10) : range;
   const traces = arms.flatMap((index) => curveTraces(index, measure, along, checked("seeds")));
@@ -160,7 +163,7 @@ function drawRates() {
       { x: kept.map((t) => t[0]), y: kept.map((t) => (diverged(t) ? top : t[1])), mode: "markers",
         text: kept.map((t) => `seed ${t[2]}${diverged(t) ? ", diverged" : ""}`),
         marker: { color: faded(index, 0.45), size: kept.map((t) => (diverged(t) ? 10 : 6)),
-          symbol: kept.map((t) => (diverged(t) ? "x" : "circle")) },
+          symbol: kept.map((t) => (diverged(t) ? "x" : "circle")), line: { width: 0 } },
         hovertemplate: `${plain(name)} at %{x}, %{text}: %{y:.${data.decimals}f}<extra></extra>` },
       { x: line.map((r) => r[0]), y: line.map((r) => r[1]), mode: "lines+markers",
         line: { color: colour(index), width: 2.5, dash: dash(index) }, marker: { size: 7 },
@@ -171,7 +174,7 @@ function drawRates() {
   });
   const tickvals = [...new Set(data.arms.flatMap((arm) => arm.tried.map((t) => t[0])))];
   const xaxis = axis("learning rate", { type: "log", tickvals, ticktext: tickvals.map(String) });
-  const yaxis = axis(`final ${data.metric} (${data.unit})`);
+  const yaxis = axis(`final loss (${data.unit})`);
   Plotly.react("rates-plot", traces, layout(xaxis, yaxis, { hovermode: "closest" }), config);
 }
 
@@ -190,8 +193,8 @@ function drawHealth() {
       };
     });
     const more = { hovermode: "x unified", title: { text: plain(name), font: { size: 14 }, x: 0, xanchor: "left" } };
-    more.margin = { l: 8, r: 12, t: 44, b: 8 };
-    const xaxis = axis("training step", { range: fromZero(traces) });
+    more.margin = { l: 8, r: 20, t: 44, b: 8 };
+    const xaxis = axis("training step", { range: fromZero(traces), hoverformat: ",d" });
     Plotly.react(`health-${at}`, traces, layout(xaxis, axis(""), more), config);
   });
 }
