@@ -9,10 +9,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
+from gelu_jax.nn.decoding import generate
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import load_data
 from gelu_jax.training.run import TrainConfig, Trainer
-from gelu_jax.training.sampling import generate
 
 steps = sys.argv[1] if len(sys.argv) > 1 else "300"
 path = Path(__file__).parent.parent / "configs" / "byte_lm.yaml"
@@ -28,5 +28,5 @@ for state, point in trainer.fit(seed=0, learning_rate=config.optimizer.learning_
         print(f"step {point.step:4d}  validation loss {point.validation_loss:.3f} nats per byte")
 
 prompt = b"def "
-tokens = generate(state.model, jnp.asarray([list(prompt)]), jax.random.key(0), length=120)
+tokens = generate(state.model, jnp.asarray([list(prompt)]), 120, key=jax.random.key(0))
 print((prompt + bytes(tokens[0].tolist())).decode(errors="replace"))

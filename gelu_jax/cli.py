@@ -7,6 +7,7 @@ Ctrl-C, to be continued by the same command.
 import sys
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,10 +25,10 @@ from gelu_jax.compare.report import write_report
 from gelu_jax.compare.runs import load_model
 from gelu_jax.compare.verdict import verdict
 from gelu_jax.errors import ConfigError, Problem, check, nearest
+from gelu_jax.nn.decoding import generate
 from gelu_jax.nn.transformer import Transformer
 from gelu_jax.training.config import read_config
 from gelu_jax.training.run import TrainConfig
-from gelu_jax.training.sampling import generate
 
 ConfigFile = Annotated[Path, tyro.conf.Positional]
 Overrides = Annotated[tuple[str, ...], tyro.conf.Positional]
@@ -131,7 +132,7 @@ def generate_command(
         run: the directory of a run or comparison, such as runs/byte_lm.
         prompt: what the text begins with.
         length: how many bytes to draw.
-        temperature: below 1 keeps to what is likely; 0 always takes the likeliest byte.
+        temperature: below 1 keeps to what is likely.
         top_k: draw among so many likeliest bytes only.
         top_p: draw among the likeliest bytes that together have this probability.
         arm: which arm of a comparison; the first by default.
@@ -142,15 +143,8 @@ def generate_command(
     if not isinstance(model, Transformer):
         raise ConfigError([Problem("run", str(run), "holds a classifier, no language model")])
     tokens = jnp.asarray([list(prompt.encode())])
-    drawn = generate(
-        model,
-        tokens,
-        jax.random.key(seed),
-        length=length,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-    )
+    draw = partial(generate, temperature=temperature, top_k=top_k, top_p=top_p)
+    drawn = jax.jit(draw, static_argnums=2)(model, tokens, length, key=jax.random.key(seed))
     print(prompt + bytes(drawn[0].tolist()).decode(errors="replace"))
 
 
