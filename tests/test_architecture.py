@@ -26,11 +26,11 @@ FLOORS = {  # the longest prefix that fits counts
 }
 
 ROOMS = {  # package → the modules that may import it
-    "matplotlib": "gelu_jax.compare",
-    "plotly": "gelu_jax.compare",
+    "matplotlib": "gelu_jax.compare.figures",
+    "plotly": "gelu_jax.compare.page",
     "scipy": "gelu_jax.compare",
-    "yaml": "gelu_jax.training",
-    "pydantic": ("gelu_jax.training", "gelu_jax.compare"),
+    "yaml": "gelu_jax.training.document",
+    "pydantic": ("gelu_jax.training.config", "gelu_jax.compare"),
     "optax": "gelu_jax.training",
     "orbax": "gelu_jax.training.checkpoint",
     "sklearn": "gelu_jax.training.data",
