@@ -51,8 +51,7 @@ from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.norm import Norm, NormConfig, layer_norm, rms_norm
 from gelu_jax.nn.position import RotaryConfig, rotary
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
-
-__version__ = "0.1.0"
+from gelu_jax.version import __version__
 
 __all__ = [
     "ACTIVATIONS",
@@ -73,6 +72,7 @@ __all__ = [
     "Transformer",
     "TransformerConfig",
     "Variant",
+    "__version__",
     "activation",
     "attention",
     "branches",

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 SMALL = {
-    "compare": "run.steps=2 run.eval_every=1 run.batch_size=2 seeds=1 learning_rates=[1e-3]".split(),
-    "train": "steps=2 eval_every=1 batch_size=2".split(),
+    "compare": ["run.steps=2", "run.eval_every=1", "run.batch_size=2", "seeds=1", "learning_rates=[1e-3]"],
+    "train": ["steps=2", "eval_every=1", "batch_size=2"],
     "generate": ["--length", "4"],
 }  # fmt: skip
 
@@ -29,7 +29,9 @@ def commands():
         if words[:1] == ["gelu-jax"]:
             given = {word.partition("=")[0] for word in words}
             small = [w for w in SMALL.get(words[1], []) if w.partition("=")[0] not in given]
-            steps = ["eval_every=100" if w == "eval_every=1" and "steps" in given else w for w in small]
+            steps = [
+                "eval_every=100" if w == "eval_every=1" and "steps" in given else w for w in small
+            ]
             yield [*words[1:], *steps]
 
 

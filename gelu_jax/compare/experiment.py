@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import jax
 
-import gelu_jax
 from gelu_jax.compare import matching
 from gelu_jax.compare.records import Arm, Comparison, Run, write_results
 from gelu_jax.compare.runs import Task, Watch, perform
@@ -25,6 +24,7 @@ from gelu_jax.nn import checks
 from gelu_jax.training.config import from_dict, to_dict, write_config
 from gelu_jax.training.data import Dataset, load_data
 from gelu_jax.training.run import TrainConfig, Trainer
+from gelu_jax.version import __version__
 
 Changes = Mapping[str, Any]
 
@@ -247,7 +247,7 @@ def environment() -> dict[str, str]:
         "device": f"{device.device_kind} × {jax.device_count()}, {os.cpu_count()} CPU cores",
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "gelu_jax": gelu_jax.__version__,
+        "gelu_jax": __version__,
         **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
     }
 

@@ -24,7 +24,6 @@ from typing import Literal, cast
 import jax
 from pydantic import TypeAdapter
 
-import gelu_jax
 from gelu_jax.compare.records import Run, replace_file, write_metrics
 from gelu_jax.errors import Problem, check
 from gelu_jax.training import checkpoint
@@ -113,7 +112,7 @@ def _config(trainer: Trainer, task: Task) -> TrainConfig:
 def _code() -> list[str]:
     """The versions that decide a result: jax, and a hash of this package's own source."""
     digest = hashlib.sha256()
-    for path in sorted(Path(gelu_jax.__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return [jax.__version__, jax.default_backend(), digest.hexdigest()]
 
