@@ -122,6 +122,7 @@ def compare(config: CompareConfig, directory: Path, watch: Watch = lambda *_: No
 
     ``watch`` is called with a task as it begins, and with each of its evaluations.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     write_config(config, directory / "config.yaml")
     data = load_data(config.run.data, config.run.batch_size)
     arms = matched_arms(config, data)
