@@ -38,20 +38,14 @@ from gelu_jax.activations import (
 from gelu_jax.errors import ConfigError
 from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, attention
 from gelu_jax.nn.block import Block, BlockConfig
-from gelu_jax.nn.feed_forward import (
-    VARIANTS,
-    FeedForward,
-    FeedForwardConfig,
-    Variant,
-    branches,
-    feed_forward,
-    matched_width,
-)
+from gelu_jax.nn.cost import cost, llama_width, matched_width
+from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig, feed_forward
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.norm import Norm, NormConfig, layer_norm, rms_norm
 from gelu_jax.nn.position import RotaryConfig, rotary
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.version import __version__
+from gelu_jax.nn.variants import VARIANTS, Variant, branches
 
 __all__ = [
     "ACTIVATIONS",
@@ -77,6 +71,7 @@ __all__ = [
     "attention",
     "branches",
     "celu",
+    "cost",
     "elu",
     "feed_forward",
     "gelu",
@@ -90,6 +85,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linen",
+    "llama_width",
     "matched_width",
     "mish",
     "prelu",
