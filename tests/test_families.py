@@ -23,9 +23,13 @@ CAUSAL = (
     "llama3_tied",
     "mistral",
     "mistral_no_window",
+    "gemma",
+    "gemma_grouped",
 )
 ENCODERS = ("bert", "bert_model")
-ALL = (*CAUSAL, *ENCODERS)
+VISION = ("vit", "vit_model")
+TOWERS = ("clip", "clip_open")
+ALL = (*CAUSAL, *ENCODERS, *VISION, *TOWERS)
 
 
 @cache
@@ -43,6 +47,11 @@ def inputs(name, *fields):
     """Inputs of a case by name; masks are boolean."""
     arrays = (jnp.asarray(golden(name)[field]) for field in fields)
     return [a == 1 if f == "mask" else a for f, a in zip(fields, arrays, strict=True)]
+
+
+def images(name):
+    """The pixels with their channels last."""
+    return jnp.moveaxis(inputs(name, "pixels")[0], 1, -1)
 
 
 def close(name, field, ours, mask=None):
@@ -84,6 +93,39 @@ def test_encoders(name):
     close(name, "hidden", hidden, mask)
     for field, value in tops.items():
         close(name, field, value, mask if field == "masked_logits" else None)
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_vision_encoders(name):
+    """Hidden states and the top, from images with the channels last."""
+
+    @jax.jit
+    def compute(model, images):
+        hidden = model(images)
+        return hidden, (model.pool if model.pooler else model.logits)(hidden)
+
+    hidden, top = compute(loaded(name), images(name))
+    close(name, "hidden", hidden)
+    close(name, "pooled" if "pooled" in golden(name) else "logits", top)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_two_towers(name):
+    """Each tower's hidden states and embedding, and the scores."""
+
+    @jax.jit
+    def compute(model, tokens, images):
+        return {
+            "text_hidden": model.text.hidden(tokens),
+            "image_hidden": model.vision.hidden(images),
+            "text": model.embed_texts(tokens),
+            "image": model.embed_images(images),
+            "logits": model(images, tokens),
+        }
+
+    (tokens,) = inputs(name, "tokens")
+    for field, ours in compute(loaded(name), tokens, images(name)).items():
+        close(name, field, ours)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from gelu_jax.families.bert import BERT
+from gelu_jax.families.clip import CLIP
 from gelu_jax.families.family import Family
+from gelu_jax.families.gemma import GEMMA
 from gelu_jax.families.gpt2 import GPT2
 from gelu_jax.families.llama import LLAMA
 from gelu_jax.families.mistral import MISTRAL
+from gelu_jax.families.vit import VIT
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {family.model_type: family for family in (BERT, GPT2, LLAMA, MISTRAL)}
+    {family.model_type: family for family in (BERT, CLIP, GEMMA, GPT2, LLAMA, MISTRAL, VIT)}
 )

@@ -58,6 +58,10 @@ class Settings:
         values = self._read(name, dict, "a section", _REQUIRED)
         return Settings(values, f"{self.prefix}{name}.")
 
+    def with_defaults(self, **values: object) -> "Settings":
+        """The same fields, and these where the file says nothing."""
+        return Settings(values | dict(self.values), self.prefix)
+
     def only(self, name: str, allowed: object) -> None:
         """Refuses any other value of a field whose other values are not built here."""
         value = self.values.get(name, allowed)
