@@ -11,18 +11,29 @@ from gelu_jax import linen
 from gelu_jax.activations import (
     ACTIVATIONS,
     activation,
+    celu,
     elu,
     gelu,
+    gelu_10,
     gelu_sigmoid,
     gelu_tanh,
+    hard_sigmoid,
+    hard_silu,
     identity,
+    laplace,
     leaky_relu,
+    mish,
+    prelu,
     relu,
     relu6,
     relu_squared,
+    selu,
     sigmoid,
     silu,
+    softplus,
+    sqrt_softplus,
     tanh,
+    xielu,
 )
 from gelu_jax.errors import ConfigError
 from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, attention
@@ -40,6 +51,8 @@ from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.norm import Norm, NormConfig, layer_norm, rms_norm
 from gelu_jax.nn.position import RotaryConfig, rotary
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
+
+__version__ = "0.1.0"
 
 __all__ = [
     "ACTIVATIONS",
@@ -63,22 +76,33 @@ __all__ = [
     "activation",
     "attention",
     "branches",
+    "celu",
     "elu",
     "feed_forward",
     "gelu",
+    "gelu_10",
     "gelu_sigmoid",
     "gelu_tanh",
+    "hard_sigmoid",
+    "hard_silu",
     "identity",
+    "laplace",
     "layer_norm",
     "leaky_relu",
     "linen",
     "matched_width",
+    "mish",
+    "prelu",
     "relu",
     "relu6",
     "relu_squared",
     "rms_norm",
     "rotary",
+    "selu",
     "sigmoid",
     "silu",
+    "softplus",
+    "sqrt_softplus",
     "tanh",
+    "xielu",
 ]

@@ -1,20 +1,35 @@
-"""How bad input is reported: the field, the value, and the nearest right one."""
+"""How bad input is reported: the place, the field, the value, and the nearest right one."""
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
+
+ABSENT: Final = object()
+"""The value of a problem that has none to show: a field that is missing, or an unknown key."""
+
+_SHOWN = 80  # characters of a value: what is wrong stays on one line
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One wrong field of a config."""
+    """One wrong field of a config.
+
+    `field` is relative to the dataclass that reports it. Who reads a config file puts the
+    path of the section before it and the file and line into `where`.
+
+    >>> print(Problem("d_ff", -1, "must be at least 1", where="configs/x.yaml:9"))
+    configs/x.yaml:9: d_ff = -1: must be at least 1
+    """
 
     field: str
     value: object
     reason: str
+    where: str = ""
 
     def __str__(self) -> str:
-        return f"{self.field} = {self.value!r}: {self.reason}"
+        subject = self.field if self.value is ABSENT else f"{self.field} = {shown(self.value)}"
+        return ": ".join(part for part in (self.where, subject, self.reason) if part)
 
 
 class ConfigError(ValueError):
@@ -29,6 +44,12 @@ def check(problems: Iterable[Problem]) -> None:
     """Raises `ConfigError` with every problem found; returns when there is none."""
     if found := tuple(problems):
         raise ConfigError(found)
+
+
+def shown(value: object) -> str:
+    """The value as Python writes it, cut to one short line."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -4,29 +4,82 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from gelu_jax.activations.elementwise import Elementwise
-from gelu_jax.activations.gaussian import gelu, gelu_tanh
-from gelu_jax.activations.logistic import gelu_sigmoid, sigmoid, silu, tanh
-from gelu_jax.activations.piecewise import elu, identity, leaky_relu, relu, relu6, relu_squared
+from gelu_jax.activations.gaussian import gelu, gelu_10, laplace
+from gelu_jax.activations.logistic import (
+    gelu_sigmoid,
+    gelu_tanh,
+    mish,
+    sigmoid,
+    silu,
+    softplus,
+    sqrt_softplus,
+    tanh,
+)
+from gelu_jax.activations.piecewise import (
+    celu,
+    elu,
+    hard_sigmoid,
+    hard_silu,
+    identity,
+    leaky_relu,
+    relu,
+    relu6,
+    relu_squared,
+    selu,
+)
 from gelu_jax.errors import nearest
 
 _FUNCTIONS = (
-    identity, relu, relu_squared, relu6, leaky_relu, elu,
-    gelu, gelu_tanh, gelu_sigmoid, silu, sigmoid, tanh,
+    identity, relu, relu_squared, relu6, leaky_relu, elu, celu, selu, hard_sigmoid, hard_silu,
+    gelu, gelu_10, laplace,
+    sigmoid, tanh, silu, gelu_sigmoid, gelu_tanh, softplus, sqrt_softplus, mish,
 )  # fmt: skip
 
 ACTIVATIONS: Mapping[str, Elementwise] = MappingProxyType({f.__name__: f for f in _FUNCTIONS})
+"""Canonical name → function, for every activation without learned parameters."""
 
 _ALIASES = {
     "linear": "identity",
+    "none": "identity",
     "relu2": "relu_squared",
+    "squared_relu": "relu_squared",
+    "relu_sq": "relu_squared",
+    "gelu_exact": "gelu",
+    "gelu_erf": "gelu",
+    "gelu_python": "gelu",
     "gelu_new": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_approx": "gelu_tanh",
     "quick_gelu": "gelu_sigmoid",
     "swish": "silu",
+    "hardsigmoid": "hard_sigmoid",
+    "hardswish": "hard_silu",
+    "hard_swish": "hard_silu",
+    "hardsilu": "hard_silu",
+    "sqrtsoftplus": "sqrt_softplus",
 }
+
+# a frozen copy under these names would silently drop what the checkpoint has learned
+_LEARNED = ("prelu", "xielu")
 
 
 def activation(name: str) -> Elementwise:
-    """The activation of that name, canonical or alias."""
+    """The activation of that name, canonical or alias.
+
+    Raises:
+      ValueError: for an unknown name, with the nearest known ones; for `prelu` and `xielu`, which
+        carry learned parameters and are called as `prelu(x, slope)`, `xielu(x, alpha_p, alpha_n)`.
+
+    >>> activation("gelu_new").__name__
+    'gelu_tanh'
+    """
+    if name in _LEARNED:
+        raise ValueError(
+            f"activation = {name!r}: carries learned parameters; call gelu_jax.activations.{name}"
+        )
     try:
         return ACTIVATIONS[_ALIASES.get(name, name)]
     except KeyError:

@@ -57,6 +57,8 @@ class BlockConfig:
 class Block(nnx.Module):
     """The block as an NNX module: ``attention``, ``feed_forward``, and a norm before or after each.
 
+    The stream keeps the dtype of x; each part computes in its own.
+
     >>> parts = NormConfig(8), AttentionConfig(8, num_heads=2), FeedForwardConfig(8, d_ff=32)
     >>> Block(BlockConfig(*parts), rngs=nnx.Rngs(0))(jax.numpy.ones((1, 3, 8))).shape
     (1, 3, 8)
@@ -116,9 +118,9 @@ class Block(nnx.Module):
 
         feeds = (feed,) if self.cross_attention is None else (recall, feed)
         norms = self.attention_norm, self.cross_attention_norm, self.feed_forward_norm
-        return _WIRINGS[self.config.style](
-            x, tuple(n for n in norms if n is not None), attend, feeds
-        )
+        wire = _WIRINGS[self.config.style]
+        y, cache = wire(x, tuple(n for n in norms if n is not None), attend, feeds)
+        return y.astype(x.dtype), cache
 
 
 def _pre_norm(

@@ -62,3 +62,10 @@ def equal(expected: object, source: str, fields: Mapping[str, object]) -> Iterat
     for field, value in fields.items():
         if value != expected:
             yield Problem(field, value, f"must equal {source} = {expected}")
+
+
+def not_negative(**fields: int | float) -> Iterator[Problem]:
+    """No number given may be below zero."""
+    for field, value in fields.items():
+        if not value >= 0:
+            yield Problem(field, value, "must not be below 0; nearest: 0")

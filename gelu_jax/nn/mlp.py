@@ -90,12 +90,12 @@ class MLP(nnx.Module):
         self.head_bias = constant(0.0, (c.num_classes,), c.param_dtype) if c.use_bias else None
 
     def __call__(
-        self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
-    ) -> Float[Array, "... c"]:
-        """Logits in float32."""
+        self, x: Float[Array, "b *shape"], *, dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b c"]:
+        """Logits in float32; all axes of x but the first are flattened to d_in entries."""
         c, n = self.config, self.config.num_layers
         keys = [None] * n if dropout_key is None else jax.random.split(dropout_key, n)
-        h = x.astype(c.dtype)
+        h = x.reshape(len(x), -1).astype(c.dtype)
         for layer, key in zip(self.layers, keys, strict=True):
             h = layer(h, key)
         logits = h @ cast(self.head, c.dtype)

@@ -1,0 +1,5 @@
+"""``python -m gelu_jax`` is ``gelu-jax``."""
+
+from gelu_jax.cli import main
+
+main()

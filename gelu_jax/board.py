@@ -1,0 +1,105 @@
+"""What a person sees while runs train: a live board in a terminal, plain lines elsewhere."""
+
+import time
+from statistics import fmean
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gelu_jax.compare.experiment import CompareConfig, planned_tasks
+from gelu_jax.compare.runs import Task
+from gelu_jax.compare.verdict import duration, signed
+from gelu_jax.training.run import Point
+
+
+class Board:
+    """Arms × seeds × rates as they go, with the time left and the running paired gap.
+
+    Use it as a context, and hand ``watch`` to `compare`.
+    """
+
+    def __init__(self, config: CompareConfig, console: Console):
+        self.config, self.console = config, console
+        self.points: dict[Task, Point | None] = {}
+        self.current: Task | None = None
+        self.trained = 0  # steps of this session: what its speed is taken from
+        self.start = time.monotonic()
+        self.live = Live(console=console, refresh_per_second=2, transient=True)
+
+    def __enter__(self) -> "Board":
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def watch(self, task: Task, point: Point | None) -> None:
+        """Takes note of a task that begins (None), and of each of its evaluations."""
+        before = self.points.get(task)
+        if point is not None and task == self.current:
+            self.trained += point.step - (before.step if before else 0)
+        self.points[task] = point
+        self.current = task if point is None else self.current
+        if self.console.is_terminal:
+            self.live.update(self.view())
+        elif point is not None and self.ended(point):
+            self.console.print(self.line(task, point), soft_wrap=True, highlight=False)
+
+    def ended(self, point: Point) -> bool:
+        return point.diverged or point.step == self.config.run.steps
+
+    @property
+    def share(self) -> float:
+        """The part of all steps that is done."""
+        done = sum(point.step for point in self.points.values() if point)
+        planned = max(planned_tasks(self.config), len(self.points)) * self.config.run.steps
+        return done / planned
+
+    @property
+    def left(self) -> str:
+        """The time left, at the speed of this session so far."""
+        if not self.trained:
+            return "compiling" if self.current else "starting"
+        planned = max(planned_tasks(self.config), len(self.points)) * self.config.run.steps
+        seconds = (time.monotonic() - self.start) / self.trained * planned * (1 - self.share)
+        return f"about {duration(seconds)} left" if seconds else "done"
+
+    def line(self, task: Task, point: Point) -> str:
+        loss = "diverged" if point.diverged else f"validation loss {point.validation_loss:.4f}"
+        return f"{self.share:4.0%}  {task.arm} {task.name}: {loss}  ({self.left})"
+
+    def view(self) -> RenderableType:
+        table = Table("arm", "now", "seeds", "mean loss", "paired gap", box=None, padding=(0, 2))
+        for arm in self.config.arms:
+            table.add_row(*self.row(arm))
+        bar = ProgressBar(total=1.0, completed=self.share, width=40)
+        return Group(table, bar, Text(f"{self.share:.0%}, {self.left}"))
+
+    def row(self, arm: str) -> tuple[str, ...]:
+        final, first = self.finals(arm), self.finals(next(iter(self.config.arms)))
+        gaps = [final[seed] - first[seed] for seed in final.keys() & first.keys()]
+        return (
+            arm,
+            self.now(arm),
+            f"{len(final)}/{self.config.seeds}",
+            f"{fmean(final.values()):.4f}" if final else "",
+            signed(fmean(gaps), 4) if gaps and final is not first else "",
+        )
+
+    def finals(self, arm: str) -> dict[int, float]:
+        """Final losses of an arm's reported runs, by seed."""
+        return {
+            task.seed: point.validation_loss
+            for task, point in self.points.items()
+            if (task.arm, task.purpose) == (arm, "report") and point and self.ended(point)
+        }
+
+    def now(self, arm: str) -> str:
+        if self.current is None or self.current.arm != arm:
+            return ""
+        point = self.points[self.current]
+        return f"{self.current.name}, step {point.step if point else 0}"

@@ -1,0 +1,188 @@
+"""The command line: parse, call, print.
+
+Exit codes: 0 done; 1 the machine failed (a full disk, say); 2 the input was wrong; 130 stopped by
+Ctrl-C, to be continued by the same command.
+"""
+
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import tyro
+from rich.console import Console
+
+from gelu_jax.board import Board
+from gelu_jax.compare.analysis import analyze
+from gelu_jax.compare.directory import claim, locked, same_but_for_seeds
+from gelu_jax.compare.experiment import CompareConfig, compare
+from gelu_jax.compare.records import read_results
+from gelu_jax.compare.report import write_report
+from gelu_jax.compare.runs import load_model
+from gelu_jax.compare.verdict import verdict
+from gelu_jax.errors import ConfigError, Problem, check, nearest
+from gelu_jax.nn.decoding import generate
+from gelu_jax.nn.transformer import Transformer
+from gelu_jax.training.config import read_config
+from gelu_jax.training.run import TrainConfig
+
+ConfigFile = Annotated[Path, tyro.conf.Positional]
+Overrides = Annotated[tuple[str, ...], tyro.conf.Positional]
+
+
+def compare_command(
+    config: ConfigFile,
+    overrides: Overrides = (),
+    output: Path | None = None,
+    overwrite: bool = False,
+    add_seeds: int = 0,
+) -> None:
+    """Train arms over seeds and learning rates, and write a report with a verdict.
+
+    Goes on where it stopped: what is finished in the output directory is not trained again.
+
+    Args:
+        config: a YAML file such as configs/compare_activations.yaml.
+        overrides: section.key=value for any field, such as run.steps=200.
+        output: where to write; runs/<name of the config> by default.
+        overwrite: delete another comparison that stands in the output directory.
+        add_seeds: more seeds than the comparison in the output directory has.
+    """
+    comparison = read_config(config, CompareConfig, overrides)
+    directory = output or Path("runs") / _name(config)
+    _run(comparison, directory, overwrite=overwrite, add_seeds=add_seeds)
+
+
+def train_command(
+    config: ConfigFile,
+    overrides: Overrides = (),
+    output: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Train one config, and write its curves. Goes on where it stopped.
+
+    Args:
+        config: a YAML file such as configs/byte_lm.yaml.
+        overrides: section.key=value for any field, such as steps=200.
+        output: where to write; runs/<name of the config> by default.
+        overwrite: delete another run that stands in the output directory.
+    """
+    run = read_config(config, TrainConfig, overrides)
+    name = _name(config)
+    alone = CompareConfig(run=run, arms={name: {}}, seeds=1)
+    _run(alone, output or Path("runs") / name, overwrite=overwrite)
+
+
+def _name(config: Path) -> str:
+    """runs/x/config.yaml repeats x; any other file is called by its own name."""
+    return config.parent.name if config.stem == "config" else config.stem
+
+
+def _run(config: CompareConfig, directory: Path, *, overwrite: bool, add_seeds: int = 0) -> None:
+    console = Console(stderr=True)
+    with locked(directory):
+        claim(directory, config, overwrite=overwrite)
+        config = _with_seeds(config, directory, add_seeds)
+        with Board(config, console) as board:
+            comparison = compare(config, directory, board.watch)
+        paths = write_report(comparison, directory)
+    print(verdict(analyze(comparison)))
+    print(*paths, sep="\n")
+
+
+def _with_seeds(config: CompareConfig, directory: Path, more: int) -> CompareConfig:
+    """The config with as many seeds as the directory already has, and some more."""
+    check([Problem("add_seeds", more, "must not be below 0")] if more < 0 else [])
+    with suppress(ConfigError):
+        standing = read_config(directory / "config.yaml", CompareConfig)
+        if same_but_for_seeds(standing, config):
+            return replace(config, seeds=max(config.seeds, standing.seeds + more))
+    return replace(config, seeds=config.seeds + more)
+
+
+def report_command(run: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Draw the report of a finished run or comparison again, without training.
+
+    Args:
+        run: its directory, such as runs/compare_activations.
+    """
+    comparison = read_results(run)
+    paths = write_report(comparison, run)
+    print(verdict(analyze(comparison)))
+    print(*paths, sep="\n")
+
+
+def generate_command(
+    run: Annotated[Path, tyro.conf.Positional],
+    prompt: str = "def ",
+    length: int = 256,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    arm: str | None = None,
+    seed: int = 0,
+) -> None:
+    """Print text that a trained byte-level language model continues a prompt with.
+
+    Args:
+        run: the directory of a run or comparison, such as runs/byte_lm.
+        prompt: what the text begins with.
+        length: how many bytes to draw.
+        temperature: below 1 keeps to what is likely.
+        top_k: draw among so many likeliest bytes only.
+        top_p: draw among the likeliest bytes that together have this probability.
+        arm: which arm of a comparison; the first by default.
+        seed: of the draws.
+    """
+    check([Problem("prompt", prompt, "must not be empty; nearest: 'def '")] if not prompt else [])
+    model = load_model(_home(run, arm))
+    if not isinstance(model, Transformer):
+        raise ConfigError([Problem("run", str(run), "holds a classifier, no language model")])
+    tokens = jnp.asarray([list(prompt.encode())])
+    draw = partial(generate, temperature=temperature, top_k=top_k, top_p=top_p)
+    drawn = jax.jit(draw, static_argnums=2)(model, tokens, length, key=jax.random.key(seed))
+    print(prompt + bytes(drawn[0].tolist()).decode(errors="replace"))
+
+
+def _home(run: Path, arm: str | None) -> Path:
+    """The folder of the first trained model of an arm."""
+    homes = sorted(path.parent for path in run.glob("runs/*/report-*/checkpoint"))
+    arms = [home.parent.name for home in homes]
+    if not homes:
+        raise ConfigError(
+            [Problem("run", str(run), "holds no trained model; nearest: runs/byte_lm")]
+        )
+    if arm is not None and arm not in arms:
+        raise ConfigError([Problem("arm", arm, f"not in {run}; {nearest(arm, set(arms))}")])
+    return homes[0 if arm is None else arms.index(arm)]
+
+
+COMMANDS = {
+    "compare": compare_command,
+    "train": train_command,
+    "generate": generate_command,
+    "report": report_command,
+}
+
+
+def main() -> None:
+    """Runs a command; an error of the user's is one line for each mistake, and no traceback."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="gelu-jax")
+    except ConfigError as error:
+        sys.exit(_complaint(error, 2))
+    except OSError as error:
+        sys.exit(
+            _complaint(f"{error.filename or 'disk'}: {(error.strerror or str(error)).lower()}", 1)
+        )
+    except KeyboardInterrupt:
+        sys.exit(_complaint("stopped; the same command goes on from here", 130))
+
+
+def _complaint(what: object, code: int) -> int:
+    print(what, file=sys.stderr)
+    return code

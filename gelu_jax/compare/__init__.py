@@ -1,0 +1,1 @@
+"""Comparisons: arms × seeds × learning rates, their statistics and their report."""

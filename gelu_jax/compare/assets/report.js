@@ -1,0 +1,244 @@
+"use strict";
+
+const data = JSON.parse(document.getElementById("data").textContent);
+const controls = document.getElementById("controls");
+const layers = document.getElementById("layers");
+const config = {
+  responsive: true,
+  displaylogo: false,
+  // named one by one: Plotly's own choice has a button that uploads the data
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  plotlyServerURL: "",
+};
+
+// names come from configs: Plotly reads a little HTML in its labels, so "<" and "&" are escaped
+const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const colour = (arm) => css(`--arm-${arm % 8}`);
+const dash = (arm) => ["solid", "dash", "dot"][Math.floor(arm / 4) % 3];
+const checked = (name) => controls.elements[name].checked;
+const chosen = (name) => controls.elements[name].value;
+const shownArms = () =>
+  [...controls.querySelectorAll("[name=arm]:checked")].map((box) => Number(box.value));
+
+function faded(arm, alpha) {
+  const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour(arm).slice(at, at + 2), 16));
+  return `rgba(${r}, ${g}, ${b}, ${alpha})`;
+}
+
+function axis(title, more = {}) {
+  return {
+    title: { text: plain(title), standoff: 12 },
+    gridcolor: css("--line"),
+    linecolor: css("--soft"),
+    zeroline: false,
+    automargin: true,
+    ...more,
+  };
+}
+
+function layout(xaxis, yaxis, more = {}) {
+  return {
+    xaxis,
+    yaxis,
+    showlegend: false,
+    font: { family: css("--sans"), size: 13, color: css("--ink") },
+    paper_bgcolor: css("--paper"),
+    plot_bgcolor: css("--paper"),
+    hoverlabel: { bgcolor: css("--panel"), bordercolor: css("--line"), font: { color: css("--ink") } },
+    modebar: { bgcolor: "transparent", color: css("--soft"), activecolor: css("--ink") },
+    margin: { l: 8, r: 20, t: 28, b: 8 },
+    // a finger that scrolls the page must not zoom the plot
+    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
+    ...more,
+  };
+}
+
+const AXES = {
+  steps: { title: "training step", format: ",d", of: (curve) => curve.steps },
+  tokens: { title: "tokens", format: ".4~s", of: (curve) => curve.steps.map((s) => s * data.tokensPerStep) },
+  flops: {
+    title: "training FLOPs", format: ".4~s",
+    of: (curve, arm) => curve.steps.map((s) => s * arm.flopsPerStep),
+  },
+  seconds: { title: "seconds of training", format: ".1f", of: (curve) => curve.seconds },
+};
+const MEASURES = {
+  validation: `${data.metric} (${data.unit})`,
+  training: `training loss (${data.unit})`,
+  accuracy: "validation accuracy",
+};
+
+function curveTraces(index, measure, along, seeds) {
+  const arm = data.arms[index];
+  const { band, runs } = arm.measures[measure];
+  const traces = [];
+  for (const run of seeds && (runs.length > 1 || !band) ? runs : []) {
+    traces.push({
+      x: along.of(run, arm), y: run.values, mode: "lines", hoverinfo: "skip",
+      line: { color: faded(index, 0.3), width: 1, dash: run.status === "finished" ? dash(index) : "dot" },
+    });
+  }
+  if (!band) return traces;
+  const x = along.of(band, arm);
+  if (band.sd.some((sd) => sd !== null)) {
+    const edge = (sign) => band.mean.map((y, i) => y + sign * band.sd[i]);
+    const line = { width: 0 };
+    traces.push({ x, y: edge(-1), mode: "lines", line, hoverinfo: "skip" });
+    traces.push({ x, y: edge(1), mode: "lines", line, hoverinfo: "skip", fill: "tonexty", fillcolor: faded(index, 0.12) });
+  }
+  traces.push({
+    x, y: band.mean, mode: "lines", name: plain(arm.name),
+    line: { color: colour(index), width: 2.5, dash: dash(index) },
+    hovertemplate: `%{y:.${data.decimals}f}`,
+  });
+  return traces;
+}
+
+// values worth looking at: those of the last four fifths of training
+function closeRange(arms, measure) {
+  const values = arms.flatMap((index) => {
+    const { band, runs } = data.arms[index].measures[measure];
+    const curves = [...runs, ...(band ? [{ steps: band.steps, values: band.mean }] : [])];
+    return curves.flatMap(({ steps, values }) =>
+      values.filter((value, i) => value !== null && steps[i] >= steps[steps.length - 1] / 5));
+  });
+  if (!values.length) return undefined;
+  const low = Math.min(...values), high = Math.max(...values);
+  const margin = 0.05 * (high - low) || 0.1;
+  return [low - margin, high + margin];
+}
+
+// from zero to a little past the last point, so that the last tick has its label
+const fromZero = (traces) => [0, 1.01 * Math.max(1, ...traces.flatMap((trace) => trace.x))];
+
+function drawCurves() {
+  const measure = chosen("measure"), along = AXES[chosen("axis")], arms = shownArms();
+  const range = chosen("view") === "close" ? closeRange(arms, measure) : undefined;
+  const usable = range && (!checked("logy") || range[0] > 0);
+  const xaxis = axis(along.title, { type: checked("logx") ? "log" : "linear", hoverformat: along.format });
+  const yaxis = axis(MEASURES[measure], { type: checked("logy") ? "log" : "linear" });
+  if (usable) yaxis.range = checked("logy") ? range.map(Math.log10) : range;
+  const traces = arms.flatMap((index) => curveTraces(index, measure, along, checked("seeds")));
+  if (!checked("logx")) xaxis.range = fromZero(traces);
+  Plotly.react("curves-plot", traces, layout(xaxis, yaxis, { hovermode: "x unified" }), config);
+}
+
+function drawDifferences() {
+  const shown = data.contrasts.filter((contrast) => shownArms().includes(contrast.arm));
+  const name = (contrast) => plain(data.arms[contrast.arm].name);
+  const traces = shown.flatMap((contrast, row) => [
+    {
+      x: contrast.differences, mode: "markers", text: contrast.seeds,
+      y: contrast.seeds.map((_, i, all) => row + 0.3 * (i / Math.max(1, all.length - 1) - 0.5)),
+      marker: { color: faded(contrast.arm, 0.45), size: 7 },
+      hovertemplate: `${name(contrast)}, seed %{text}: %{x:.${data.decimals}f}<extra></extra>`,
+    },
+    { x: contrast.interval, y: contrast.interval.map(() => row), mode: "lines", hoverinfo: "skip",
+      line: { color: colour(contrast.arm), width: 3 } },
+    {
+      x: [contrast.mean], y: [row], mode: "markers",
+      marker: { color: colour(contrast.arm), size: 12 },
+      hovertemplate: `${name(contrast)}, mean: %{x:.${data.decimals}f}<extra></extra>`,
+    },
+  ]);
+  const ticks = { tickvals: shown.map((_, row) => row), ticktext: shown.map(name) };
+  const yaxis = axis("", { ...ticks, range: [shown.length - 0.5, -0.5], showgrid: false, fixedrange: true });
+  const xaxis = axis(`difference to ${data.first} (${data.unit})`, { rangemode: "tozero" });
+  const zero = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: css("--soft"), width: 1 } };
+  document.getElementById("differences-plot").style.height = `${110 + 56 * data.contrasts.length}px`;
+  Plotly.react("differences-plot", traces, layout(xaxis, yaxis, { shapes: [zero], hovermode: "closest" }), config);
+}
+
+function drawRates() {
+  const losses = data.arms.flatMap((arm) => arm.tried.filter((t) => t[3] === "finished").map((t) => t[1]));
+  const top = Math.max(...losses);
+  const traces = shownArms().flatMap((index) => {
+    const { name, rates, tried, chosen } = data.arms[index];
+    const diverged = (t) => t[3] === "diverged";
+    const kept = tried.filter((t) => t[3] !== "interrupted");
+    const best = rates.filter(([rate]) => rate === chosen);
+    const line = rates.filter(([rate]) => !tried.some((t) => t[0] === rate && diverged(t)));
+    return [
+      { x: kept.map((t) => t[0]), y: kept.map((t) => (diverged(t) ? top : t[1])), mode: "markers",
+        text: kept.map((t) => `seed ${t[2]}${diverged(t) ? ", diverged" : ""}`),
+        marker: { color: faded(index, 0.45), size: kept.map((t) => (diverged(t) ? 10 : 6)),
+          symbol: kept.map((t) => (diverged(t) ? "x" : "circle")), line: { width: 0 } },
+        hovertemplate: `${plain(name)} at %{x}, %{text}: %{y:.${data.decimals}f}<extra></extra>` },
+      { x: line.map((r) => r[0]), y: line.map((r) => r[1]), mode: "lines+markers",
+        line: { color: colour(index), width: 2.5, dash: dash(index) }, marker: { size: 7 },
+        hovertemplate: `${plain(name)} at %{x}: %{y:.${data.decimals}f}<extra></extra>` },
+      { x: best.map((r) => r[0]), y: best.map((r) => r[1]), mode: "markers", hoverinfo: "skip",
+        marker: { symbol: "circle-open", size: 16, color: colour(index), line: { width: 2 } } },
+    ];
+  });
+  const tickvals = [...new Set(data.arms.flatMap((arm) => arm.tried.map((t) => t[0])))];
+  const xaxis = axis("learning rate", { type: "log", tickvals, ticktext: tickvals.map(String) });
+  const yaxis = axis(`final loss (${data.unit})`);
+  Plotly.react("rates-plot", traces, layout(xaxis, yaxis, { hovermode: "closest" }), config);
+}
+
+const healthNames = [...new Set(data.arms.flatMap((arm) => Object.keys(arm.health)))];
+const layerMean = (rows) => rows[0].map((_, at) => rows.reduce((sum, row) => sum + row[at], 0) / rows.length);
+
+function drawHealth() {
+  const layer = layers.elements.layer.value;
+  healthNames.forEach((name, at) => {
+    const traces = shownArms().filter((index) => data.arms[index].health[name]).map((index) => {
+      const { steps, layers: rows } = data.arms[index].health[name];
+      return {
+        x: steps, y: layer === "mean" ? layerMean(rows) : rows[Number(layer)], mode: "lines",
+        name: plain(data.arms[index].name), hovertemplate: "%{y:.3~g}",
+        line: { color: colour(index), width: 2, dash: dash(index) },
+      };
+    });
+    const more = { hovermode: "x unified", title: { text: plain(name), font: { size: 14 }, x: 0, xanchor: "left" } };
+    more.margin = { l: 8, r: 20, t: 44, b: 8 };
+    const xaxis = axis("training step", { range: fromZero(traces), hoverformat: ",d" });
+    Plotly.react(`health-${at}`, traces, layout(xaxis, axis(""), more), config);
+  });
+}
+
+function buildHealth() {
+  const depth = Math.max(...data.arms.flatMap((arm) => Object.values(arm.health).map((h) => h.layers.length)));
+  const choices = ["mean", ...(depth > 1 ? Array.from({ length: depth }, (_, at) => String(at)) : [])];
+  for (const choice of choices) {
+    const label = document.createElement("label");
+    const input = Object.assign(document.createElement("input"), { type: "radio", name: "layer", value: choice });
+    const text = Object.assign(document.createElement("span"), { textContent: choice === "mean" ? "Mean" : Number(choice) + 1 });
+    input.checked = choice === "mean";
+    label.append(input, text);
+    layers.firstElementChild.append(label);
+  }
+  healthNames.forEach((_, at) => {
+    const plot = Object.assign(document.createElement("div"), { id: `health-${at}`, className: "plot" });
+    document.getElementById("health-plots").append(plot);
+  });
+}
+
+function draw() {
+  const has = (name) => document.body.classList.contains(`has-${name}`);
+  drawCurves();
+  if (has("contrasts")) drawDifferences();
+  if (has("rates")) drawRates();
+  if (has("health")) drawHealth();
+}
+
+async function copy(button) {
+  const source = document.getElementById(button.dataset.copy);
+  try {
+    await navigator.clipboard.writeText(source.textContent);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(source);
+    button.textContent = "Selected";
+  }
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+}
+
+buildHealth();
+draw();
+controls.addEventListener("change", draw);
+layers.addEventListener("change", drawHealth);
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+document.querySelectorAll("[data-copy]").forEach((b) => b.addEventListener("click", () => copy(b)));

@@ -1,0 +1,261 @@
+"""A comparison: arms × seeds × learning rates, matched, paired, tuned, and put on record."""
+
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Literal
+
+import jax
+
+import gelu_jax
+from gelu_jax.compare import matching
+from gelu_jax.compare.records import Arm, Comparison, Run, write_results
+from gelu_jax.compare.runs import Task, Watch, perform
+from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.nn import checks
+from gelu_jax.training.config import from_dict, to_dict, write_config
+from gelu_jax.training.data import Dataset, load_data
+from gelu_jax.training.run import TrainConfig, Trainer
+
+Changes = Mapping[str, Any]
+
+_TUNING = 1_000  # tuning seeds begin so far above the reported ones
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared: arms that differ from one run in the fields they name.
+
+    ``arms`` maps each arm's name to its changes, dotted path → value; the first arm is the one
+    that the others are held against. An arm's width is matched to the first arm's cost, unless
+    the arm names its width itself.
+
+    With several ``learning_rates`` each arm takes the one that is best on ``tuning_seeds`` seeds,
+    which are not the reported ones. Reported seeds count up from ``run.seed``.
+    """
+
+    run: TrainConfig
+    arms: Mapping[str, Changes]
+    description: str = ""
+    unit: str = "nats per byte"
+    seeds: int = 8
+    learning_rates: tuple[float, ...] = ()
+    tuning_seeds: int = 1
+    match: Literal["parameters", "flops", "width"] = "parameters"
+    multiple_of: int = 8
+    protocol: Literal["full", "smoke test"] = "full"
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(
+            seeds=self.seeds, tuning_seeds=self.tuning_seeds, multiple_of=self.multiple_of
+        )
+        for rate in self.learning_rates:
+            yield from checks.positive(learning_rates=rate)
+        if not self.arms:
+            yield Problem("arms", {}, "a comparison has at least one arm")
+        for name, changes in self.arms.items():
+            if not name or set(name) & set("/\\") or name.startswith("."):
+                yield Problem("arms", name, "no name for a folder")
+            try:
+                arm = changed(self.run, changes)
+                if (arm.data, arm.batch_size) != (self.run.data, self.run.batch_size):
+                    yield Problem(f"arms.{name}", dict(changes), "arms must see the same data")
+            except ConfigError as error:
+                yield from (replace(p, field=f"arms.{name}.{p.field}") for p in error.problems)
+
+
+def changed(run: TrainConfig, changes: Changes) -> TrainConfig:
+    """The run with some fields changed, checked as a config file is.
+
+    Raises ConfigError for a field that does not exist, or that only passes its value on to parts
+    which already have one.
+    """
+    plain = to_dict(run)
+    for path, value in changes.items():
+        section = plain
+        *sections, last = path.split(".")
+        for key in sections:
+            if not isinstance(section.get(key), dict):
+                section[key] = {}
+            section = section[key]
+        section[last] = to_dict(value)
+    result = from_dict(plain, TrainConfig)
+    check(_without_effect(result, changes))
+    return result
+
+
+def _without_effect(run: TrainConfig, changes: Changes) -> Iterator[Problem]:
+    flat = flatten(to_dict(run))
+    for path, value in changes.items():
+        if flat.get(path) != to_dict(value) and not any(k.startswith(path + ".") for k in flat):
+            yield Problem(path, value, "changes nothing here; name the part's own field")
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted paths.
+
+    >>> flatten({"model": {"d_ff": 8}, "steps": 3})
+    {'model.d_ff': 8, 'steps': 3}
+    """
+    if not isinstance(tree, Mapping):
+        return {prefix.removesuffix("."): tree}
+    return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}{key}.").items()}
+
+
+def compare(config: CompareConfig, directory: Path, watch: Watch = lambda *_: None) -> Comparison:
+    """Tunes, trains, and writes ``results.json``; does only what is missing in the directory.
+
+    The resolved config is written beside it: ``gelu-jax compare <directory>/config.yaml`` repeats
+    the comparison.
+
+    ``watch`` is called with a task as it begins, and with each of its evaluations.
+    """
+    write_config(config, directory / "config.yaml")
+    data = load_data(config.run.data, config.run.batch_size)
+    arms = matched_arms(config, data)
+    trainers = {name: Trainer(arm, data) for name, arm in arms.items()}
+
+    def do(arm: str, seed: int, rate: float, purpose: Literal["tuning", "report"]) -> Run:
+        return perform(trainers[arm], Task(arm, seed, rate, purpose), directory, watch)
+
+    tuning = {name: list(_tune(config, partial(do, name))) for name in arms}
+    # Seeds outside, arms inside: the running differences are paired from the first seed on.
+    rates = {name: _rate(config, arms[name], runs) for name, runs in tuning.items()}
+    first = config.run.seed
+    reported = [
+        do(name, seed, rate, "report")
+        for seed in range(first, first + config.seeds)
+        for name, rate in rates.items()
+    ]
+    runs = (*chain.from_iterable(tuning.values()), *reported)
+    comparison = _record(directory.name, config, arms, data, runs)
+    write_results(comparison, directory)
+    return comparison
+
+
+def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]:
+    """The config of each arm: its changes made, and its width matched to the first arm's cost."""
+    arms = {name: changed(config.run, changes) for name, changes in config.arms.items()}
+    if config.match == "width":
+        return arms
+    costs: dict[str, matching.Cost] = {
+        "parameters": matching.parameters,
+        "flops": lambda arm: matching.flops_per_step(arm, data),
+    }
+    cost = costs[config.match]
+    target = cost(next(iter(arms.values())))
+    return {
+        name: arm
+        if cost(arm) == target or _names_width(config.arms[name])
+        else matching.matched(arm, cost, target, config.multiple_of)
+        for name, arm in arms.items()
+    }
+
+
+def _names_width(changes: Changes) -> bool:
+    return any(path.split(".")[-1] == "d_ff" for path in changes)
+
+
+def _tune(config: CompareConfig, do: Callable[..., Run]) -> Iterator[Run]:
+    """The runs of the learning-rate search; a best rate at the edge extends the grid once."""
+    rates = sorted(config.learning_rates)
+    if len(rates) < 2:
+        return
+    start = config.run.seed + _TUNING
+    seeds = range(start, start + config.tuning_seeds)
+    runs = [do(seed, rate, "tuning") for rate in rates for seed in seeds]
+    yield from runs
+    best = best_rate(runs)
+    beyond = {rates[0]: rates[0] ** 2 / rates[1], rates[-1]: rates[-1] ** 2 / rates[-2]}
+    if best in beyond:
+        yield from (do(seed, beyond[best], "tuning") for seed in seeds)
+
+
+def _rate(config: CompareConfig, arm: TrainConfig, tuning: Sequence[Run]) -> float:
+    """The rate of the reported runs: tuned, or the only one of the grid, or the arm's own."""
+    if tuning:
+        return best_rate(tuning)
+    return config.learning_rates[0] if config.learning_rates else arm.optimizer.learning_rate
+
+
+def best_rate(runs: Sequence[Run]) -> float:
+    """The rate of the lowest mean final loss, a diverged run counting as infinite."""
+    losses: dict[float, list[float]] = {}
+    for run in runs:
+        loss = run.final_loss if run.status == "finished" else math.inf
+        losses.setdefault(run.learning_rate, []).append(loss)
+    return min(losses, key=lambda rate: fmean(losses[rate]))
+
+
+def planned_tasks(config: CompareConfig) -> int:
+    """How many runs a comparison has, should no grid be extended."""
+    rates = len(config.learning_rates)
+    return len(config.arms) * (config.seeds + (rates * config.tuning_seeds if rates > 1 else 0))
+
+
+def _record(
+    name: str,
+    config: CompareConfig,
+    arms: Mapping[str, TrainConfig],
+    data: Dataset,
+    runs: Sequence[Run],
+) -> Comparison:
+    flat = {name: flatten(to_dict(arm)) for name, arm in arms.items()}
+    base = next(iter(flat.values()))
+    return Comparison(
+        name=name,
+        description=config.description,
+        unit=config.unit,
+        tokens_per_step=data.tokens_per_step,
+        protocol=config.protocol,
+        arms=tuple(
+            Arm(
+                name,
+                {path: v for path, v in flat[name].items() if base.get(path, None) != v},
+                matching.parameters(arm),
+                matching.flops_per_step(arm, data),
+                matching.width(arm),
+            )
+            for name, arm in arms.items()
+        ),
+        runs=tuple(runs),
+        config=to_dict(config),
+        environment=environment(),
+        data={"description": data.facts.description, "hash": data.facts.hash},
+        command=f"gelu-jax compare runs/{name}/config.yaml",
+    )
+
+
+def environment() -> dict[str, str]:
+    """Where a result comes from: versions, device, commit, date."""
+    device = jax.devices()[0]
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
+        "device": f"{device.device_kind} × {jax.device_count()}, {os.cpu_count()} CPU cores",
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "gelu_jax": gelu_jax.__version__,
+        **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
+    }
+
+
+def _commit() -> str:
+    where = Path(__file__).parent
+    command = ["git", "-C", str(where), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

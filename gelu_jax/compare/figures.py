@@ -1,0 +1,121 @@
+"""The figure for a paper: curves on the left, paired differences on the right."""
+
+import io
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gelu_jax.compare.analysis import Analysis
+from gelu_jax.compare.curves import Band, band, validation_curve
+
+COLOURS = (
+    "#3d3d3d", "#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#56b4e9", "#cc6677",
+)  # fmt: skip
+"""Grey for the first arm, then colours that the colour-blind tell apart (after Okabe and Ito)."""
+
+DASHES = (
+    "solid",
+    "solid",
+    "solid",
+    "solid",
+    (0, (4, 1.5)),
+    (0, (4, 1.5)),
+    (0, (1, 1)),
+    (0, (1, 1)),
+)
+
+_STYLE: Any = {
+    "font.family": "sans-serif", "font.size": 8, "axes.labelsize": 8, "axes.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
+    "legend.frameon": False, "legend.fontsize": 8, "savefig.dpi": 300,
+    "text.parse_math": False, "svg.hashsalt": "gelu_jax",
+}  # fmt: skip
+
+
+def curves_figure(analysis: Analysis) -> dict[str, bytes]:
+    """Draws the figure; returns its bytes as "png" (300 dpi) and "svg"."""
+    with rc_context(_STYLE):
+        compared = [c for c in analysis.contrasts if c.seeds]
+        width = 7.0 if compared else 4.2
+        figure = Figure(figsize=(width, 2.9), layout="constrained")
+        ratios = [1.7, 1.0] if compared else [1.0]
+        left, *right = np.ravel(figure.subplots(1, len(ratios), width_ratios=ratios))
+        _draw_curves(left, analysis)
+        for axes in right:
+            _draw_differences(axes, analysis)
+        return {kind: _saved(figure, kind) for kind in ("png", "svg")}
+
+
+def _saved(figure: Figure, kind: str) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return file.getvalue()
+
+
+def _style(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+
+
+def _draw_curves(axes: Axes, analysis: Analysis) -> None:
+    comparison = analysis.comparison
+    bands: list[Band] = []
+    for index, arm in enumerate(comparison.arms):
+        runs = [run for run in comparison.runs_of(arm.name) if run.status == "finished"]
+        for run in runs if len(runs) > 1 else ():
+            axes.plot(run.eval_steps, run.validation_loss, **_style(index), lw=0.4, alpha=0.3)
+        if drawn := band([validation_curve(run) for run in runs]):
+            bands.append(drawn)
+            axes.plot(drawn.steps, drawn.mean, **_style(index), lw=1.5, label=arm.name)
+            axes.fill_between(
+                drawn.steps, drawn.mean - drawn.sd, drawn.mean + drawn.sd,
+                color=COLOURS[index % len(COLOURS)], alpha=0.15, lw=0,
+            )  # fmt: skip
+    axes.set(xlabel="training step", ylabel=f"{comparison.metric} ({comparison.unit})")
+    axes.grid(axis="y", lw=0.4, alpha=0.4)
+    if bands:
+        axes.legend(loc="upper right", handlelength=1.6)
+        axes.set_xlim(0, max(float(drawn.steps[-1]) for drawn in bands))
+        axes.set_ylim(*close_range(bands))
+
+
+def close_range(bands: list[Band]) -> tuple[float, float]:
+    """Losses worth looking at: from the lowest to that of a fifth of the training."""
+    low = min(float(np.nanmin(drawn.mean - np.nan_to_num(drawn.sd))) for drawn in bands)
+    early = [drawn.mean[np.searchsorted(drawn.steps, drawn.steps[-1] / 5)] for drawn in bands]
+    high = max(map(float, early))
+    margin = 0.05 * (high - low) or 0.1
+    return low - margin, high + margin
+
+
+def _draw_differences(axes: Axes, analysis: Analysis) -> None:
+    comparison = analysis.comparison
+    shown = [(i, c) for i, c in enumerate(analysis.contrasts, start=1) if c.seeds]
+    for row, (index, contrast) in enumerate(shown):
+        colour = COLOURS[index % len(COLOURS)]
+        spread = np.linspace(-0.12, 0.12, len(contrast.seeds)) if len(contrast.seeds) > 1 else [0]
+        axes.plot(
+            contrast.differences,
+            row + np.array(spread),
+            "o",
+            ms=2.5,
+            mew=0,
+            color=colour,
+            alpha=0.4,
+        )
+        axes.plot(contrast.mean, row, "o", ms=5, color=colour)
+        if contrast.interval is not None:
+            axes.plot(contrast.interval, (row, row), color=colour, lw=1.5)
+    axes.axvline(0, color=COLOURS[0], lw=0.8)
+    axes.set(
+        xlabel=f"difference to {comparison.first.name} ({comparison.unit})",
+        yticks=range(len(shown)),
+        yticklabels=[contrast.arm for _, contrast in shown],
+        ylim=(len(shown) - 0.4, -0.6),
+    )
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", lw=0.4, alpha=0.4)

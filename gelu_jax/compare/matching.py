@@ -1,0 +1,73 @@
+"""Arms of equal cost: the hidden width at which one config costs what another does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+from flax import nnx
+
+from gelu_jax.nn.mlp import MLPConfig
+from gelu_jax.nn.transformer import TransformerConfig
+from gelu_jax.training.data import Dataset
+from gelu_jax.training.run import Keys, TrainConfig, init, make_model, step
+
+Cost = Callable[[TrainConfig], float]
+
+
+def parameters(config: TrainConfig) -> int:
+    """Entries of all parameters of the model; nothing is allocated."""
+    model = jax.eval_shape(
+        lambda key: make_model(config.model, rngs=nnx.Rngs(key)), jax.random.key(0)
+    )
+    return sum(leaf.size for leaf in jax.tree.leaves(model))
+
+
+def flops_per_step(config: TrainConfig, data: Dataset) -> float:
+    """Floating-point operations of one training step, as XLA counts them.
+
+    Layers are unrolled for the count: XLA counts the body of a scan once.
+    """
+    if isinstance(config.model, TransformerConfig):
+        config = replace(config, model=replace(config.model, scan_layers=False))
+    keys, rate = Keys.of(0), jax.numpy.zeros(())
+    state = jax.eval_shape(lambda keys: init(config, keys), keys)
+    lowered = jax.jit(lambda *args: step(config, *args)).lower(state, data, keys, rate)
+    cost: Any = lowered.cost_analysis()
+    return float(cost["flops"])
+
+
+def width(config: TrainConfig) -> int:
+    """d_ff, wherever the model has it."""
+    model = config.model
+    return model.d_ff if isinstance(model, MLPConfig) else model.block.feed_forward.d_ff
+
+
+def with_width(config: TrainConfig, d_ff: int) -> TrainConfig:
+    """The same config with another d_ff."""
+    model = config.model
+    if isinstance(model, MLPConfig):
+        return replace(config, model=replace(model, d_ff=d_ff))
+    feed_forward = replace(model.block.feed_forward, d_ff=d_ff)
+    return replace(
+        config, model=replace(model, block=replace(model.block, feed_forward=feed_forward))
+    )
+
+
+def matched(config: TrainConfig, cost: Cost, target: float, multiple_of: int) -> TrainConfig:
+    """The config at the width, a multiple, whose cost is nearest to the target.
+
+    ``cost`` must grow with the width; the width is found by doubling and halving.
+    """
+
+    def at(n: int) -> float:
+        return cost(with_width(config, n * multiple_of))
+
+    low, high = 1, 2
+    while at(high) < target:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if at(middle) < target else (low, middle)
+    n = min((low, high), key=lambda n: abs(at(n) - target))
+    return with_width(config, n * multiple_of)

@@ -1,0 +1,176 @@
+"""One run of a comparison on disk: found by what it is, continued where it stopped.
+
+    <directory>/runs/<arm>/<purpose>-lr<rate>-seed<seed>-<address>/
+        config.yaml     what is trained: a TrainConfig with this seed and rate
+        run.json        the record so far, replaced at every evaluation
+        metrics.jsonl   the same, a line for each step that has a point
+        checkpoint/     the state to continue from, and the model in the end
+
+The address is a hash of all that decides the result: resolved config, data, versions, and this
+package's own source.
+"""
+
+import hashlib
+import json
+import shutil
+import warnings
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Literal, cast
+
+import jax
+from pydantic import TypeAdapter
+
+import gelu_jax
+from gelu_jax.compare.records import Run, replace_file, write_metrics
+from gelu_jax.errors import Problem, check
+from gelu_jax.training import checkpoint
+from gelu_jax.training.config import read_config, to_dict, write_config
+from gelu_jax.training.run import Keys, Model, Point, State, TrainConfig, Trainer, init
+
+_RUN = TypeAdapter(Run)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What tells one run of a comparison from the others."""
+
+    arm: str
+    seed: int
+    learning_rate: float
+    purpose: Literal["tuning", "report"]
+
+    @property
+    def name(self) -> str:
+        """For people: on the screen and in the name of its folder."""
+        return f"{self.purpose}-lr{self.learning_rate:g}-seed{self.seed}"
+
+
+Watch = Callable[[Task, Point | None], None]
+"""Called with None when a task begins, then with each of its evaluations."""
+
+
+def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
+    """The record of a task: read if it has been done, else trained to the end.
+
+    Goes on from the newest checkpoint, where there is one, and calls ``watch`` at every
+    evaluation. The curve is the same, bit for bit, however often the run was stopped.
+    """
+    home = folder(trainer, task, directory)
+    run = _read(home / "run.json")
+    if run is not None and run.status != "interrupted":
+        return run
+    watch(task, None)
+    home.mkdir(parents=True, exist_ok=True)
+    write_config(_config(trainer, task), home / "config.yaml")
+    run = run or _empty(trainer, task)
+    state = checkpoint.restore(home / "checkpoint", trainer.abstract_state)
+    run = _until(run, -1 if state is None else int(state.step))
+    resume = None if state is None else (state, run.seconds[-1])
+    for state, point in trainer.fit(task.seed, task.learning_rate, resume):
+        run = _extended(run, point, trainer.config.steps)
+        if _is_due(trainer.config, run, point):
+            checkpoint.save(home / "checkpoint", point.step, state)
+        replace_file(home / "run.json", _RUN.dump_json(run))
+        write_metrics(run, home / "metrics.jsonl")
+        watch(task, point)
+    if task.purpose == "tuning":
+        shutil.rmtree(home / "checkpoint", ignore_errors=True)
+    return run
+
+
+def load_model(home: Path) -> Model:
+    """The trained model of a run, from its folder.
+
+    Raises ConfigError where the folder holds no checkpoint that can be read.
+    """
+    config = read_config(home / "config.yaml", TrainConfig)
+    like = jax.eval_shape(lambda: init(config, Keys.of(0)))
+    state = checkpoint.restore(home / "checkpoint", like)
+    check([Problem("run", str(home), "no checkpoint to read")] if state is None else [])
+    return cast(State, state).model
+
+
+def folder(trainer: Trainer, task: Task, directory: Path) -> Path:
+    """Where the run of a task lives."""
+    return directory / "runs" / task.arm / f"{task.name}-{_address(trainer, task)[:12]}"
+
+
+def _address(trainer: Trainer, task: Task) -> str:
+    identity = [to_dict(_config(trainer, task)), trainer.data.facts.hash, _code()]
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def _config(trainer: Trainer, task: Task) -> TrainConfig:
+    optimizer = replace(trainer.config.optimizer, learning_rate=task.learning_rate)
+    return replace(trainer.config, optimizer=optimizer, seed=task.seed)
+
+
+@cache
+def _code() -> list[str]:
+    """The versions that decide a result: jax, and a hash of this package's own source."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(gelu_jax.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return [jax.__version__, jax.default_backend(), digest.hexdigest()]
+
+
+def _read(path: Path) -> Run | None:
+    """A record, or None where there is none that can be read: the run is then done anew."""
+    try:
+        return _RUN.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        warnings.warn(f"{path}: damaged record, the run is done anew ({error})", stacklevel=2)
+        return None
+
+
+def _empty(trainer: Trainer, task: Task) -> Run:
+    return Run(
+        **vars(task),
+        status="interrupted",
+        train_steps=(),
+        train_loss=(),
+        eval_steps=(),
+        validation_loss=(),
+        seconds=(),
+        compile_seconds=trainer.programs.seconds,
+    )
+
+
+def _until(run: Run, step: int) -> Run:
+    """The record up to and with a step: what came after it was not saved."""
+    n, m = bisect_right(run.train_steps, step), bisect_right(run.eval_steps, step)
+    return replace(
+        run,
+        train_steps=run.train_steps[:n],
+        train_loss=run.train_loss[:n],
+        eval_steps=run.eval_steps[:m],
+        validation_loss=run.validation_loss[:m],
+        validation_accuracy=run.validation_accuracy[:m],
+        seconds=run.seconds[:m],
+    )
+
+
+def _extended(run: Run, point: Point, steps: int) -> Run:
+    trained = point.step > 0
+    status = "diverged" if point.diverged else "finished" if point.step == steps else run.status
+    return replace(
+        run,
+        status=status,
+        train_steps=run.train_steps + (point.step,) * trained,
+        train_loss=run.train_loss + (point.train_loss,) * trained,
+        eval_steps=(*run.eval_steps, point.step),
+        validation_loss=(*run.validation_loss, point.validation_loss),
+        validation_accuracy=(*run.validation_accuracy, point.validation_accuracy),
+        seconds=(*run.seconds, point.seconds),
+    )
+
+
+def _is_due(config: TrainConfig, run: Run, point: Point) -> bool:
+    every = config.checkpoint_every or config.steps
+    return run.status != "diverged" and point.step > 0 and point.step % every == 0

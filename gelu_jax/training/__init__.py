@@ -1,0 +1,1 @@
+"""Training: data sources, configs, the step, the loop, checkpoints."""

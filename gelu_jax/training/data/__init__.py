@@ -1,0 +1,58 @@
+"""Data sources: bytes and images, read once, sampled on the device.
+
+`load_data` makes a dataset from the config of a source. What every dataset offers stands at the
+top of `dataset.py`.
+"""
+
+from typing import TypeAlias
+
+from gelu_jax.errors import ConfigError, Problem
+from gelu_jax.training.data.dataset import Batch, Dataset, Facts
+from gelu_jax.training.data.images import (
+    Digits,
+    ImageData,
+    Mnist,
+    load_digits,
+    load_mnist,
+    shuffled,
+)
+from gelu_jax.training.data.language import ByteData, Files, StdlibCorpus, load_files, load_stdlib
+
+__all__ = [
+    "Batch",
+    "ByteData",
+    "DataConfig",
+    "Dataset",
+    "Digits",
+    "Facts",
+    "Files",
+    "ImageData",
+    "Mnist",
+    "StdlibCorpus",
+    "load_data",
+    "shuffled",
+]
+
+DataConfig: TypeAlias = StdlibCorpus | Files | Digits | Mnist
+
+
+def load_data(config: DataConfig, batch_size: int) -> Dataset:
+    """Reads a data source; raises `ConfigError` (fields `data. ...`, `batch_size`) if it cannot.
+
+    >>> import jax
+    >>> data = load_data(Digits(), batch_size=128)
+    >>> inputs, targets = data.batch(jax.random.key(0), step=0)
+    >>> inputs.shape, targets.shape, data.facts.train_size
+    ((128, 8, 8, 1), (128,), 1442)
+    """
+    if batch_size < 1:
+        raise ConfigError([Problem("batch_size", batch_size, "must be at least 1")])
+    match config:
+        case StdlibCorpus():
+            return load_stdlib(config, batch_size)
+        case Files():
+            return load_files(config, batch_size)
+        case Digits():
+            return load_digits(config, batch_size)
+        case Mnist():
+            return load_mnist(config, batch_size)

@@ -1,0 +1,213 @@
+"""Bytes to be continued: text or any other files, each byte a token."""
+
+import dataclasses
+import glob
+import hashlib
+import os
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gelu_jax.errors import check
+from gelu_jax.training.data.dataset import (
+    Batch,
+    Facts,
+    at_least_one,
+    between_0_and_1,
+    content_hash,
+    no_such_file,
+    wrong,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ByteSource:
+    """What the sources of bytes share.
+
+    Attributes:
+      context: bytes that the model sees; a window is one longer, for the last target.
+      validation_fraction: the share of the bytes held out.
+      validation_windows: how many windows of the held-out bytes are evaluated, if they hold so
+        many; evenly spaced, none overlapping.
+    """
+
+    context: int = 64
+    validation_fraction: float = 0.1
+    validation_windows: int = 256
+
+    def __post_init__(self) -> None:
+        check([*at_least_one(self, "context", "validation_windows"), *between_0_and_1(self)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class StdlibCorpus(_ByteSource):
+    """The Python standard library's own top-level sources, read in place; about 4.7 MB.
+
+    Split by file. It differs between Python versions: compare runs of equal `facts.hash` only.
+    """
+
+    kind: Literal["stdlib"] = "stdlib"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(_ByteSource):
+    """The bytes of any files, by path or glob (`**` goes down folders).
+
+    One file is split at a byte, its end held out; several are split by file.
+    """
+
+    path: str | tuple[str, ...]
+    kind: Literal["files"] = "files"
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ByteData:
+    """Bytes for next-byte prediction: `train` (n,) uint8, `held_out` (windows, t + 1) uint8.
+
+    Files stand one after the other, so a window may run from one into the next.
+    """
+
+    train: jax.Array
+    held_out: jax.Array
+    batch_size: int = dataclasses.field(metadata={"static": True})
+    facts: Facts = dataclasses.field(metadata={"static": True})
+
+    @property
+    def context(self) -> int:
+        return self.held_out.shape[1] - 1
+
+    @property
+    def num_classes(self) -> int:
+        return 256
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.context
+
+    @property
+    def validation(self) -> Batch:
+        """Inputs and targets (windows, t)."""
+        return _next_byte(self.held_out)
+
+    def batch(self, key: jax.Array, step: jax.Array | int) -> Batch:
+        """Inputs and targets (b, t): windows drawn uniformly, with replacement, from all."""
+        starts = jax.random.randint(
+            jax.random.fold_in(key, step),
+            (self.batch_size, 1),
+            0,
+            self.train.size - self.context,
+            jnp.int32,
+        )
+        return _next_byte(self.train[starts + jnp.arange(self.context + 1, dtype=jnp.int32)])
+
+
+def _next_byte(windows: jax.Array) -> Batch:
+    windows = windows.astype(jnp.int32)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def load_stdlib(config: StdlibCorpus, batch_size: int) -> ByteData:
+    # _sysconfigdata_*.py holds the paths and flags of this very interpreter's build
+    sources = Path(sysconfig.get_path("stdlib")).glob("*.py")
+    paths = {p.name: p for p in sources if not p.name.startswith("_sysconfigdata")}
+    return _load(config, "kind", config.kind, paths, batch_size)
+
+
+def load_files(config: Files, batch_size: int) -> ByteData:
+    return _load(config, "path", config.path, _paths(config.path), batch_size)
+
+
+def _load(
+    config: _ByteSource, field: str, value: object, paths: Mapping[str, Path], batch_size: int
+) -> ByteData:
+    files = _read(field, value, paths)
+    size, window = sum(map(len, files.values())), config.context + 1
+    if size < window:
+        few = f"fewer than one window of {window} (context + 1)" if size else "nothing to train on"
+        raise wrong(field, value, f"holds {size} bytes, {few}")
+    train, validation = _split(files, config.validation_fraction)
+    for part, data in (("training", train), ("validation", validation)):
+        if len(data) < window:
+            reason = f"leaves {len(data)} bytes for {part}, fewer than one window of {window}"
+            raise wrong("validation_fraction", config.validation_fraction, reason)
+    description = f"{len(files)} file{'s' * (len(files) > 1)}, {size} bytes"
+    return ByteData(
+        jnp.asarray(np.frombuffer(train, np.uint8)),
+        jnp.asarray(_even_windows(validation, config.context, config.validation_windows)),
+        batch_size,
+        Facts(description, content_hash([train, validation]), len(train), len(validation)),
+    )
+
+
+def _read(field: str, value: object, paths: Mapping[str, Path]) -> dict[str, bytes]:
+    """The contents of the files, if 32-bit indices can reach all of them."""
+    try:
+        if sum(path.stat().st_size for path in paths.values()) >= 2**31:
+            raise wrong(field, value, "holds 2 GiB or more")
+        return {name: path.read_bytes() for name, path in paths.items()}
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise wrong(field, error.filename or value, reason) from None
+
+
+def _even_windows(data: bytes, context: int, count: int) -> np.ndarray:
+    """Windows (count, context + 1), spread evenly; no byte is a target twice."""
+    slots = (len(data) - 1) // context
+    count = min(count, slots)
+    starts = np.arange(count) * slots // count * context
+    return np.frombuffer(data, np.uint8)[starts[:, None] + np.arange(context + 1)]
+
+
+def _split(files: Mapping[str, bytes], fraction: float) -> tuple[bytes, bytes]:
+    """Training and validation bytes.
+
+    Files are held out in the order of their names' SHA-256 while they fit into the fraction: no
+    listing order and no random state takes part, and a file more moves few others. If the first
+    is too large, the smallest of all is held out.
+    """
+    files = {name: data for name, data in sorted(files.items()) if data}
+    total = sum(map(len, files.values()))
+    if len(files) == 1:
+        (data,) = files.values()
+        cut = total - round(total * fraction)
+        return data[:cut], data[cut:]
+    order = sorted(files, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
+    sizes = accumulate(len(files[name]) for name in order)
+    held = {name for name, size in zip(order, sizes, strict=True) if size <= total * fraction}
+    held = held or {min(files, key=lambda name: len(files[name]))}
+    train = b"".join(data for name, data in files.items() if name not in held)
+    return train, b"".join(files[name] for name in files if name in held)
+
+
+def _paths(patterns: str | tuple[str, ...]) -> dict[str, Path]:
+    """Every file meant, by its path below the folder that all of them share."""
+    patterns = (patterns,) if isinstance(patterns, str) else patterns
+    paths = sorted({Path(os.path.abspath(path)) for p in patterns for path in _matches(p)})
+    if not paths:
+        raise wrong("path", patterns, "names no file")
+    root = os.path.commonpath([path.parent for path in paths])
+    return {path.relative_to(root).as_posix(): path for path in paths}
+
+
+def _matches(pattern: str) -> list[str]:
+    """The files of one path or glob; a path that exists is never read as a glob."""
+    path = os.path.expanduser(pattern)
+    if os.path.isdir(path):
+        example = f"{pattern.rstrip('/')}/**/*.txt"
+        raise wrong("path", pattern, f"is a folder; name its files, such as {example}")
+    if os.path.isfile(path):
+        return [path]
+    if os.path.exists(path):
+        raise wrong("path", pattern, "is no regular file")
+    found = [match for match in glob.glob(path, recursive=True) if os.path.isfile(match)]
+    if not found:
+        raise wrong("path", pattern, no_such_file(path))
+    return found

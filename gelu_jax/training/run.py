@@ -1,0 +1,235 @@
+"""One training run: init, step, evaluate, fit.
+
+A run is a pure function of (config, seed): the model, the order of the data and dropout draw from
+keys of their own, and the batch of a step is a function of (key, step). The hot path is one
+compiled program of `eval_every` scanned steps; the host only logs, evaluates and saves between.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from gelu_jax.errors import Problem, check
+from gelu_jax.nn import checks
+from gelu_jax.nn.mlp import MLP, MLPConfig
+from gelu_jax.nn.transformer import Transformer, TransformerConfig
+from gelu_jax.training.data import DataConfig, Dataset
+from gelu_jax.training.optimizer import OptimizerConfig, make_optimizer
+
+Model = Transformer | MLP
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a run is: its data, model and optimizer, its length, and how often it is evaluated.
+
+    ``checkpoint_every`` steps, a multiple of ``eval_every``, the state is saved; None saves it
+    where the run ends.
+    """
+
+    data: DataConfig
+    model: TransformerConfig | MLPConfig
+    steps: int
+    batch_size: int
+    eval_every: int
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    checkpoint_every: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(steps=self.steps, eval_every=self.eval_every)
+        yield from checks.divides(self.steps, "steps", eval_every=self.eval_every)
+        every = self.checkpoint_every
+        if every is not None and (every <= 0 or every % self.eval_every):
+            best = max(1, round(every / self.eval_every)) * self.eval_every
+            reason = f"must be a multiple of eval_every = {self.eval_every}; nearest: {best}"
+            yield Problem("checkpoint_every", every, reason)
+
+
+class State(NamedTuple):
+    """All that a step changes."""
+
+    model: Model
+    optimizer: optax.OptState
+    step: Int[Array, ""]
+
+
+class Keys(NamedTuple):
+    """One key for each thing that draws: arms that share a seed share the order of their data."""
+
+    init: Key[Array, ""]
+    data: Key[Array, ""]
+    dropout: Key[Array, ""]
+
+    @classmethod
+    def of(cls, seed: int) -> "Keys":
+        return cls(*jax.random.split(jax.random.key(seed), 3))
+
+
+class Point(NamedTuple):
+    """What is known at one evaluation; losses are means in nats, seconds are of training alone."""
+
+    step: int
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+
+    @property
+    def diverged(self) -> bool:
+        """A loss is no longer finite (at step 0 there is no training loss yet)."""
+        finite = math.isfinite(self.validation_loss)
+        return not finite or (self.step > 0 and not math.isfinite(self.train_loss))
+
+
+def make_model(config: TransformerConfig | MLPConfig, *, rngs: nnx.Rngs) -> Model:
+    """The module that a model config describes."""
+    if isinstance(config, MLPConfig):
+        return MLP(config, rngs=rngs)
+    return Transformer(config, rngs=rngs)
+
+
+def init(config: TrainConfig, keys: Keys) -> State:
+    """The state before the first step."""
+    model: Any = make_model(config.model, rngs=nnx.Rngs(keys.init))
+    optimizer = make_optimizer(config.optimizer, config.steps, 0.0)
+    return State(model, optimizer.init(model), jnp.zeros((), jnp.int32))
+
+
+def loss(
+    model: Model, inputs: Array, targets: Int[Array, "..."], dropout_key: Array | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean cross-entropy in nats, and accuracy, over all targets."""
+    logits = model(inputs, dropout_key=dropout_key)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return losses.mean(), (logits.argmax(-1) == targets).mean()
+
+
+def step(
+    config: TrainConfig, state: State, data: Dataset, keys: Keys, learning_rate: Float[Array, ""]
+) -> tuple[State, Float[Array, ""]]:
+    """One step of training: the next state, and the loss before it."""
+    inputs, targets = data.batch(keys.data, state.step)
+    dropout_key = jax.random.fold_in(keys.dropout, state.step)
+    model: Any = state.model  # a module is the pytree of its parameters
+    (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(
+        model, inputs, targets, dropout_key
+    )
+    optimizer = make_optimizer(config.optimizer, config.steps, learning_rate)
+    updates, optimizer_state = optimizer.update(gradient, state.optimizer, model)
+    model = optax.apply_updates(model, updates)
+    return State(model, optimizer_state, state.step + 1), value
+
+
+def evaluate(
+    model: Model, data: Dataset, batch_size: int
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean loss and accuracy over the validation examples, batch_size at a time."""
+
+    def one(example: tuple[Array, Array]) -> tuple[Array, Array]:
+        inputs, targets = example
+        return loss(model, inputs[None], targets[None])
+
+    losses, accuracies = jax.lax.map(one, data.validation, batch_size=batch_size)
+    return losses.mean(), accuracies.mean()
+
+
+class Programs(NamedTuple):
+    """What is compiled for a config, and the seconds that it took."""
+
+    init: Callable[[Keys], State]
+    chunk: Callable[[State, Dataset, Keys, Array], tuple[State, Array]]
+    evaluate: Callable[[Model, Dataset], tuple[Array, Array]]
+    seconds: float
+
+
+class Trainer:
+    """The compiled programs of one config, for every seed and learning rate.
+
+    ``fit`` runs the config from a seed, or from a state, and yields at every evaluation.
+    """
+
+    def __init__(self, config: TrainConfig, data: Dataset):
+        check(_misfits(config.model, data))
+        self.config, self.data = config, data
+        self.abstract_state: State = jax.eval_shape(partial(init, config), Keys.of(0))
+
+    @cached_property
+    def programs(self) -> "Programs":
+        """The compiled programs; compiled when first needed."""
+        start = time.perf_counter()
+        config, data, state = self.config, self.data, self.abstract_state
+        keys, rate = Keys.of(0), jnp.zeros(())
+        evaluation = partial(evaluate, batch_size=config.batch_size)
+        return Programs(
+            _compile(partial(init, config), keys),
+            _compile(partial(_chunk, config), state, data, keys, rate),
+            _compile(evaluation, state.model, data),
+            time.perf_counter() - start,
+        )
+
+    def fit(
+        self, seed: int, learning_rate: float, resume: tuple[State, float] | None = None
+    ) -> Iterator[tuple[State, Point]]:
+        """Trains to the last step, or until the loss is no longer finite.
+
+        ``resume`` is a state that an earlier fit of the same seed and rate yielded, and the
+        seconds it took until there; the run goes on from it as if it had not stopped.
+        """
+        keys, rate = Keys.of(seed), jnp.asarray(learning_rate, jnp.float32)
+        state, seconds = resume or (self.programs.init(keys), 0.0)
+        losses = jnp.full(1, jnp.nan)
+        if resume is None:
+            yield state, self._point(state, losses, seconds)
+        while state.step < self.config.steps:
+            start = time.perf_counter()
+            state, losses = jax.block_until_ready(self.programs.chunk(state, self.data, keys, rate))
+            seconds += time.perf_counter() - start
+            point = self._point(state, losses, seconds)
+            yield state, point
+            if point.diverged:
+                return
+
+    def _point(self, state: State, losses: Array, seconds: float) -> Point:
+        metrics = self.programs.evaluate(state.model, self.data)
+        train_loss, validation_loss, accuracy = map(float, (losses.mean(), *metrics))
+        return Point(int(state.step), train_loss, validation_loss, accuracy, seconds)
+
+
+def _misfits(model: TransformerConfig | MLPConfig, data: Dataset) -> Iterator[Problem]:
+    inputs, _ = data.validation
+    if isinstance(model, MLPConfig):
+        fields = {"d_in": (model.d_in, math.prod(inputs.shape[1:]))}
+        fields |= {"num_classes": (model.num_classes, data.num_classes)}
+    else:
+        fields = {"vocab_size": (model.vocab_size, data.num_classes)}
+        if model.max_positions is not None:
+            fields |= {"max_positions": (model.max_positions, inputs.shape[1])}
+    for field_name, (given, needed) in fields.items():
+        if given < needed:
+            yield Problem(f"model.{field_name}", given, f"the data needs {needed}")
+
+
+def _chunk(
+    config: TrainConfig, state: State, data: Dataset, keys: Keys, learning_rate: Array
+) -> tuple[State, Float[Array, " n"]]:
+    def body(state: State, _: None) -> tuple[State, Array]:
+        return step(config, state, data, keys, learning_rate)
+
+    return jax.lax.scan(body, state, length=config.eval_every)
+
+
+def _compile(f: Any, *arguments: Any) -> Any:
+    return jax.jit(f).lower(*arguments).compile()

@@ -1,0 +1,105 @@
+"""Comparisons that no computer ever ran: made up, with known truth, for the tests of the report."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from gelu_jax.compare.records import Arm, Comparison, Run
+
+STEPS = 2000
+EVALUATIONS = tuple(range(0, STEPS + 1, 50))
+LOGGED = tuple(range(20, STEPS + 1, 20))
+FINAL_LOSS = {"relu": 2.12, "gelu": 2.104, "swiglu": 2.073, "geglu": 2.080, "silu": 2.125}
+ARMS = {
+    "relu": Arm("relu", {}, 119_872, 1.53e9, 256),
+    "gelu": Arm("gelu", {"model.variant": "gelu"}, 119_872, 1.53e9, 256),
+    "swiglu": Arm("swiglu", {"model.variant": "swiglu", "model.d_ff": 176}, 121_920, 1.56e9, 176),
+    "geglu": Arm("geglu", {"model.variant": "geglu", "model.d_ff": 176}, 121_920, 1.56e9, 176),
+    "silu": Arm("silu", {"model.variant": "silu"}, 119_872, 1.53e9, 256),
+}
+
+
+def run(
+    arm: str,
+    seed: int,
+    rate: float,
+    purpose: str = "report",
+    status: str = "finished",
+    noise: float = 0.004,
+) -> Run:
+    """One made-up run: a seed's own level, shared by all arms, plus noise of its own."""
+    shared = np.random.default_rng(seed).normal(0, 0.02)
+    own = np.random.default_rng([seed, *arm.encode()])
+    off = 0.07 * np.log10(rate / 3e-3) ** 2
+    end = FINAL_LOSS[arm] + shared + own.normal(0, noise) + off
+    steps = np.array(EVALUATIONS)
+    decay = 3.3 * np.exp(-steps / 110) + 0.45 * np.exp(-steps / 620)
+    loss = end - 0.45 * np.exp(-STEPS / 620) + decay + own.normal(0, 0.003, steps.size)
+    loss[-1] = end
+    seconds = 0.0061 * steps * (1.09 if arm.endswith("glu") else 1.0) * own.uniform(0.97, 1.05)
+    train = np.interp(LOGGED, steps, loss) - 0.06 + own.normal(0, 0.03, len(LOGGED))
+    if status == "diverged":
+        loss[12:], train[30:] = np.nan, np.nan
+    keep = len(steps) if status != "interrupted" else 15
+    layers = np.array([[0.05, 0.12]])
+    dead = layers * (1 - np.exp(-steps[:keep, None] / 400)) * (0.2 if arm != "relu" else 1.0)
+    largest = 1.5 + (layers * 30) * np.sqrt(steps[:keep, None] / STEPS)
+    return Run(
+        arm=arm,
+        seed=seed,
+        learning_rate=rate,
+        purpose=purpose,  # type: ignore[arg-type]
+        status=status,  # type: ignore[arg-type]
+        train_steps=LOGGED,
+        train_loss=tuple(map(float, train)),
+        eval_steps=EVALUATIONS[:keep],
+        validation_loss=tuple(map(float, loss[:keep])),
+        seconds=tuple(map(float, seconds[:keep])),
+        validation_accuracy=tuple(float(np.exp(-x / 3)) for x in loss[:keep]),
+        compile_seconds=6.5,
+        health={
+            "share of dead units": tuple(tuple(map(float, row)) for row in dead),
+            "largest |h|": tuple(tuple(map(float, row)) for row in largest),
+        },
+    )
+
+
+def comparison(
+    arms: tuple[str, ...] = ("relu", "gelu", "swiglu"),
+    seeds: int = 8,
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2),
+    protocol: str = "full",
+    noise: float = 0.004,
+) -> Comparison:
+    """A made-up comparison: seeds reported from 100 on, rates tuned on seeds 0 and 1."""
+    reported = [run(arm, 100 + seed, 3e-3, noise=noise) for arm in arms for seed in range(seeds)]
+    tuning = [run(a, s, rate, "tuning") for a in arms for rate in rates for s in (0, 1)]
+    return Comparison(
+        name="synthetic",
+        description="Synthetic data for the tests of the report: no model was trained.",
+        unit="nats per byte",
+        tokens_per_step=32 * 64,
+        protocol=protocol,  # type: ignore[arg-type]
+        arms=tuple(ARMS[arm] for arm in arms),
+        runs=(*tuning, *reported),
+        config={
+            "model": {"d_model": 64, "num_layers": 2, "num_heads": 4, "variant": "relu"},
+            "optimizer": {"name": "adamw", "weight_decay": 0.1, "warmup_steps": 100},
+            "data": {"kind": "stdlib_bytes", "context": 64, "batch_size": 32},
+            "steps": STEPS,
+        },
+        environment={"python": "3.11.7", "jax": "0.10.2", "device": "cpu (2 cores)"},
+        data={"description": "no data at all", "hash": "0" * 16},
+        command="gelu-jax compare configs/synthetic.yaml",
+    )
+
+
+def with_status(made: Comparison, arm: str, seed: int, status: str) -> Comparison:
+    """The same comparison with one reported run diverged or interrupted."""
+    runs = tuple(
+        run(arm, seed, r.learning_rate, "report", status)
+        if (r.arm, r.seed, r.purpose) == (arm, seed, "report")
+        else r
+        for r in made.runs
+    )
+    return replace(made, runs=runs)

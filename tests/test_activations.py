@@ -1,0 +1,98 @@
+"""Activations as users meet them: names, dtypes, limits, autodiff, what the backward pass keeps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gelu_jax.activations import ACTIVATIONS, activation, prelu, xielu
+
+NAMES = sorted(ACTIVATIONS)
+FLOATS = ("float32", "bfloat16", "float16")
+ALIASES = {
+    "identity": ("linear", "none"),
+    "relu": ("relu",),
+    "relu_squared": ("relu2", "squared_relu", "relu_sq"),
+    "gelu": ("gelu_exact", "gelu_erf", "gelu_python"),
+    "gelu_tanh": (
+        "gelu_new",
+        "gelu_accurate",
+        "gelu_fast",
+        "gelu_pytorch_tanh",
+        "gelu_python_tanh",
+        "gelu_approx",
+    ),
+    "gelu_sigmoid": ("quick_gelu",),
+    "silu": ("swish",),
+    "hard_sigmoid": ("hardsigmoid",),
+    "hard_silu": ("hardswish", "hard_swish", "hardsilu"),
+    "sqrt_softplus": ("sqrtsoftplus",),
+}
+
+
+def every_16_bit_input(dtype: str) -> jax.Array:
+    return jax.lax.bitcast_convert_type(jnp.arange(65536, dtype=jnp.uint16), jnp.dtype(dtype))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_canonical_name_is_the_name_of_its_function(name: str):
+    assert activation(name) is ACTIVATIONS[name]
+    assert ACTIVATIONS[name].__name__ == name
+
+
+@pytest.mark.parametrize(("name", "aliases"), ALIASES.items())
+def test_aliases(name: str, aliases: tuple[str, ...]):
+    assert {activation(alias) for alias in aliases} == {ACTIVATIONS[name]}
+
+
+def test_an_unknown_name_lists_the_nearest():
+    with pytest.raises(ValueError, match=r"activation = 'geul': unknown; did you mean .*gelu"):
+        activation("geul")
+
+
+@pytest.mark.parametrize("name", ["prelu", "xielu"])
+def test_learned_activations_are_never_handed_out_frozen(name: str):
+    with pytest.raises(ValueError, match="learned parameters"):
+        activation(name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_backward_pass_keeps_the_input_alone(name: str, dtype: str):
+    x = jnp.linspace(-3, 3, 7).astype(dtype)
+    kept = jax.tree.leaves(jax.vjp(ACTIVATIONS[name], x)[1])
+    assert sum(r.size * r.dtype.itemsize for r in kept) <= x.size * x.dtype.itemsize
+    assert all(np.array_equal(r, x) for r in kept)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_no_nan_at_any_finite_input(name: str, dtype: str):
+    f = ACTIVATIONS[name]
+    x = every_16_bit_input(dtype) if dtype != "float32" else every_16_bit_input("bfloat16")
+    x = x[jnp.isfinite(x)].astype(dtype)
+    slope = jax.vmap(jax.grad(f))
+    for g in (f, slope, jax.vmap(jax.grad(jax.grad(f)))):
+        assert not jnp.isnan(jax.jit(g)(x)).any(), g
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_in_nan_out(name: str):
+    f = ACTIVATIONS[name]
+    assert jnp.isnan(f(jnp.nan))
+    assert jnp.isnan(jax.grad(f)(jnp.nan))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["int32", "bool", "complex64"])
+def test_other_dtypes_are_refused(name: str, dtype: str):
+    with pytest.raises(TypeError, match=f"{name}: expected a floating dtype, got {dtype}"):
+        ACTIVATIONS[name](jnp.ones(3, dtype))
+
+
+def test_prelu_and_xielu_learn():
+    x = jnp.linspace(-2, 2, 9)
+    assert jax.grad(lambda s: prelu(x, s).sum())(0.25) == x[x < 0].sum()
+    dp, dn = jax.grad(lambda p, n: xielu(x, p, n).sum(), argnums=(0, 1))(0.8, 0.8)
+    np.testing.assert_allclose(dp, jnp.square(x[x > 0]).sum(), rtol=1e-6)
+    np.testing.assert_allclose(dn, (jnp.expm1(x[x <= 0]) - x[x <= 0]).sum(), rtol=1e-5)

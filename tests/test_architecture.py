@@ -1,0 +1,114 @@
+"""The floors: imports run strictly downward, heavy packages stay in their rooms."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "gelu_jax"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+FLOORS = {  # the longest prefix that fits counts
+    "gelu_jax.errors": -1,
+    "gelu_jax.activations": 0,
+    "gelu_jax.nn": 1,
+    "gelu_jax.nn.block": 2,
+    "gelu_jax.nn.transformer": 3,
+    "gelu_jax.nn.mlp": 3,
+    "gelu_jax.linen": 4,
+    "gelu_jax.families": 4,
+    "gelu_jax.training": 5,
+    "gelu_jax.compare": 6,
+    "gelu_jax": 7,  # the façade: only a table of contents
+    "gelu_jax.cli": 7,
+}
+
+ROOMS = {  # package → the modules that may import it
+    "matplotlib": "gelu_jax.compare",
+    "plotly": "gelu_jax.compare",
+    "scipy": "gelu_jax.compare",
+    "yaml": "gelu_jax.training",
+    "pydantic": ("gelu_jax.training", "gelu_jax.compare"),
+    "optax": "gelu_jax.training",
+    "orbax": "gelu_jax.training.checkpoint",
+    "sklearn": "gelu_jax.training.data",
+    "tyro": "gelu_jax.cli",
+}
+
+
+def module(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def floor(name: str) -> int:
+    prefixes = [p for p in FLOORS if name == p or name.startswith(p + ".")]
+    return FLOORS[max(prefixes, key=len)]
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            # `from gelu_jax.nn import checks` imports a module: resolve it to that module
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            own = node.module == "gelu_jax" or node.module.startswith("gelu_jax.")
+            is_module = [own and (PACKAGE.parent / n.replace(".", "/")).with_suffix(".py").exists()
+                         for n in names]  # fmt: skip
+            found += [n if m else node.module for n, m in zip(names, is_module, strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_run_downward(path):
+    for name in imports(path):
+        if name.startswith("gelu_jax"):
+            same_room = module(path).rpartition(".")[0] == name.rpartition(".")[0]
+            assert floor(name) < floor(module(path)) or (
+                same_room and floor(name) == floor(module(path))
+            ), f"{module(path)} (floor {floor(module(path))}) imports {name} (floor {floor(name)})"
+
+
+def test_no_cycles():
+    graph = {module(p): {n for n in imports(p) if n.startswith("gelu_jax")} for p in FILES}
+
+    def visit(name, trail):
+        assert name not in trail, " → ".join([*trail, name])
+        for below in graph.get(name, ()):
+            visit(below, [*trail, name])
+
+    for name in graph:
+        visit(name, [])
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_heavy_packages_stay_in_their_rooms(path):
+    for name in imports(path):
+        rooms = ROOMS.get(name.partition(".")[0], "gelu_jax")
+        assert module(path).startswith(rooms), f"{module(path)} imports {name}"
+
+
+def test_import_is_quick_and_lean():
+    """flax itself brings yaml, optax and rich; nothing else of training or reports comes along."""
+    heavy = [
+        "orbax.checkpoint",
+        "matplotlib",
+        "plotly",
+        "pydantic",
+        "tyro",
+        "sklearn",
+        "scipy.stats",
+    ]
+    code = f"import sys, gelu_jax; print([m for m in {heavy} if m in sys.modules])"
+    flax = "import sys, flax.nnx; " + code.partition("; ")[0].removesuffix(", gelu_jax")
+    flax += f"; print([m for m in {heavy} if m in sys.modules])"
+    ours, theirs = (
+        subprocess.run([sys.executable, "-c", c], capture_output=True, text=True, check=True).stdout
+        for c in (code, flax)
+    )
+    assert ours == theirs

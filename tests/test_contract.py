@@ -1,0 +1,170 @@
+"""What holds for everything public: one literal table of functions and one of modules."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import gelu_jax as gj
+
+MODULES = {
+    "FeedForward": gj.FeedForwardConfig(8, d_ff=16, variant="swiglu", use_bias=True),
+    "Norm": gj.NormConfig(8, use_bias=True),
+    "Attention": gj.AttentionConfig(8, num_heads=4, num_kv_heads=2, rotary=gj.RotaryConfig()),
+    "Block": gj.BlockConfig(
+        gj.NormConfig(8), gj.AttentionConfig(8, num_heads=2), gj.FeedForwardConfig(8, d_ff=16)
+    ),
+    "Transformer": gj.TransformerConfig(
+        vocab_size=11,
+        num_layers=2,
+        block=gj.BlockConfig(
+            gj.NormConfig(8, kind="rms"),
+            gj.AttentionConfig(8, num_heads=2),
+            gj.FeedForwardConfig(8, d_ff=16, variant="geglu"),
+        ),
+        max_positions=8,
+    ),
+    "MLP": gj.MLPConfig(d_in=8, num_classes=3, num_layers=2, d_ff=16),
+}
+
+
+def example(name):
+    shape = (2, 8) if name == "MLP" else (2, 5, 8)
+    if name == "Transformer":
+        return jax.random.randint(jax.random.key(1), (2, 5), 0, 11)
+    return jax.random.normal(jax.random.key(1), shape)
+
+
+@pytest.fixture(params=MODULES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def model(name):
+    return getattr(gj, name)(MODULES[name], rngs=nnx.Rngs(0))
+
+
+def test_every_module_is_in_the_table():
+    modules = {n for n in gj.__all__ if isinstance(getattr(gj, n), type)
+               and issubclass(getattr(gj, n), nnx.Module)}  # fmt: skip
+    assert modules == set(MODULES) == {n for n in vars(gj.linen) if n[0].isupper()}
+
+
+def test_linen_equals_nnx_from_transplanted_parameters(name, model):
+    x = example(name)
+    linen = getattr(gj.linen, name)(MODULES[name])
+    params = nnx.to_pure_dict(nnx.state(model))
+    initial = linen.init(jax.random.key(0), x)["params"]
+    chex.assert_trees_all_equal_structs(initial, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(initial, params)
+    np.testing.assert_array_equal(linen.apply({"params": params}, x), model(x))
+
+
+def test_jit_equals_eager(name, model):
+    x = example(name)
+    eager, jitted = model(x), jax.jit(lambda model, x: model(x))(model, x)
+    np.testing.assert_allclose(jitted, eager, atol=2e-6)  # measured: 7e-7
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_parameters_keep_their_dtype_and_outputs_take_the_compute_dtype(name, dtype):
+    config = _with_dtype(MODULES[name], dtype)
+    model = getattr(gj, name)(config, rngs=nnx.Rngs(0))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(model)} == {"float32"}
+    # logits are float32, and a block's stream keeps the dtype of its input
+    expected = "float32" if name in ("Transformer", "MLP", "Block") else dtype
+    assert model(example(name)).dtype == expected
+
+
+def _with_dtype(config, dtype):
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name == "dtype":
+            changes["dtype"] = dtype
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = _with_dtype(value, dtype)
+    return dataclasses.replace(config, **changes)
+
+
+def test_gradients_are_finite_and_reach_every_parameter(name, model):
+    x = example(name)
+    weights = jax.random.normal(jax.random.key(2), model(x).shape)
+    gradient = jax.grad(lambda model: (model(x) * weights).sum())(model)
+    chex.assert_tree_all_finite(gradient)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert jnp.abs(leaf).max() > 0, path
+
+
+def test_one_trace_serves_every_call(name, model):
+    chex.clear_trace_counter()
+    run = jax.jit(chex.assert_max_traces(lambda model, x: model(x), n=1))
+    for seed in range(3):
+        again = getattr(gj, name)(MODULES[name], rngs=nnx.Rngs(seed))
+        run(again, example(name))
+
+
+def test_scan_vmap_and_remat(name, model):
+    x = example(name)
+    expected = model(x)
+    stacked = jnp.stack([x, x])
+    vmapped = jax.vmap(lambda x: model(x))(stacked)
+    _, scanned = jax.lax.scan(lambda _, x: (None, model(x)), None, stacked)
+    rematerialised = jax.checkpoint(lambda model, x: model(x))(model, x)
+    for y in (*vmapped, *scanned, rematerialised):
+        np.testing.assert_allclose(y, expected, atol=2e-6)
+
+
+def test_gradient_under_remat_is_the_same(name, model):
+    x = example(name)
+
+    def loss(model):
+        return jnp.square(model(x)).sum()
+
+    plain, remat = jax.grad(loss)(model), jax.grad(jax.checkpoint(loss))(model)
+    chex.assert_trees_all_close(plain, remat, atol=1e-4, rtol=1e-4)
+
+
+def test_the_library_section_of_the_main_job_runs_as_written():
+    x = jnp.ones((2, 16))
+    for function in (gj.gelu, gj.gelu_tanh, gj.silu, gj.relu):
+        assert function(x).shape == x.shape
+    assert gj.activation("gelu_new") is gj.gelu_tanh
+    with pytest.raises(ValueError, match=r"did you mean.*gelu"):
+        gj.activation("geluu")
+    assert gj.ACTIVATIONS["silu"] is gj.silu
+    for table in (gj.ACTIVATIONS, gj.VARIANTS):
+        with pytest.raises(TypeError):
+            table["mine"] = gj.relu
+    names = ["relu", "gelu", "silu", "relu_squared", "glu", "reglu", "geglu", "swiglu", "bilinear"]
+    assert [len(gj.VARIANTS[name]) for name in names] == [1, 1, 1, 1, 2, 2, 2, 2, 2]
+    assert gj.matched_width(2048, "swiglu", multiple_of=8) == 1368
+    w, w_out = jnp.ones((16, 24)), jnp.ones((24, 16))
+    assert gj.feed_forward(x, (w, w), w_out, variant="swiglu", b_in=None, b_out=None).shape == (
+        2,
+        16,
+    )
+    config = gj.FeedForwardConfig(
+        d_model=16, d_ff=24, variant="gelu", use_bias=False, dropout_rate=0.0,
+        dtype=jnp.float32, param_dtype=jnp.float32,
+    )  # fmt: skip
+    assert gj.FeedForward(config, rngs=nnx.Rngs(0))(x).shape == (2, 16)
+    linen = gj.linen.FeedForward(config)
+    assert linen.apply(linen.init(jax.random.key(0), x), x).shape == (2, 16)
+    for noun in ("Norm", "Attention", "Block", "Transformer", "MLP"):
+        assert hasattr(gj, noun)
+        assert hasattr(gj, f"{noun}Config")
+
+
+def test_a_persons_own_activation_takes_part_everywhere():
+    own = gj.FeedForwardConfig(8, d_ff=16, variant=(jnp.sin, "identity"))
+    named = gj.FeedForwardConfig(8, d_ff=16, variant=("jax.numpy:sin", "identity"))
+    x = jnp.ones((2, 8))
+    mine, theirs = (gj.FeedForward(c, rngs=nnx.Rngs(0))(x) for c in (own, named))
+    np.testing.assert_array_equal(mine, theirs)
+    assert gj.matched_width(96, own.variant) == 64
