@@ -29,7 +29,9 @@ CAUSAL = (
 ENCODERS = ("bert", "bert_model")
 VISION = ("vit", "vit_model")
 TOWERS = ("clip", "clip_open")
-ALL = (*CAUSAL, *ENCODERS, *VISION, *TOWERS)
+T5 = ("t5", "t5_v1_1")
+LLAVA = ("llava", "llava_full")
+ALL = (*CAUSAL, *ENCODERS, *VISION, *TOWERS, *T5, *LLAVA)
 
 
 @cache
@@ -126,6 +128,38 @@ def test_two_towers(name):
     (tokens,) = inputs(name, "tokens")
     for field, ours in compute(loaded(name), tokens, images(name)).items():
         close(name, field, ours)
+
+
+@pytest.mark.parametrize("name", T5)
+def test_encoder_decoders(name):
+    """The encoder's states and the decoder's logits from a padded input; greedy output."""
+
+    @jax.jit
+    def compute(model, tokens, targets, mask):
+        start = model.start(tokens, 9, mask=mask)
+        greedy = generate(model, jnp.zeros((2, 1), int), 9, cache=start)
+        return model.encode(tokens, mask=mask), model(tokens, targets, mask=mask), greedy
+
+    tokens, targets, mask = inputs(name, "tokens", "targets", "mask")
+    hidden, logits, greedy = compute(loaded(name), tokens, targets, mask)
+    close(name, "hidden", hidden, mask)
+    close(name, "logits", logits)
+    np.testing.assert_array_equal(greedy, golden(name)["greedy"])
+
+
+@pytest.mark.parametrize("name", LLAVA)
+def test_vision_language_models(name):
+    """Logits of a prompt with an image in it, and its greedy continuation."""
+
+    @jax.jit
+    def compute(model, tokens, images):
+        greedy = generate(model, tokens, 9, images=images)
+        return model(tokens, images=images), greedy
+
+    (tokens,) = inputs(name, "tokens")
+    logits, greedy = compute(loaded(name), tokens, images(name))
+    close(name, "logits", logits)
+    np.testing.assert_array_equal(greedy, golden(name)["greedy"])
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -9,9 +9,11 @@ from gelu_jax.families.family import Family
 from gelu_jax.families.gemma import GEMMA
 from gelu_jax.families.gpt2 import GPT2
 from gelu_jax.families.llama import LLAMA
+from gelu_jax.families.llava import LLAVA
 from gelu_jax.families.mistral import MISTRAL
+from gelu_jax.families.t5 import T5
 from gelu_jax.families.vit import VIT
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {family.model_type: family for family in (BERT, CLIP, GEMMA, GPT2, LLAMA, MISTRAL, VIT)}
-)
+_ALL = (BERT, CLIP, GEMMA, GPT2, LLAMA, LLAVA, MISTRAL, T5, VIT)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.model_type: family for family in _ALL})
