@@ -5,7 +5,7 @@ from collections.abc import Collection
 from gelu_jax.families.common import heads, holds
 from gelu_jax.families.family import Family
 from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row
+from gelu_jax.families.table import Row, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.encoder import Encoder, EncoderConfig
@@ -47,8 +47,24 @@ def _transformer(s: Settings, activation: str) -> TransformerConfig:
     )
 
 
-_LAYER = "bert.encoder.layer.{}."
-_OURS = "transformer.layers."
+LAYER = (
+    Row("attention.w_query", "attention.self.query.weight", "(h k) d -> d h k"),
+    Row("attention.b_query", "attention.self.query.bias", "(h k) -> h k"),
+    Row("attention.w_key", "attention.self.key.weight", "(h k) d -> d h k"),
+    Row("attention.b_key", "attention.self.key.bias", "(h k) -> h k"),
+    Row("attention.w_value", "attention.self.value.weight", "(h k) d -> d h k"),
+    Row("attention.b_value", "attention.self.value.bias", "(h k) -> h k"),
+    Row("attention.w_out", "attention.output.dense.weight", "d (h k) -> h k d"),
+    Row("attention.b_out", "attention.output.dense.bias"),
+    Row("attention_norm.scale", "attention.output.LayerNorm.weight"),
+    Row("attention_norm.bias", "attention.output.LayerNorm.bias"),
+    Row("feed_forward.w_in.0", "intermediate.dense.weight", "f d -> d f"),
+    Row("feed_forward.b_in.0", "intermediate.dense.bias"),
+    Row("feed_forward.w_out", "output.dense.weight", "d f -> f d"),
+    Row("feed_forward.b_out", "output.dense.bias"),
+    Row("feed_forward_norm.scale", "output.LayerNorm.weight"),
+    Row("feed_forward_norm.bias", "output.LayerNorm.bias"),
+)
 
 ROWS = (
     Row("transformer.embedding", "bert.embeddings.word_embeddings.weight"),
@@ -56,22 +72,7 @@ ROWS = (
     Row("transformer.token_types", "bert.embeddings.token_type_embeddings.weight"),
     Row("transformer.embedding_norm.scale", "bert.embeddings.LayerNorm.weight"),
     Row("transformer.embedding_norm.bias", "bert.embeddings.LayerNorm.bias"),
-    Row(_OURS + "attention.w_query", _LAYER + "attention.self.query.weight", "(h k) d -> d h k"),
-    Row(_OURS + "attention.b_query", _LAYER + "attention.self.query.bias", "(h k) -> h k"),
-    Row(_OURS + "attention.w_key", _LAYER + "attention.self.key.weight", "(h k) d -> d h k"),
-    Row(_OURS + "attention.b_key", _LAYER + "attention.self.key.bias", "(h k) -> h k"),
-    Row(_OURS + "attention.w_value", _LAYER + "attention.self.value.weight", "(h k) d -> d h k"),
-    Row(_OURS + "attention.b_value", _LAYER + "attention.self.value.bias", "(h k) -> h k"),
-    Row(_OURS + "attention.w_out", _LAYER + "attention.output.dense.weight", "d (h k) -> h k d"),
-    Row(_OURS + "attention.b_out", _LAYER + "attention.output.dense.bias"),
-    Row(_OURS + "attention_norm.scale", _LAYER + "attention.output.LayerNorm.weight"),
-    Row(_OURS + "attention_norm.bias", _LAYER + "attention.output.LayerNorm.bias"),
-    Row(_OURS + "feed_forward.w_in.0", _LAYER + "intermediate.dense.weight", "f d -> d f"),
-    Row(_OURS + "feed_forward.b_in.0", _LAYER + "intermediate.dense.bias"),
-    Row(_OURS + "feed_forward.w_out", _LAYER + "output.dense.weight", "d f -> f d"),
-    Row(_OURS + "feed_forward.b_out", _LAYER + "output.dense.bias"),
-    Row(_OURS + "feed_forward_norm.scale", _LAYER + "output.LayerNorm.weight"),
-    Row(_OURS + "feed_forward_norm.bias", _LAYER + "output.LayerNorm.bias"),
+    *within(LAYER, "transformer.layers.", "bert.encoder.layer.{}."),
     Row("pooler.w", "bert.pooler.dense.weight", "e d -> d e"),
     Row("pooler.b", "bert.pooler.dense.bias"),
     Row("masked_head.dense.w", "cls.predictions.transform.dense.weight", "e d -> d e"),
@@ -94,7 +95,7 @@ BERT = Family(
         ("LayerNorm.bias", "LayerNorm.beta"),
     ),
     ignored=r"(.*\.)?embeddings\.position_ids",
-    copies={
+    copies=lambda _: {
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
     },

@@ -1,7 +1,7 @@
 """What a family is: its config from a config.json, its model, its table of names."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from flax import nnx
@@ -16,9 +16,9 @@ class Family:
 
     ``config`` maps the fields of a config.json, and the names of the tensors that are there (some
     families tell their parts by them), to a config of ours; ``model`` builds the module from it;
-    ``rows`` is the table of names, in the spelling that transformers writes. ``spellings`` are
-    other spellings in use, as pairs (ours, other); ``ignored`` matches tensors that hold no
-    parameters; ``copies`` names tensors that some files store twice, and what each repeats.
+    ``rows`` is the config's table of names, in the spelling that transformers writes.
+    ``spellings`` are others in use, as pairs (ours, other); ``ignored`` matches tensors that hold
+    no parameters; ``copies`` names tensors that some files store twice, and what each repeats.
     """
 
     model_type: str
@@ -27,4 +27,4 @@ class Family:
     rows: Callable[[Any], Sequence[Row]]
     spellings: Sequence[tuple[str, str]] = ()
     ignored: str = r"(?!)"
-    copies: Mapping[str, str] = field(default_factory=dict[str, str])
+    copies: Callable[[Any], Mapping[str, str]] = lambda _: {}

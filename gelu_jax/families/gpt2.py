@@ -5,7 +5,7 @@ from collections.abc import Collection
 from gelu_jax.families.common import heads
 from gelu_jax.families.family import Family
 from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row
+from gelu_jax.families.table import Row, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
@@ -41,27 +41,29 @@ def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
     )
 
 
-_QKV, _QKV_BIAS = "transformer.h.{}.attn.c_attn.weight", "transformer.h.{}.attn.c_attn.bias"
+LAYER = (
+    Row("attention_norm.scale", "ln_1.weight"),
+    Row("attention_norm.bias", "ln_1.bias"),
+    Row("attention.w_query", "attn.c_attn.weight", "d (h k) -> d h k", fused=1),
+    Row("attention.w_key", "attn.c_attn.weight", "d (h k) -> d h k", fused=1),
+    Row("attention.w_value", "attn.c_attn.weight", "d (h k) -> d h k", fused=1),
+    Row("attention.b_query", "attn.c_attn.bias", "(h k) -> h k"),
+    Row("attention.b_key", "attn.c_attn.bias", "(h k) -> h k"),
+    Row("attention.b_value", "attn.c_attn.bias", "(h k) -> h k"),
+    Row("attention.w_out", "attn.c_proj.weight", "(h k) d -> h k d"),
+    Row("attention.b_out", "attn.c_proj.bias"),
+    Row("feed_forward_norm.scale", "ln_2.weight"),
+    Row("feed_forward_norm.bias", "ln_2.bias"),
+    Row("feed_forward.w_in.0", "mlp.c_fc.weight"),
+    Row("feed_forward.b_in.0", "mlp.c_fc.bias"),
+    Row("feed_forward.w_out", "mlp.c_proj.weight"),
+    Row("feed_forward.b_out", "mlp.c_proj.bias"),
+)
 
 ROWS = (
     Row("embedding", "transformer.wte.weight"),
     Row("positions", "transformer.wpe.weight"),
-    Row("layers.attention_norm.scale", "transformer.h.{}.ln_1.weight"),
-    Row("layers.attention_norm.bias", "transformer.h.{}.ln_1.bias"),
-    Row("layers.attention.w_query", _QKV, "d (h k) -> d h k", fused=1),
-    Row("layers.attention.w_key", _QKV, "d (h k) -> d h k", fused=1),
-    Row("layers.attention.w_value", _QKV, "d (h k) -> d h k", fused=1),
-    Row("layers.attention.b_query", _QKV_BIAS, "(h k) -> h k"),
-    Row("layers.attention.b_key", _QKV_BIAS, "(h k) -> h k"),
-    Row("layers.attention.b_value", _QKV_BIAS, "(h k) -> h k"),
-    Row("layers.attention.w_out", "transformer.h.{}.attn.c_proj.weight", "(h k) d -> h k d"),
-    Row("layers.attention.b_out", "transformer.h.{}.attn.c_proj.bias"),
-    Row("layers.feed_forward_norm.scale", "transformer.h.{}.ln_2.weight"),
-    Row("layers.feed_forward_norm.bias", "transformer.h.{}.ln_2.bias"),
-    Row("layers.feed_forward.w_in.0", "transformer.h.{}.mlp.c_fc.weight"),
-    Row("layers.feed_forward.b_in.0", "transformer.h.{}.mlp.c_fc.bias"),
-    Row("layers.feed_forward.w_out", "transformer.h.{}.mlp.c_proj.weight"),
-    Row("layers.feed_forward.b_out", "transformer.h.{}.mlp.c_proj.bias"),
+    *within(LAYER, "layers.", "transformer.h.{}."),
     Row("final_norm.scale", "transformer.ln_f.weight"),
     Row("final_norm.bias", "transformer.ln_f.bias"),
     Row("head", "lm_head.weight"),
@@ -74,5 +76,5 @@ GPT2 = Family(
     lambda _: ROWS,
     spellings=(("^transformer.", ""),),
     ignored=r"(.*\.)?h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask, once kept as a buffer
-    copies={"lm_head.weight": "transformer.wte.weight"},
+    copies=lambda _: {"lm_head.weight": "transformer.wte.weight"},
 )

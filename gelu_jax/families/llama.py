@@ -5,7 +5,7 @@ from collections.abc import Collection
 from gelu_jax.families.common import heads, rotary_config
 from gelu_jax.families.family import Family
 from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row
+from gelu_jax.families.table import Row, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
@@ -40,24 +40,28 @@ def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
     )
 
 
+LAYER = (
+    Row("attention_norm.scale", "input_layernorm.weight"),
+    Row("attention.w_query", "self_attn.q_proj.weight", "(h k) d -> d h k"),
+    Row("attention.w_key", "self_attn.k_proj.weight", "(g k) d -> d g k"),
+    Row("attention.w_value", "self_attn.v_proj.weight", "(g k) d -> d g k"),
+    Row("attention.w_out", "self_attn.o_proj.weight", "d (h k) -> h k d"),
+    Row("attention.b_query", "self_attn.q_proj.bias", "(h k) -> h k"),
+    Row("attention.b_key", "self_attn.k_proj.bias", "(g k) -> g k"),
+    Row("attention.b_value", "self_attn.v_proj.bias", "(g k) -> g k"),
+    Row("attention.b_out", "self_attn.o_proj.bias"),
+    Row("feed_forward_norm.scale", "post_attention_layernorm.weight"),
+    Row("feed_forward.w_in.0", "mlp.gate_proj.weight", "f d -> d f"),
+    Row("feed_forward.w_in.1", "mlp.up_proj.weight", "f d -> d f"),
+    Row("feed_forward.w_out", "mlp.down_proj.weight", "d f -> f d"),
+    Row("feed_forward.b_in.0", "mlp.gate_proj.bias"),
+    Row("feed_forward.b_in.1", "mlp.up_proj.bias"),
+    Row("feed_forward.b_out", "mlp.down_proj.bias"),
+)
+
 ROWS = (
     Row("embedding", "model.embed_tokens.weight"),
-    Row("layers.attention_norm.scale", "model.layers.{}.input_layernorm.weight"),
-    Row("layers.attention.w_query", "model.layers.{}.self_attn.q_proj.weight", "(h k) d -> d h k"),
-    Row("layers.attention.w_key", "model.layers.{}.self_attn.k_proj.weight", "(g k) d -> d g k"),
-    Row("layers.attention.w_value", "model.layers.{}.self_attn.v_proj.weight", "(g k) d -> d g k"),
-    Row("layers.attention.w_out", "model.layers.{}.self_attn.o_proj.weight", "d (h k) -> h k d"),
-    Row("layers.attention.b_query", "model.layers.{}.self_attn.q_proj.bias", "(h k) -> h k"),
-    Row("layers.attention.b_key", "model.layers.{}.self_attn.k_proj.bias", "(g k) -> g k"),
-    Row("layers.attention.b_value", "model.layers.{}.self_attn.v_proj.bias", "(g k) -> g k"),
-    Row("layers.attention.b_out", "model.layers.{}.self_attn.o_proj.bias"),
-    Row("layers.feed_forward_norm.scale", "model.layers.{}.post_attention_layernorm.weight"),
-    Row("layers.feed_forward.w_in.0", "model.layers.{}.mlp.gate_proj.weight", "f d -> d f"),
-    Row("layers.feed_forward.w_in.1", "model.layers.{}.mlp.up_proj.weight", "f d -> d f"),
-    Row("layers.feed_forward.w_out", "model.layers.{}.mlp.down_proj.weight", "d f -> f d"),
-    Row("layers.feed_forward.b_in.0", "model.layers.{}.mlp.gate_proj.bias"),
-    Row("layers.feed_forward.b_in.1", "model.layers.{}.mlp.up_proj.bias"),
-    Row("layers.feed_forward.b_out", "model.layers.{}.mlp.down_proj.bias"),
+    *within(LAYER, "layers.", "model.layers.{}."),
     Row("final_norm.scale", "model.norm.weight"),
     Row("head", "lm_head.weight"),
 )
@@ -68,5 +72,5 @@ LLAMA = Family(
     Transformer,
     lambda _: ROWS,
     ignored=r".*\.rotary_emb\.inv_freq",  # frequencies, once kept as a buffer
-    copies={"lm_head.weight": "model.embed_tokens.weight"},
+    copies=lambda _: {"lm_head.weight": "model.embed_tokens.weight"},
 )

@@ -53,7 +53,8 @@ def plan(folder: Path, dtype: DTypeLike | None) -> Plan:
         respelt(rows, spellings), {path: leaf.shape for path, leaf in leaves_of(model)[0]}
     )
     copies = {
-        respell(copy, spellings): respell(name, spellings) for copy, name in family.copies.items()
+        respell(copy, spellings): respell(name, spellings)
+        for copy, name in family.copies(config).items()
     }
     _check_tensors(table, tensors, copies, family.ignored)
     return Plan(model, tensors, table)

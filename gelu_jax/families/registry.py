@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from gelu_jax.families.bert import BERT
+from gelu_jax.families.clip import CLIP
+from gelu_jax.families.efficientnet import EFFICIENTNET
 from gelu_jax.families.family import Family
+from gelu_jax.families.gemma import GEMMA
 from gelu_jax.families.gpt2 import GPT2
 from gelu_jax.families.llama import LLAMA
+from gelu_jax.families.llava import LLAVA
 from gelu_jax.families.mistral import MISTRAL
+from gelu_jax.families.palm import PALM
+from gelu_jax.families.t5 import T5
+from gelu_jax.families.vit import VIT
 
-FAMILIES: Mapping[str, Family] = MappingProxyType(
-    {family.model_type: family for family in (BERT, GPT2, LLAMA, MISTRAL)}
-)
+_ALL = (BERT, CLIP, EFFICIENTNET, GEMMA, GPT2, LLAMA, LLAVA, MISTRAL, PALM, T5, VIT)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({family.model_type: family for family in _ALL})

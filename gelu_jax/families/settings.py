@@ -32,6 +32,11 @@ class Settings:
         """A whole number above zero, or nothing."""
         return None if self.values.get(name) is None else self.integer(name)
 
+    def integers(self, name: str, default: list[int]) -> list[int]:
+        """A list of whole numbers above zero."""
+        values = self._read(name, list, "a list of whole numbers", default)
+        return [Settings({name: value}, self.prefix).integer(name) for value in values]
+
     def number(self, name: str, default: float = _REQUIRED) -> float:
         """A number above zero."""
         value = float(self._read(name, (int, float), "a number", default))
@@ -57,6 +62,10 @@ class Settings:
         """A part of the file with fields of its own."""
         values = self._read(name, dict, "a section", _REQUIRED)
         return Settings(values, f"{self.prefix}{name}.")
+
+    def with_defaults(self, **values: object) -> "Settings":
+        """The same fields, and these where the file says nothing."""
+        return Settings(values | dict(self.values), self.prefix)
 
     def only(self, name: str, allowed: object) -> None:
         """Refuses any other value of a field whose other values are not built here."""

@@ -61,9 +61,14 @@ def is_stacked(row: Row) -> bool:
     return "{}" in row.name
 
 
-def within(rows: Iterable[Row], ours: str = "", theirs: str = "") -> tuple[Row, ...]:
+def within(
+    rows: Iterable[Row], ours: str = "", theirs: str = "", *, first_layer: int = 0
+) -> tuple[Row, ...]:
     """The rows of a part, where the part stands under a name in both models."""
-    return tuple(replace(row, path=ours + row.path, name=theirs + row.name) for row in rows)
+    return tuple(
+        replace(row, path=ours + row.path, name=theirs + row.name, first_layer=first_layer)
+        for row in rows
+    )
 
 
 def respell(name: str, spellings: Iterable[tuple[str, str]]) -> str:

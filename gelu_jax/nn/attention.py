@@ -62,7 +62,7 @@ class AttentionConfig:
 
     ``num_kv_heads`` None means num_heads; ``head_dim`` None means d_model / num_heads;
     ``window`` None means no limit; ``rotary`` None means that the layer knows no positions;
-    ``scale`` None means 1/√head_dim.
+    ``scale`` None means 1/√head_dim; ``out_bias`` None means use_bias.
     """
 
     d_model: int
@@ -74,6 +74,7 @@ class AttentionConfig:
     rotary: RotaryConfig | None = None
     scale: float | None = None
     use_bias: bool = False
+    out_bias: bool | None = None
     init_std: float | None = None
     output_init_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
@@ -130,7 +131,8 @@ class Attention(nnx.Module):
         self.b_query = constant(0.0, (h, k), dtype) if bias else None
         self.b_key = constant(0.0, (g, k), dtype) if bias else None
         self.b_value = constant(0.0, (g, k), dtype) if bias else None
-        self.b_out = constant(0.0, (d,), dtype) if bias else None
+        out_bias = bias if config.out_bias is None else config.out_bias
+        self.b_out = constant(0.0, (d,), dtype) if out_bias else None
 
     def __call__(
         self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None

@@ -1,7 +1,7 @@
 """Decoding: one token after another through the key/value cache, the best or a sampled one."""
 
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,8 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 
 
-@runtime_checkable
-class Decoder(Protocol):
-    """What `generate` asks of a model: `Transformer` has it, and the models made of it."""
-
-    def decode(self, tokens: Any, cache: Any, /, **prompt: Any) -> tuple[Any, Any]: ...
-
-    def empty_cache(self, batch_size: int, length: int, /) -> Any: ...
-
-
 def generate(
-    model: Decoder,
+    model: Any,
     tokens: Int[Array, "b t"],
     num_tokens: int,
     *,
@@ -36,7 +27,8 @@ def generate(
     """The num_tokens tokens that follow a prompt, without the prompt.
 
     Without a key the most likely token each time (greedy); with one, tokens drawn by `sample`.
-    Once a row has produced its ``end_token`` it repeats it. ``cache`` None means an empty one.
+    ``model`` has ``decode`` and, where no ``cache`` is given, ``empty_cache``, as `Transformer`
+    has. Once a row has produced its ``end_token`` it repeats it.
     ``prompt`` is what the model's ``decode`` takes beside the prompt's tokens: ``mask``, True at
     real tokens, for rows padded on the left; ``images`` for LLaVA.
 

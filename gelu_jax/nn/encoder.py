@@ -1,19 +1,17 @@
 """BERT: a token encoder with what its pre-training puts on top of it."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.activations import activation
-from gelu_jax.nn.linear import Linear, LinearConfig
+from gelu_jax.nn.linear import linear_on, wanted
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, constant
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
-
-Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class MaskedHead(nnx.Module):
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         t = config.transformer
-        self.dense = _linear(t, t.block.d_model, rngs)
+        self.dense = linear_on(t, t.block.d_model, rngs=rngs)
         self.norm = Norm(t.block.norm, rngs=rngs)
         self.bias = constant(0.0, (t.vocab_size,), t.param_dtype)
 
@@ -52,8 +50,8 @@ class Encoder(nnx.Module):
         self.config = config
         t = config.transformer
         self.transformer = Transformer(t, rngs=rngs)
-        self.pooler = _linear(t, t.block.d_model, rngs) if config.pooler else None
-        self.pair_head = _linear(t, 2, rngs) if config.pair_head else None
+        self.pooler = linear_on(t, t.block.d_model, rngs=rngs) if config.pooler else None
+        self.pair_head = linear_on(t, 2, rngs=rngs) if config.pair_head else None
         self.masked_head = MaskedHead(config, rngs=rngs) if config.masked_head else None
 
     def __call__(
@@ -68,32 +66,13 @@ class Encoder(nnx.Module):
 
     def pool(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b d"]:
         """tanh(h₀ W + b): the first token's state, for classifiers."""
-        return jnp.tanh(_wanted(self.pooler, "pooler")(hidden[:, 0]))
+        return jnp.tanh(wanted(self.pooler, "pooler")(hidden[:, 0]))
 
     def pair_logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b 2"]:
         """Scores of "B follows A" and "B is random"."""
-        return _wanted(self.pair_head, "pair_head")(self.pool(hidden))
+        return wanted(self.pair_head, "pair_head")(self.pool(hidden))
 
     def masked_logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         """The masked-token head: norm(φ(h W + b)) Eᵀ + c, with E the tied embedding."""
-        head = _wanted(self.masked_head, "masked_head")
+        head = wanted(self.masked_head, "masked_head")
         return self.transformer.logits(head(hidden)) + cast(head.bias, jnp.float32)
-
-
-def _linear(config: TransformerConfig, d_out: int, rngs: nnx.Rngs) -> Linear:
-    return Linear(
-        LinearConfig(
-            config.block.d_model,
-            d_out,
-            init_std=config.init_std,
-            dtype=config.dtype,
-            param_dtype=config.param_dtype,
-        ),
-        rngs=rngs,
-    )
-
-
-def _wanted(part: Part | None, name: str) -> Part:
-    if part is None:
-        raise ValueError(f"{name}: this encoder has none")
-    return part

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -11,6 +12,8 @@ from jaxtyping import Array, Float
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.parameters import cast, constant, kernel
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -47,3 +50,25 @@ class Linear(nnx.Module):
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... e"]:
         y = x.astype(self.config.dtype) @ cast(self.w, self.config.dtype)
         return y if self.b is None else y + cast(self.b, self.config.dtype)
+
+
+def linear_on(config: Any, d_out: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> Linear:
+    """A map from the hidden states of the stack that the config describes, in its dtypes."""
+    return Linear(
+        LinearConfig(
+            config.block.d_model,
+            d_out,
+            use_bias=use_bias,
+            init_std=config.init_std,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+        ),
+        rngs=rngs,
+    )
+
+
+def wanted(part: Part | None, name: str) -> Part:
+    """An optional part of a model, where it has it; ValueError where it does not."""
+    if part is None:
+        raise ValueError(f"{name}: this model has none")
+    return part

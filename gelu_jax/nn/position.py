@@ -105,3 +105,59 @@ def token_positions(
     else:
         here = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
     return here if earlier is None else here + earlier.sum(1, keepdims=True, dtype=jnp.int32)
+
+
+@dataclass(frozen=True)
+class RelativeConfig:
+    """T5's buckets of distances: half of them one distance each, the rest wider and wider."""
+
+    num_buckets: int = 32
+    max_distance: int = 128
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        if self.num_buckets < 4 or self.num_buckets % 4:
+            yield Problem("num_buckets", self.num_buckets, "must be a multiple of 4; nearest: 4")
+        if not self.max_distance > self.num_buckets // 2:
+            reason = f"must be above num_buckets / 2; nearest: {self.num_buckets // 2 + 1}"
+            yield Problem("max_distance", self.max_distance, reason)
+
+
+def relative_bias(
+    table: Float[Array, "n h"],
+    queries: Int[Array, " t"],
+    keys: Int[Array, " s"],
+    config: RelativeConfig,
+    *,
+    causal: bool,
+) -> Float[Array, "1 h t s"]:
+    """The table's row for the bucket of key − query, for attention to add to its scores.
+
+    Full attention gives half of the buckets to keys that come later; causal attention gives all
+    to the past (Raffel et al. 2020, section 2.1).
+
+    >>> table = jnp.arange(8.0)[:, None]
+    >>> here = jnp.arange(3)
+    >>> relative_bias(table, here, here, RelativeConfig(8, 16), causal=False)[0, 0]
+    Array([[0., 5., 6.],
+           [1., 0., 5.],
+           [2., 1., 0.]], dtype=float32)
+    """
+    buckets = config.num_buckets if causal else config.num_buckets // 2
+    distance = queries[:, None] - keys
+    far = jnp.minimum(jnp.maximum(distance, 0) if causal else abs(distance), config.max_distance)
+    bucket = jnp.asarray(_buckets(buckets, config.max_distance))[far]
+    later = 0 if causal else jnp.where(distance < 0, buckets, 0)
+    return table[bucket + later].transpose(2, 0, 1)[None]
+
+
+def _buckets(num_buckets: int, max_distance: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    """The bucket of every distance from 0 to max_distance, in the float32 steps of T5 itself."""
+    near = num_buckets // 2
+    distances = np.arange(max_distance + 1)
+    ratio = np.maximum(distances, 1).astype(np.float32) / np.float32(near)
+    scale = np.float32(np.log(max_distance / near))
+    wide = near + (np.log(ratio) / scale * np.float32(num_buckets - near)).astype(np.int32)
+    return np.where(distances < near, distances, np.minimum(wide, num_buckets - 1)).astype(np.int32)

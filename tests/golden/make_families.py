@@ -92,6 +92,17 @@ def image(model: Any) -> Outputs:
     return outputs | {"pooled": out.pooler_output}
 
 
+def features(model: Any) -> Outputs:
+    """EfficientNet's last feature map and class logits of two images."""
+    pixels = torch.randn(2, 3, 20, 20)
+    out = model(pixels, output_hidden_states=True)
+    return {
+        "pixels": pixels,
+        "hidden": model.efficientnet(pixels).last_hidden_state,
+        "logits": out.logits,
+    }
+
+
 def two_towers(model: Any) -> Outputs:
     """CLIP's hidden states, embeddings and logits; texts end at different places."""
     tokens = torch.randint(3, 50, (3, 7))
@@ -199,6 +210,25 @@ def _llava(strategy: str, layer: int, text: Mapping[str, Any]) -> Any:
     return hf.LlavaForConditionalGeneration(config)
 
 
+def _efficientnet() -> Any:
+    config = hf.EfficientNetConfig(
+        image_size=20,
+        width_coefficient=0.25,
+        depth_coefficient=1.2,
+        hidden_dim=320,
+        depth_divisor=8,
+        depthwise_padding=[4],  # the block whose input has an odd size: 20, 10, 5, 3
+        num_labels=4,
+        in_channels=[32, 16, 40],
+        out_channels=[16, 40, 48],
+        kernel_sizes=[3, 5, 3],
+        strides=[1, 2, 2],
+        num_block_repeats=[1, 1, 1],
+        expand_ratios=[1, 4, 3],
+    )
+    return hf.EfficientNetForImageClassification(config)
+
+
 Make = Callable[[], Any]
 CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
     "gpt2": (lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**GPT2)), causal),
@@ -267,6 +297,7 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
     "clip_open": (lambda: _clip("gelu", 51, width=20), two_towers),
     "t5_v1_1": (lambda: _t5("gated-gelu", tied=False), encoder_decoder),
     "t5": (lambda: _t5("relu", tied=True), encoder_decoder),
+    "efficientnet": (_efficientnet, features),
     "llava": (lambda: _llava("default", -2, {}), vision_language),
     "llava_full": (
         lambda: _llava("full", -1, {"num_key_value_heads": 2, "tie_word_embeddings": False}),

@@ -1,0 +1,28 @@
+"""Gemma (Gemma Team 2024): LLaMA with geglu_tanh, scaled embeddings, and norms stored as 1 + w."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from gelu_jax.families import llama
+from gelu_jax.families.settings import Settings
+from gelu_jax.nn.transformer import TransformerConfig
+
+
+def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
+    """Gemma's config.json as a config of ours."""
+    if s.values.get("use_bidirectional_attention") is not None:
+        s.only("use_bidirectional_attention", False)
+    base = llama.config(s.with_defaults(tie_word_embeddings=True, hidden_act="gelu"), tensors)
+    field = "hidden_act" if s.values.get("hidden_activation") is None else "hidden_activation"
+    act = s.activation(field, "gelu_tanh")
+    # The first releases say gelu and mean the tanh form, with which they were trained.
+    act = "gelu_tanh" if act == "gelu" else act
+    block = replace(
+        base.block,
+        norm=replace(base.block.norm, zero_centered=True),
+        feed_forward=replace(base.block.feed_forward, variant=(act, "identity")),
+    )
+    return replace(base, block=block, embedding_scale=block.d_model**0.5)
+
+
+GEMMA = replace(llama.LLAMA, model_type="gemma", config=config)

@@ -1,0 +1,72 @@
+"""PaLM (Chowdhery et al. 2022), in the layout of the public PyTorch code of it.
+
+No weights of the paper's are public and transformers has no such model, so the config.json is our
+own: ``model_type`` "palm" and the arguments of that code's constructor. Query, key, value and the
+feed-forward's inputs are one matrix, the up projection before the gate.
+"""
+
+from collections.abc import Collection
+
+from gelu_jax.families.family import Family
+from gelu_jax.families.settings import Settings
+from gelu_jax.families.table import Row, within
+from gelu_jax.nn.attention import AttentionConfig
+from gelu_jax.nn.block import BlockConfig
+from gelu_jax.nn.feed_forward import FeedForwardConfig
+from gelu_jax.nn.norm import NormConfig
+from gelu_jax.nn.position import RotaryConfig
+from gelu_jax.nn.transformer import Transformer, TransformerConfig
+
+
+def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
+    """The constructor's arguments as a config of ours."""
+    d = s.integer("dim")
+    return TransformerConfig(
+        vocab_size=s.integer("num_tokens"),
+        num_layers=s.integer("depth"),
+        block=BlockConfig(
+            NormConfig(d, epsilon=1e-5),
+            AttentionConfig(
+                d,
+                num_heads=s.integer("heads", 8),
+                num_kv_heads=1,
+                head_dim=s.integer("dim_head", 64),
+                rotary=RotaryConfig(),
+            ),
+            FeedForwardConfig(d, d_ff=s.integer("ff_mult", 4) * d, variant="swiglu"),
+            style="parallel",
+        ),
+    )
+
+
+_FUSED = "fused_attn_ff_proj.weight"
+
+LAYER = (
+    Row("attention_norm.scale", "norm.gamma"),
+    Row("attention.w_query", _FUSED, "(h k) d -> d h k"),
+    Row("attention.w_key", _FUSED, "(g k) d -> d g k"),
+    Row("attention.w_value", _FUSED, "(g k) d -> d g k"),
+    Row("feed_forward.w_in.1", _FUSED, "f d -> d f"),
+    Row("feed_forward.w_in.0", _FUSED, "f d -> d f"),
+    Row("attention.w_out", "attn_out.weight", "d (h k) -> h k d"),
+    Row("feed_forward.w_out", "ff_out.1.weight", "d f -> f d"),
+)
+
+
+def rows(config: TransformerConfig) -> tuple[Row, ...]:
+    """The table of names: the parts are numbered in sequence, the embedding first."""
+    return (
+        Row("embedding", "0.weight"),
+        *within(LAYER, "layers.", "{}.fn.", first_layer=1),
+        Row("final_norm.scale", f"{config.num_layers + 1}.gamma"),
+    )
+
+
+PALM = Family(
+    "palm",
+    config,
+    Transformer,
+    rows,
+    ignored=r"(.*\.)?(beta|mask|pos_emb|rotary_emb\.inv_freq)",  # buffers
+    copies=lambda config: {f"{config.num_layers + 2}.weight": "0.weight"},
+)

@@ -1,0 +1,120 @@
+"""T5 (Raffel et al. 2020) and its version 1.1, which is gated and has a head of its own."""
+
+from collections.abc import Collection
+
+from gelu_jax.activations import activation
+from gelu_jax.errors import ConfigError, Problem
+from gelu_jax.families.family import Family
+from gelu_jax.families.settings import Settings
+from gelu_jax.families.table import Row, within
+from gelu_jax.nn.attention import AttentionConfig
+from gelu_jax.nn.block import BlockConfig
+from gelu_jax.nn.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from gelu_jax.nn.feed_forward import FeedForwardConfig
+from gelu_jax.nn.norm import NormConfig
+from gelu_jax.nn.position import RelativeConfig
+
+
+def config(s: Settings, tensors: Collection[str]) -> EncoderDecoderConfig:
+    """T5's config.json as a config of ours.
+
+    The tensors tell whether the head is tied: files of version 1.1 hold one, whatever their
+    config says of it.
+    """
+    d, layers = s.integer("d_model"), s.integer("num_layers")
+    scaled = s.flag("scale_decoder_outputs", s.flag("tie_word_embeddings", True))
+    return EncoderDecoderConfig(
+        vocab_size=s.integer("vocab_size"),
+        num_encoder_layers=layers,
+        num_decoder_layers=s.optional("num_decoder_layers") or layers,
+        block=BlockConfig(
+            NormConfig(d, kind="rms", epsilon=s.number("layer_norm_epsilon", 1e-6)),
+            AttentionConfig(
+                d,
+                num_heads=s.integer("num_heads"),
+                head_dim=s.integer("d_kv"),
+                causal=False,
+                scale=1.0,
+            ),
+            FeedForwardConfig(d, d_ff=s.integer("d_ff"), variant=_variant(s)),
+        ),
+        relative=RelativeConfig(
+            s.integer("relative_attention_num_buckets", 32),
+            s.integer("relative_attention_max_distance", 128),
+        ),
+        tie_embeddings="lm_head.weight" not in tensors,
+        logit_scale=d**-0.5 if scaled else 1.0,
+    )
+
+
+def _variant(s: Settings) -> tuple[str, ...]:
+    name = s.text("feed_forward_proj", "relu")
+    if name == "gated-gelu":  # which means the tanh form, unlike the "gelu" of others
+        return ("gelu_tanh", "identity")
+    gated, _, act = name.rpartition("-")
+    if gated not in ("", "gated"):
+        reason = "unknown; nearest: gated-gelu, relu"
+        raise ConfigError([Problem("feed_forward_proj", name, reason)])
+    try:
+        act = activation(act).__name__
+    except ValueError as error:
+        reason = str(error).partition(": ")[2]
+        raise ConfigError([Problem("feed_forward_proj", name, reason)]) from None
+    return (act, "identity") if gated else (act,)
+
+
+def _attention(ours: str, theirs: str) -> tuple[Row, ...]:
+    rows = (
+        Row("w_query", "q.weight", "(h k) d -> d h k"),
+        Row("w_key", "k.weight", "(h k) d -> d h k"),
+        Row("w_value", "v.weight", "(h k) d -> d h k"),
+        Row("w_out", "o.weight", "d (h k) -> h k d"),
+    )
+    return within(rows, ours, theirs)
+
+
+def _feed_forward(number: int, gated: bool) -> tuple[Row, ...]:
+    names = ("wi_0", "wi_1") if gated else ("wi",)
+    inputs = (Row(f"w_in.{i}", f"{name}.weight", "f d -> d f") for i, name in enumerate(names))
+    output = Row("w_out", "wo.weight", "d f -> f d")
+    return within((*inputs, output), "layers.feed_forward.", f"layer.{number}.DenseReluDense.")
+
+
+def _tower(number: int, gated: bool) -> tuple[Row, ...]:
+    """A stack whose feed-forward is part `number` of each block."""
+    layer = (
+        *_attention("layers.attention.", "layer.0.SelfAttention."),
+        Row("layers.attention_norm.scale", "layer.0.layer_norm.weight"),
+        *_attention("layers.cross_attention.", "layer.1.EncDecAttention."),
+        Row("layers.cross_attention_norm.scale", "layer.1.layer_norm.weight"),
+        *_feed_forward(number, gated),
+        Row("layers.feed_forward_norm.scale", f"layer.{number}.layer_norm.weight"),
+    )
+    return (
+        *within(layer, theirs="block.{}."),
+        Row("relative", "block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        Row("final_norm.scale", "final_layer_norm.weight"),
+    )
+
+
+def rows(config: EncoderDecoderConfig) -> tuple[Row, ...]:
+    """The table of names; the kernels of gated blocks have names of their own."""
+    gated = config.block.feed_forward.num_branches == 2
+    return (
+        Row("embedding", "shared.weight"),
+        *within(_tower(1, gated), "encoder.", "encoder."),
+        *within(_tower(2, gated), "decoder.", "decoder."),
+        Row("head", "lm_head.weight"),
+    )
+
+
+T5 = Family(
+    "t5",
+    config,
+    EncoderDecoder,
+    rows,
+    copies=lambda _: {
+        "encoder.embed_tokens.weight": "shared.weight",
+        "decoder.embed_tokens.weight": "shared.weight",
+    },
+)

@@ -1,0 +1,252 @@
+"""EfficientNet and its block MBConv: the use of Swish (silu) in vision (Tan & Le 2019).
+
+Batch normalisation uses the statistics that were stored with the weights: these modules are for
+what trained weights compute, and do not update them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from gelu_jax.activations import activation
+from gelu_jax.errors import Problem, check
+from gelu_jax.nn import checks
+from gelu_jax.nn.linear import Linear, LinearConfig, wanted
+from gelu_jax.nn.parameters import cast, constant, kernel
+
+
+def convolution(
+    x: Float[Array, "b y x c"],
+    w: Float[Array, "p q i d"],
+    *,
+    stride: int = 1,
+    groups: int = 1,
+) -> Float[Array, "b u v d"]:
+    """A 2-d convolution that pads as little as gives ⌈size/stride⌉ places, more at the end.
+
+    >>> convolution(jnp.ones((1, 5, 5, 3)), jnp.ones((3, 3, 3, 8)), stride=2).shape
+    (1, 3, 3, 8)
+    """
+    return jax.lax.conv_general_dilated(
+        x,
+        w,
+        window_strides=(stride, stride),
+        padding="SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def batch_norm(
+    x: Float[Array, "... d"],
+    mean: Float[Array, " d"],
+    variance: Float[Array, " d"],
+    scale: Float[Array, " d"],
+    bias: Float[Array, " d"],
+    *,
+    epsilon: float = 1e-3,
+) -> Float[Array, "... d"]:
+    """(x − mean)/√(variance + ε)·scale + bias with stored statistics (Ioffe & Szegedy 2015).
+
+    Computed in float32 (float64 stays) and rounded once, to the dtype of x.
+
+    >>> one, zero = jnp.ones(1), jnp.zeros(1)
+    >>> batch_norm(jnp.array([3.0]), one, 4 * one, one, zero, epsilon=0.0)
+    Array([1.], dtype=float32)
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    factor = scale.astype(wide) * jax.lax.rsqrt(variance.astype(wide) + epsilon)
+    return ((x.astype(wide) - mean.astype(wide)) * factor + bias.astype(wide)).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class MBConvConfig:
+    """Widen by `expansion`, convolve each channel by itself, squeeze and excite, narrow.
+
+    ``d_squeeze`` is the width of the squeeze; the block adds its input to its output where
+    ``skip`` (then stride 1 and d_in = d_out are wanted).
+    """
+
+    d_in: int
+    d_out: int
+    d_squeeze: int
+    expansion: int = 6
+    kernel_size: int = 3
+    stride: int = 1
+    skip: bool = False
+    activation: str = "silu"
+    epsilon: float = 1e-3
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(
+            d_in=self.d_in,
+            d_out=self.d_out,
+            d_squeeze=self.d_squeeze,
+            expansion=self.expansion,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            epsilon=self.epsilon,
+        )
+        yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+        if self.skip and (self.stride != 1 or self.d_in != self.d_out):
+            yield Problem("skip", self.skip, "wants stride 1 and d_in = d_out; nearest: False")
+
+    @property
+    def d_hidden(self) -> int:
+        """Channels between widening and narrowing."""
+        return self.d_in * self.expansion
+
+
+@dataclass(frozen=True)
+class ConvNormConfig:
+    """A square kernel without bias, and batch norm; groups = d_in convolves each channel alone."""
+
+    d_in: int
+    d_out: int
+    kernel_size: int = 1
+    stride: int = 1
+    groups: int = 1
+    epsilon: float = 1e-3
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+
+class ConvNorm(nnx.Module):
+    """The pair as an NNX module."""
+
+    def __init__(self, config: ConvNormConfig, *, rngs: nnx.Rngs):
+        c = self.config = config
+        k, d_in = c.kernel_size, c.d_in // c.groups
+        self.w = kernel(
+            rngs, (k, k, d_in, c.d_out), fan_in=k * k * d_in, std=None, dtype=c.param_dtype
+        )
+        self.scale = constant(1.0, (c.d_out,), c.param_dtype)
+        self.bias = constant(0.0, (c.d_out,), c.param_dtype)
+        self.mean = nnx.BatchStat(jnp.zeros((c.d_out,), c.param_dtype))
+        self.variance = nnx.BatchStat(jnp.ones((c.d_out,), c.param_dtype))
+
+    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b u v d"]:
+        c = self.config
+        y = convolution(x.astype(c.dtype), cast(self.w, c.dtype), stride=c.stride, groups=c.groups)
+        statistics = self.mean[...], self.variance[...], self.scale[...], self.bias[...]
+        return batch_norm(y, *statistics, epsilon=c.epsilon)
+
+
+class MBConv(nnx.Module):
+    """The block as an NNX module; images are (b, height, width, channels).
+
+    >>> block = MBConv(MBConvConfig(8, 12, d_squeeze=2, stride=2), rngs=nnx.Rngs(0))
+    >>> block(jnp.ones((1, 6, 6, 8))).shape
+    (1, 3, 3, 12)
+    """
+
+    def __init__(self, config: MBConvConfig, *, rngs: nnx.Rngs):
+        c = self.config = config
+        f, k = c.d_hidden, c.kernel_size
+        wide = c.expansion != 1
+        self.expand = _conv_norm(c, c.d_in, f, rngs=rngs) if wide else None
+        self.depthwise = _conv_norm(c, f, f, k, c.stride, groups=f, rngs=rngs)
+        self.squeeze = _linear(c, f, c.d_squeeze, rngs)
+        self.excite = _linear(c, c.d_squeeze, f, rngs)
+        self.project = _conv_norm(c, f, c.d_out, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b u v d"]:
+        c, phi = self.config, activation(self.config.activation)
+        h = x if self.expand is None else phi(self.expand(x))
+        h = phi(self.depthwise(h))
+        gate = jax.nn.sigmoid(self.excite(phi(self.squeeze(h.mean((1, 2))))))
+        y = self.project(h * gate[:, None, None])
+        return x + y if c.skip else y
+
+
+@dataclass(frozen=True)
+class EfficientNetConfig:
+    """A stem of stride 2, MBConv blocks, a last 1 × 1 convolution, a mean over places, a head."""
+
+    d_stem: int
+    blocks: tuple[MBConvConfig, ...]
+    d_top: int
+    channels: int = 3
+    num_classes: int | None = None
+    activation: str = "silu"
+    epsilon: float = 1e-3
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+    kind: Literal["efficientnet"] = "efficientnet"
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(
+            d_stem=self.d_stem,
+            d_top=self.d_top,
+            channels=self.channels,
+            num_classes=self.num_classes,
+            epsilon=self.epsilon,
+        )
+        width = self.d_stem
+        for i, block in enumerate(self.blocks):
+            yield from checks.equal(width, "the width before it", {f"blocks.{i}.d_in": block.d_in})
+            width = block.d_out
+
+
+class EfficientNet(nnx.Module):
+    """The network as an NNX module; calling it gives the last feature map."""
+
+    def __init__(self, config: EfficientNetConfig, *, rngs: nnx.Rngs):
+        c = self.config = config
+        width, classes = c.blocks[-1].d_out if c.blocks else c.d_stem, c.num_classes
+        self.stem = _conv_norm(c, c.channels, c.d_stem, 3, 2, rngs=rngs)
+        self.blocks = nnx.List(MBConv(block, rngs=rngs) for block in c.blocks)
+        self.top = _conv_norm(c, width, c.d_top, rngs=rngs)
+        self.classifier = None if classes is None else _linear(c, c.d_top, classes, rngs)
+
+    def __call__(self, images: Float[Array, "b y x c"]) -> Float[Array, "b u v d"]:
+        """The last feature map."""
+        phi = activation(self.config.activation)
+        x = phi(self.stem(images))
+        for block in self.blocks:
+            x = block(x)
+        return phi(self.top(x))
+
+    def pool(self, features: Float[Array, "b u v d"]) -> Float[Array, "b d"]:
+        """The mean over all places."""
+        return features.mean((1, 2))
+
+    def logits(self, features: Float[Array, "b u v d"]) -> Float[Array, "b e"]:
+        """Scores of the classes in float32."""
+        head = wanted(self.classifier, "classifier")
+        return head(self.pool(features)).astype(jnp.float32)
+
+
+def _conv_norm(
+    config: MBConvConfig | EfficientNetConfig,
+    d_in: int,
+    d_out: int,
+    kernel_size: int = 1,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    rngs: nnx.Rngs,
+) -> ConvNorm:
+    c, shape = config, (d_in, d_out, kernel_size, stride, groups)
+    return ConvNorm(ConvNormConfig(*shape, c.epsilon, c.dtype, c.param_dtype), rngs=rngs)
+
+
+def _linear(
+    config: MBConvConfig | EfficientNetConfig, d_in: int, d_out: int, rngs: nnx.Rngs
+) -> Linear:
+    dtype, param_dtype = config.dtype, config.param_dtype
+    return Linear(LinearConfig(d_in, d_out, dtype=dtype, param_dtype=param_dtype), rngs=rngs)
