@@ -44,8 +44,8 @@ from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.norm import Norm, NormConfig, layer_norm, rms_norm
 from gelu_jax.nn.position import RotaryConfig, rotary
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
-from gelu_jax.version import __version__
 from gelu_jax.nn.variants import VARIANTS, Variant, branches
+from gelu_jax.version import __version__
 
 __all__ = [
     "ACTIVATIONS",
