@@ -4,75 +4,101 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from gelu_jax.activations.elementwise import elementwise, floating
-
-SELU_ALPHA = 1.6732632423543772848170429916717
-SELU_SCALE = 1.0507009873554804934193349852946
-
-
-def _where(condition: Array, then: Array | float, otherwise: Array | float, x: Array) -> Array:
-    """A choice that hands a NaN input on."""
-    return jnp.where(jnp.isnan(x), x, jnp.where(condition, then, otherwise)).astype(x.dtype)
+from gelu_jax.activations.elementwise import Scaled, elementwise, floating
+from gelu_jax.activations.exponential import exp, expm1
+from gelu_jax.activations.pairs import Number, Pair, clamped, pair, plain, times, where
 
 
-@elementwise(lambda x: _where(x == x, 1.0, 1.0, x))
-def identity(x: Array) -> Array:
+def _choose(x: Number, condition: Array, then: float, otherwise: float) -> Array:
+    """One of two constants, NaN where x is NaN."""
+    x = plain(x)
+    return jnp.where(jnp.isnan(x), x, jnp.where(condition, then, otherwise).astype(x.dtype))
+
+
+@elementwise(lambda x: _choose(x, plain(x) == plain(x), 1, 1))
+def identity(x):
     """The input itself."""
-    return x
+    return plain(x)
 
 
-@elementwise(lambda x: _where(x > 0, 1.0, 0.0, x))
-def relu(x: Array) -> Array:
+@elementwise(lambda x: _choose(x, plain(x) > 0, 1, 0))
+def relu(x):
     """max(x, 0)."""
-    return jnp.maximum(x, 0)
+    return jnp.maximum(plain(x), 0)
 
 
-@elementwise(lambda x: 2 * jnp.maximum(x, 0))
-def relu_squared(x: Array) -> Array:
+@elementwise(lambda x: 2 * jnp.maximum(plain(x), 0))
+def relu_squared(x):
     """max(x, 0)²."""
-    return jnp.square(jnp.maximum(x, 0))
+    return jnp.square(jnp.maximum(plain(x), 0))
 
 
-@elementwise(lambda x: _where((x > 0) & (x < 6), 1.0, 0.0, x))
-def relu6(x: Array) -> Array:
+@elementwise(lambda x: _choose(x, (plain(x) > 0) & (plain(x) < 6), 1, 0))
+def relu6(x):
     """min(max(x, 0), 6)."""
-    return jnp.clip(x, 0, 6)
+    return clamped(plain(x), 0, 6)
 
 
-@elementwise(lambda x: _where(x > 0, 1.0, 0.01, x))
-def leaky_relu(x: Array) -> Array:
+@elementwise(lambda x: _choose(x, plain(x) > 0, 1, 0.01))
+def leaky_relu(x):
     """x where positive, 0.01·x elsewhere."""
+    x = plain(x)
     return jnp.where(x > 0, x, 0.01 * x)
 
 
-@elementwise(lambda x: jnp.exp(jnp.minimum(x, 0)))
-def elu(x: Array) -> Array:
+def _exp_below_0(x: Number) -> Scaled:
+    """e^min(x, 0)."""
+    low = -120.0 if plain(x).dtype == jnp.float32 else -740.0
+    return Scaled(exp(clamped(x, low, 0), 48), 2.0**-48)
+
+
+def _elu(x: Number) -> Array:
+    x = plain(x)
+    return jnp.where(x >= 0, x, expm1(clamped(x, -80, 0)).sum())
+
+
+@elementwise(_exp_below_0)
+def elu(x: Number) -> Array:
     """x where positive, eˣ − 1 elsewhere."""
-    return jnp.where(x > 0, x, jnp.expm1(jnp.minimum(x, 0)))
+    return _elu(x)
 
 
-@elementwise(lambda x: jnp.exp(jnp.minimum(x, 0)))
-def celu(x: Array) -> Array:
+@elementwise(_exp_below_0)
+def celu(x: Number) -> Array:
     """max(x, 0) + min(0, eˣ − 1): CELU at α = 1, where it is ELU."""
-    return jnp.where(x > 0, x, jnp.expm1(jnp.minimum(x, 0)))
+    return _elu(x)
 
 
-@elementwise(lambda x: SELU_SCALE * _where(x > 0, 1.0, SELU_ALPHA * jnp.exp(jnp.minimum(x, 0)), x))
-def selu(x: Array) -> Array:
+_SCALE = "1.0507009873554804934193349852946"
+_SCALE_ALPHA = "1.7580993408473768599402175208123"
+
+
+def _selu_derivative(x: Number) -> Scaled:
+    left = _exp_below_0(pair(clamped(x, -120 if plain(x).dtype == jnp.float32 else -740, 0)))
+    positive = plain(x) > 0
+    scale = Pair(jnp.ones_like(plain(x)), is_cut=True) * _SCALE
+    power = jnp.where(positive, 1, left.power).astype(plain(x).dtype)
+    return Scaled(where(positive, scale, left.number * _SCALE_ALPHA), power)
+
+
+@elementwise(_selu_derivative)
+def selu(x: Number) -> Number:
     """λ·(x where positive, α(eˣ − 1) elsewhere)."""
-    return SELU_SCALE * jnp.where(x > 0, x, SELU_ALPHA * jnp.expm1(jnp.minimum(x, 0)))
+    left = exp(pair(clamped(x, -80, 0)), 0) - 1
+    return where(plain(x) >= 0, pair(x) * _SCALE, left * _SCALE_ALPHA)
 
 
-@elementwise(lambda x: _where((x > -3) & (x < 3), 1 / 6, 0.0, x))
-def hard_sigmoid(x: Array) -> Array:
+@elementwise(lambda x: _choose(x, abs(plain(x)) < 3, 1 / 6, 0))
+def hard_sigmoid(x):
     """relu6(x + 3)/6."""
-    return jnp.clip(x + 3, 0, 6) / 6
+    return clamped(plain(x) + 3, 0, 6) * (1 / 6)
 
 
-@elementwise(lambda x: _where(x <= -3, 0.0, jnp.where(x >= 3, 1.0, (2 * x + 3) / 6), x))
-def hard_silu(x: Array) -> Array:
+@elementwise(lambda x: jnp.where(plain(x) >= 3, 1, jnp.where(plain(x) <= -3, 0, (2*plain(x)+3)/6)))
+def hard_silu(x):
     """x·relu6(x + 3)/6."""
-    return jnp.where(x >= 3, x, jnp.maximum(x, -3) * (jnp.clip(x, -3, 3) + 3) / 6)
+    x = plain(x)
+    return jnp.where(x >= 3, x, jnp.maximum(x, -3) * (clamped(x, -3, 3) + 3) / 6)
 
 
 def prelu(x: ArrayLike, slope: ArrayLike) -> Array:

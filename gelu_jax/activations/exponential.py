@@ -1,0 +1,63 @@
+"""eˣ and eˣ − 1, as pairs."""
+
+import math
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from gelu_jax.activations.pairs import Number, Pair, plain
+
+LN2 = 0.6931471805599453
+
+
+def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
+    """Horner's rule, highest power first."""
+    total = jnp.asarray(coefficients[0], x.dtype)
+    for c in coefficients[1:]:
+        total = total * x + jnp.asarray(c, x.dtype)
+    return total
+
+
+def _tail(r: Array) -> Array:
+    """eʳ − 1 − r for |r| ≤ 0.35, by Taylor's series to 2⁻³² (float64: 2⁻⁵⁶)."""
+    last = 8 if r.dtype == jnp.float32 else 15
+    series = tuple(1 / math.factorial(n) for n in range(last, 1, -1))
+    return (r * r) * polynomial(series, r)
+
+
+def _reduced(x: Number) -> tuple[Array, Array, Array]:
+    """k, and x − k·ln 2 as a large part without error and a small one."""
+    k = lax.round(plain(x) * (1 / LN2), lax.RoundingMethod.TO_NEAREST_EVEN)
+    unit = 2**12 if k.dtype == jnp.float32 else 2**26
+    upper = round(LN2 * unit) / unit
+    hi, lo = (x.hi, x.lo) if isinstance(x, Pair) else (x, None)
+    small = k * (upper - LN2)
+    return k, hi - k * upper, small if lo is None else small + lo
+
+
+def _power_of_two(k: Array) -> Array:
+    """2ᵏ, for integers k that make it a normal number."""
+    info = jnp.finfo(k.dtype)
+    integer = jnp.int32 if k.dtype == jnp.float32 else jnp.int64
+    return lax.bitcast_convert_type((k.astype(integer) + (info.maxexp - 1)) << info.nmant, k.dtype)
+
+
+def exp(x: Number, shift: int) -> Pair:
+    """eˣ·2ˢ: to 2⁻³⁰ for a pair, and for an array a sum that is still to be rounded once.
+
+    The shift keeps eˣ in range where only its product with something else needs to be.
+    """
+    x = x.cut() if isinstance(x, Pair) else x
+    k, large, small = _reduced(x)
+    power = _power_of_two(k + shift)
+    r = large + small
+    if isinstance(x, Pair):
+        return Pair(1 + large, small + _tail(r)).scaled(power)
+    return Pair(power, (r + _tail(r)) * power)
+
+
+def expm1(x: Array) -> Pair:
+    """eˣ − 1 for −80 ≤ x ≤ 0, as a sum that is still to be rounded once."""
+    k, large, small = _reduced(x)
+    r, power = large + small, _power_of_two(k)
+    return Pair(power - 1, (r + _tail(r)) * power)
