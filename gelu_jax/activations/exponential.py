@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gelu_jax.activations.pairs import Number, Pair, plain
+from gelu_jax.activations.pairs import Number, Pair, cut, plain
 
 LN2 = 0.6931471805599453
 
@@ -23,6 +23,17 @@ def _tail(r: Array) -> Array:
     last = 8 if r.dtype == jnp.float32 else 15
     series = tuple(1 / math.factorial(n) for n in range(last, 1, -1))
     return (r * r) * polynomial(series, r)
+
+
+def _square_and_rest(large: Array, small: Array) -> tuple[Array, Array]:
+    """r²/2 without error but for a cut of r, and eʳ − 1 − large less that."""
+    first = cut(large)
+    second = (large - first) + small
+    r = first + second
+    last = 8 if r.dtype == jnp.float32 else 15
+    series = tuple(1 / math.factorial(n) for n in range(last, 2, -1))
+    cube = (r * r) * r * polynomial(series, r)
+    return 0.5 * (first * first), small + ((0.5 * second) * (r + first) + cube)
 
 
 def _reduced(x: Number) -> tuple[Array, Array, Array]:
@@ -52,7 +63,9 @@ def exp(x: Number, shift: int) -> Pair:
     power = _power_of_two(k + shift)
     r = large + small
     if isinstance(x, Pair):
-        return Pair(1 + large, small + _tail(r)).scaled(power)
+        first, rest = _square_and_rest(large, small)
+        hi = cut((1 + large) + first)
+        return Pair(hi, (((1 - hi) + large) + first) + rest, is_cut=True).scaled(power)
     return Pair(power, (r + _tail(r)) * power)
 
 

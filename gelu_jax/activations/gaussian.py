@@ -35,8 +35,8 @@ def _mills(a):
     inverse = 1 / (a + 4)
     q = 1 - inverse.scaled(8)
     coefficients = _MILLS_32 if a.hi.dtype == jnp.float32 else _MILLS_64
-    rest = polynomial(coefficients[:-1], q.sum())
-    return inverse * (q * rest + coefficients[-1])
+    rest = polynomial(coefficients[:-2], q.sum())
+    return inverse * (q * (q * rest + coefficients[-2]) + coefficients[-1])
 
 
 def _pdf(a: Pair) -> Pair:
@@ -69,7 +69,7 @@ def _cdf(x: Pair) -> tuple[Pair, Array]:
 def _gelu(x: Number) -> Scaled:
     p, power = _cdf(_bounded(x))
     low = -15.5 if plain(x).dtype == jnp.float32 else -38.5
-    return Scaled(times(clamped(x, low, jnp.inf), p), power)
+    return Scaled(times(clamped(x, low, jnp.inf), p), power).linear_beyond(x, -low)
 
 
 def _gelu_derivative(x: Number) -> Scaled:

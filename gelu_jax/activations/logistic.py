@@ -29,7 +29,12 @@ def _magnitude(x: Pair) -> Pair:
 def _logistic(v: Number) -> tuple[Pair, Pair]:
     """C·e⁻ᵛ and C + C·e⁻ᵛ: over the second, the first is σ(−v) and C is σ(v)."""
     e = exp(-v, _SHIFT)
-    return e, e + _C
+    if isinstance(v, Pair):
+        return e, e + _C
+    # an array: the smaller term first, so that the sum rounds once
+    large = e.hi > _C
+    c = jnp.full_like(e.hi, _C)
+    return e, Pair(jnp.where(large, e.hi, c), jnp.where(large, c, e.hi) + e.lo)
 
 
 def _gate(x: Number, v: Number) -> Scaled:
@@ -44,13 +49,15 @@ def _gate(x: Number, v: Number) -> Scaled:
 def _gate_derivative(v: Pair, w: Pair) -> Scaled:
     """σ(v)·(1 + w·σ(−v)): the derivative of x·σ(v), where w = x·v′."""
     e, d = _logistic(v)
-    return Scaled((w * (e / d) + 1) / d, _C)
+    q = 1 / d
+    return Scaled((w * (e * q) + 1) * q, _C)
 
 
 def _bell(v: Pair) -> Scaled:
     """σ(v)·σ(−v), the derivative of σ."""
     e, d = _logistic(-_magnitude(v))
-    return Scaled(e / d / d, _C)
+    q = 1 / d
+    return Scaled(e * q * q, _C)
 
 
 def _symmetric(x: Number) -> Number:
@@ -146,8 +153,7 @@ def _log1p(x: Pair) -> Pair:
 
 def _softplus(x: Number) -> tuple[Pair, Array]:
     """log(1 + eˣ) as a pair and a power of two."""
-    low, high = _bounds(x)
-    near = pair(clamped(x, low, high))
+    near = pair(_within(x))
     tail = _log1p(near)
     right = tail.scaled(_C) + near
     positive = near.hi > 0
@@ -161,22 +167,32 @@ def softplus(x: Number) -> Scaled:
     return Scaled(*_softplus(x)).linear_beyond(x, _bounds(x)[1])
 
 
-def _sqrt_softplus(x: Number) -> tuple[Pair, Array]:
-    s, power = _softplus(x)
-    far = plain(x) > _bounds(x)[1]
-    s = where(far, Pair(plain(x)), s)
-    return s.sqrt(), jnp.sqrt(power)
+def _root(x: Number) -> tuple[Pair, Array]:
+    """√log(1 + eˣ) as a pair and a power of two."""
+    s, power = _softplus(clamped(x, -40, jnp.inf))
+    return where(plain(x) > _bounds(x)[1], Pair(plain(x)), s).sqrt(), jnp.sqrt(power)
+
+
+def _exp_half(x: Number) -> Pair:
+    """e^(x/2)·2⁴⁸, which √log(1 + eˣ) has become below −40."""
+    return exp(pair(clamped(x, -240 if plain(x).dtype == jnp.float32 else -1440, 0)).scaled(0.5), 48)
+
+
+def _left_or(x: Number, left: Pair, right: Pair, power: Array) -> Scaled:
+    far = plain(x) < -40
+    return Scaled(where(far, left, right), jnp.where(far, jnp.asarray(2.0**-48, power.dtype), power))
 
 
 def _sqrt_softplus_derivative(x: Number) -> Scaled:
-    root, power = _sqrt_softplus(x)
-    return Scaled(1 / (_logistic(pair(_within(x)))[1] * root).scaled(2), _C / power)
+    root, power = _root(x)
+    slope = 1 / (_logistic(pair(clamped(x, -40, _bounds(x)[1])))[1] * root).scaled(2)
+    return _left_or(x, _exp_half(x).scaled(0.5), slope, _C / power)
 
 
 @elementwise(_sqrt_softplus_derivative)
 def sqrt_softplus(x: Number) -> Scaled:
     """√log(1 + eˣ)."""
-    return Scaled(*_sqrt_softplus(x))
+    return _left_or(x, _exp_half(x), *_root(x))
 
 
 def _mish_parts(x: Number) -> tuple[Pair, Pair, Pair]:
@@ -199,4 +215,4 @@ def mish(x: Number) -> Scaled:
     """x·tanh(log(1 + eˣ))."""
     q, u, p = _mish_parts(x)
     low, high = _bounds(x)
-    return Scaled(times(clamped(x, low, jnp.inf), q * (u + 1) / (2 - p)), _C).linear_beyond(x, high)
+    return Scaled(times(clamped(x, low, jnp.inf), q * (u + 1) * (1 / (2 - p))), _C).linear_beyond(x, high)

@@ -72,7 +72,7 @@ class Pair:
         total, lo = a.hi + b.hi, _add(a.lo, b.lo)
         from_b = total - a.hi
         lost = (a.hi - (total - from_b)) + (b.hi - from_b)
-        return Pair(total, _add(lost, lo), total=_add(total, lo))
+        return Pair(total, _add(lost, lo))
 
     def __mul__(self, other: Number) -> Pair:
         a, b = self.cut(), pair(other, self).cut()
@@ -113,7 +113,7 @@ class Pair:
         return Pair(hi, rest * reciprocal(total + hi), is_cut=True, total=total)
 
 
-Number = Pair | Array | float | str
+Number = Pair | Array | float | str | Fraction
 
 
 def pair(x: Number, like: Pair | None = None) -> Pair:

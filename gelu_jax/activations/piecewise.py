@@ -1,5 +1,7 @@
 """Activations made of straight lines, parabolas and one exponential."""
 
+from fractions import Fraction
+
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
@@ -74,18 +76,22 @@ _SCALE_ALPHA = "1.7580993408473768599402175208123"
 
 
 def _selu_derivative(x: Number) -> Scaled:
-    left = _exp_below_0(pair(clamped(x, -120 if plain(x).dtype == jnp.float32 else -740, 0)))
+    left = _exp_below_0(x if isinstance(x, Pair) else pair(clamped(x, -720, 0)))
     positive = plain(x) > 0
     scale = Pair(jnp.ones_like(plain(x)), is_cut=True) * _SCALE
-    power = jnp.where(positive, 1, left.power).astype(plain(x).dtype)
+    power = jnp.where(positive, jnp.ones_like(plain(x)), left.power)
     return Scaled(where(positive, scale, left.number * _SCALE_ALPHA), power)
 
 
 @elementwise(_selu_derivative)
-def selu(x: Number) -> Number:
+def selu(x: Number) -> Scaled:
     """λ·(x where positive, α(eˣ − 1) elsewhere)."""
-    left = exp(pair(clamped(x, -80, 0)), 0) - 1
-    return where(plain(x) >= 0, pair(x) * _SCALE, left * _SCALE_ALPHA)
+    v = plain(x)
+    tiny = abs(v) < 2.0**-40
+    up = jnp.where(tiny, jnp.asarray(2.0**64, v.dtype), jnp.asarray(1, v.dtype))
+    left = where(tiny, pair(x).scaled(up), exp(pair(clamped(x, -80, 0)), 0) - 1)
+    number = where(v >= 0, pair(x).scaled(up) * _SCALE, left * _SCALE_ALPHA)
+    return Scaled(number, 1 / up)
 
 
 @elementwise(lambda x: _choose(x, abs(plain(x)) < 3, 1 / 6, 0))
@@ -94,11 +100,16 @@ def hard_sigmoid(x):
     return clamped(plain(x) + 3, 0, 6) * (1 / 6)
 
 
-@elementwise(lambda x: jnp.where(plain(x) >= 3, 1, jnp.where(plain(x) <= -3, 0, (2*plain(x)+3)/6)))
-def hard_silu(x):
-    """x·relu6(x + 3)/6."""
+def _hard_silu_derivative(x: Number) -> Array:
     x = plain(x)
-    return jnp.where(x >= 3, x, jnp.maximum(x, -3) * (clamped(x, -3, 3) + 3) / 6)
+    return jnp.where(x >= 3, 1, (2 * clamped(x, -3, 3) + 3) * jnp.where(x <= -3, 0, 1 / 6))
+
+
+@elementwise(_hard_silu_derivative)
+def hard_silu(x: Number) -> Scaled:
+    """x·relu6(x + 3)/6."""
+    near = pair(clamped(x, -3, 3))
+    return Scaled(times(clamped(x, -3, jnp.inf), (near + 3) * Fraction(1, 6)), 1.0).linear_beyond(x, 3)
 
 
 def prelu(x: ArrayLike, slope: ArrayLike) -> Array:
