@@ -54,19 +54,19 @@ def _power_of_two(k: Array) -> Array:
 
 
 def exp(x: Number, shift: int) -> Pair:
-    """eˣ·2ˢ: to 2⁻³⁰ for a pair, and for an array a sum that is still to be rounded once.
+    """eˣ·2ˢ: to 2⁻³² for a narrow pair, otherwise to 2⁻²⁶ before its sum is rounded.
 
     The shift keeps eˣ in range where only its product with something else needs to be.
     """
     x = x.cut() if isinstance(x, Pair) else x
     k, large, small = _reduced(x)
     power = _power_of_two(k + shift)
-    r = large + small
-    if isinstance(x, Pair):
-        first, rest = _square_and_rest(large, small)
-        hi = cut((1 + large) + first)
-        return Pair(hi, (((1 - hi) + large) + first) + rest, is_cut=True).scaled(power)
-    return Pair(power, (r + _tail(r)) * power)
+    if not isinstance(x, Pair) or x.is_wide:
+        r = large + small
+        return Pair(power, (r + _tail(r)) * power, is_wide=True)
+    first, rest = _square_and_rest(large, small)
+    hi = cut((1 + large) + first)
+    return Pair(hi, (((1 - hi) + large) + first) + rest, is_cut=True).scaled(power)
 
 
 def expm1(x: Array) -> Pair:

@@ -34,7 +34,7 @@ def _logistic(v: Number) -> tuple[Pair, Pair]:
     # an array: the smaller term first, so that the sum rounds once
     large = e.hi > _C
     c = jnp.full_like(e.hi, _C)
-    return e, Pair(jnp.where(large, e.hi, c), jnp.where(large, c, e.hi) + e.lo)
+    return e, Pair(jnp.where(large, e.hi, c), jnp.where(large, c, e.hi) + e.lo, is_wide=True)
 
 
 def _gate(x: Number, v: Number) -> Scaled:

@@ -11,14 +11,22 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 
+@jax.custom_jvp
 def cut(x: Array) -> Array:
-    """The leading half of the bits of x: 12 of float32's 24, 26 of float64's 53 (Veltkamp 1968)."""
-    scaled = x * (2.0**12 + 1 if x.dtype == jnp.float32 else 2.0**27 + 1)
-    return scaled - (scaled - x)
+    """The leading half of the bits of x, toward zero: 12 of float32's 24, 26 of float64's 53."""
+    unsigned, dropped = (jnp.uint32, 12) if x.dtype == jnp.float32 else (jnp.uint64, 27)
+    kept = ~unsigned((1 << dropped) - 1)
+    return lax.bitcast_convert_type(lax.bitcast_convert_type(x, unsigned) & kept, x.dtype)
+
+
+@cut.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:  # pyright: ignore[reportUnusedFunction]
+    return cut(*primals), tangents[0]
 
 
 def _add(a: Array | None, b: Array | None) -> Array | None:
@@ -42,53 +50,52 @@ def reciprocal(x: Array) -> Array:
 
 
 class Pair:
-    """hi + lo; `lo` is None where it is exactly zero, `is_cut` tells that hi fits half the bits."""
+    """hi + lo, where `lo` is None if exactly zero.
+
+    `is_cut` tells that hi fits half the bits; `is_wide` that the number was born of a float32 or
+    float64 input, so that a few bits beyond its dtype are enough.
+    """
 
     def __init__(
-        self, hi: Array, lo: Array | None = None, *, is_cut: bool = False, total: Array | None = None
+        self, hi: Array, lo: Array | None = None, *, is_cut: bool = False, is_wide: bool = False
     ):
-        self.hi, self.lo, self.is_cut, self._total = hi, lo, is_cut, total
+        self.hi, self.lo, self.is_cut, self.is_wide = hi, lo, is_cut, is_wide
 
     def sum(self) -> Array:
         """hi + lo, rounded once."""
-        if self._total is None:
-            return self.hi if self.lo is None else self.hi + self.lo
-        return self._total
+        return self.hi if self.lo is None else self.hi + self.lo
 
     def cut(self) -> Pair:
         """The same number with a hi of half the bits."""
         if self.is_cut:
             return self
-        total = self.sum()
-        hi = cut(total)
-        return Pair(hi, _add(self.hi - hi, self.lo), is_cut=True, total=total)
+        hi = cut(self.sum())
+        return Pair(hi, _add(self.hi - hi, self.lo), is_cut=True, is_wide=self.is_wide)
 
     def __neg__(self) -> Pair:
         lo = None if self.lo is None else -self.lo
-        return Pair(-self.hi, lo, is_cut=self.is_cut)
+        return Pair(-self.hi, lo, is_cut=self.is_cut, is_wide=self.is_wide)
 
     def __add__(self, other: Number) -> Pair:
-        a, b = self, pair(other, self)
-        total, lo = a.hi + b.hi, _add(a.lo, b.lo)
-        from_b = total - a.hi
-        lost = (a.hi - (total - from_b)) + (b.hi - from_b)
-        return Pair(total, _add(lost, lo))
+        b = pair(other, self)
+        total = self.hi + b.hi
+        from_b = total - self.hi
+        lost = (self.hi - (total - from_b)) + (b.hi - from_b)
+        return Pair(total, _add(lost, _add(self.lo, b.lo)), is_wide=self.is_wide or b.is_wide)
 
     def __mul__(self, other: Number) -> Pair:
         a, b = self.cut(), pair(other, self).cut()
         cross = None if b.lo is None else a.hi * b.lo
-        lo = cross if a.lo is None else _add(cross, a.lo * _add(b.hi, b.lo))
-        return Pair(a.hi * b.hi, lo)
+        lo = cross if a.lo is None else _add(cross, a.lo * b.sum())
+        return Pair(a.hi * b.hi, lo, is_wide=a.is_wide or b.is_wide)
 
     def __truediv__(self, other: Number) -> Pair:
         d = pair(other, self).cut()
         inverse = reciprocal(d.sum())
         quotient = cut(self.sum() * inverse)
         rest = _add(self.hi - quotient * d.hi, self.lo)
-        if d.lo is not None:
-            rest = rest - quotient * d.lo
-        total = self.sum() / d.sum()
-        return Pair(quotient, rest * inverse, is_cut=True, total=total)
+        rest = rest if d.lo is None else rest - quotient * d.lo
+        return Pair(quotient, rest * inverse, is_cut=True, is_wide=self.is_wide or d.is_wide)
 
     def __sub__(self, other: Number) -> Pair:
         return self + -pair(other, self)
@@ -104,13 +111,13 @@ class Pair:
     def scaled(self, power: Array | float) -> Pair:
         """The number times a power of two, which costs no accuracy."""
         lo = None if self.lo is None else self.lo * power
-        return Pair(self.hi * power, lo, is_cut=self.is_cut)
+        return Pair(self.hi * power, lo, is_cut=self.is_cut, is_wide=self.is_wide)
 
     def sqrt(self) -> Pair:
-        total = jnp.sqrt(self.sum())
-        hi = cut(total)
+        root = jnp.sqrt(self.sum())
+        hi = cut(root)
         rest = _add(self.hi - hi * hi, self.lo)
-        return Pair(hi, rest * reciprocal(total + hi), is_cut=True, total=total)
+        return Pair(hi, rest * reciprocal(root + hi), is_cut=True, is_wide=self.is_wide)
 
 
 Number = Pair | Array | float | str | Fraction
@@ -122,7 +129,7 @@ def pair(x: Number, like: Pair | None = None) -> Pair:
         return x
     if isinstance(x, Array):
         hi = cut(x)
-        return Pair(hi, x - hi, is_cut=True, total=x)
+        return Pair(hi, x - hi, is_cut=True, is_wide=True)
     assert like is not None
     return _constant(Fraction(x), like.hi.dtype)
 
@@ -139,8 +146,12 @@ def where(condition: Array, then: Pair, otherwise: Pair) -> Pair:
     lo = None
     if then.lo is not None or otherwise.lo is not None:
         lo = jnp.where(condition, _lo(then), _lo(otherwise))
-    is_cut = then.is_cut and otherwise.is_cut
-    return Pair(jnp.where(condition, then.hi, otherwise.hi), lo, is_cut=is_cut)
+    return Pair(
+        jnp.where(condition, then.hi, otherwise.hi),
+        lo,
+        is_cut=then.is_cut and otherwise.is_cut,
+        is_wide=then.is_wide or otherwise.is_wide,
+    )
 
 
 def _lo(x: Pair) -> Array:
