@@ -41,12 +41,15 @@ class Scaled:
 
 @jax.custom_jvp
 def _rounded_to_odd(hi: Array, lo: Array) -> Array:
-    """hi + lo with the last bit set: rounding it again, to fewer bits, rounds hi + lo right."""
+    """hi + lo toward zero, with the last bit set if that lost anything.
+
+    Rounding it again, to fewer bits, gives hi + lo correctly rounded (Boldo and Melquiond 2008).
+    """
     total = hi + lo
     lost = lo - (total - hi)
     bits = lax.bitcast_convert_type(total, jnp.int32)
     toward_zero = jnp.where(lost * total >= 0, bits, bits - 1)
-    return lax.bitcast_convert_type(toward_zero | 1, jnp.float32)
+    return lax.bitcast_convert_type(toward_zero | (lost != 0).astype(jnp.int32), jnp.float32)
 
 
 @_rounded_to_odd.defjvp

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gelu_jax.activations.pairs import Number, Pair, cut, plain
+from gelu_jax.activations.pairs import Number, Pair, clamped, cut, plain
 
 LN2 = 0.6931471805599453
 
@@ -74,3 +74,9 @@ def expm1(x: Array) -> Pair:
     k, large, small = _reduced(x)
     r, power = large + small, _power_of_two(k)
     return Pair(power - 1, (r + _tail(r)) * power)
+
+
+def expm1_less_x(x: Array) -> Array:
+    """eˣ − 1 − x for x ≤ 0, without cancellation."""
+    near = x > -0.34
+    return jnp.where(near, _tail(jnp.where(near, x, 0)), expm1(clamped(x, -80, -0.25)).sum() - x)
