@@ -35,8 +35,10 @@ def _mills(a):
     inverse = 1 / (a + 4)
     q = 1 - inverse.scaled(8)
     coefficients = _MILLS_32 if a.hi.dtype == jnp.float32 else _MILLS_64
-    rest = polynomial(coefficients[:-2], q.sum())
-    return inverse * (q * (q * rest + coefficients[-2]) + coefficients[-1])
+    ratio = pair(polynomial(coefficients[:-3], q.sum()))
+    for c in coefficients[-3:]:
+        ratio = q * ratio + c
+    return inverse * ratio
 
 
 def _pdf(a: Pair) -> Pair:
