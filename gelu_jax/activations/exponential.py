@@ -1,13 +1,14 @@
 """eˣ and eˣ − 1, as pairs."""
 
 import math
+from fractions import Fraction
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from gelu_jax.activations.pairs import Number, Pair, clamped, cut, plain
 
-LN2 = 0.6931471805599453
+_LN2 = Fraction("0.693147180559945309417232121458176568")
 
 
 def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
@@ -38,12 +39,13 @@ def _square_and_rest(large: Array, small: Array) -> tuple[Array, Array]:
 
 def _reduced(x: Number) -> tuple[Array, Array, Array]:
     """k, and x − k·ln 2 as a large part without error and a small one."""
-    k = lax.round(plain(x) * (1 / LN2), lax.RoundingMethod.TO_NEAREST_EVEN)
-    unit = 2**12 if k.dtype == jnp.float32 else 2**26
-    upper = round(LN2 * unit) / unit
+    k = lax.round(plain(x) * float(1 / _LN2), lax.RoundingMethod.TO_NEAREST_EVEN)
+    upper = Fraction(round(_LN2 * 2**12), 2**12)
+    if k.dtype == jnp.float64:
+        upper = Fraction(round(_LN2 * 2**26), 2**26)
     hi, lo = (x.hi, x.lo) if isinstance(x, Pair) else (x, None)
-    small = k * (upper - LN2)
-    return k, hi - k * upper, small if lo is None else small + lo
+    small = k * float(upper - _LN2)
+    return k, hi - k * float(upper), small if lo is None else small + lo
 
 
 def _power_of_two(k: Array) -> Array:
