@@ -6,18 +6,21 @@
 Every implementation does the same: y = FFN(x), or y with the gradients of x and of all weights for
 a given cotangent of y. All JAX ones run in this process, torch in a second one that sleeps while
 this one works. A round runs each once, in turn; the table gives the median time and the median of
-the rounds' ratios, so that a machine that slows down slows all of them. "kept" is the growth of
-the compiled program's temporary memory from a scan of 2 layers to one of 6 (torch: the tensors
-that autograd saves), in tensors of d_ff compute-dtype entries a token; x and weights not counted.
+the rounds' ratios, so that a machine that slows down slows all of them. Beside the wall clock
+stands the CPU time of all threads, which other processes on the machine disturb less. "kept" is
+the growth of the compiled program's temporary memory from a scan of 2 layers to one of 6 (torch:
+the tensors that autograd saves), in tensors of d_ff compute-dtype entries a token; x and weights
+are not counted.
 """  # fmt: skip
 
 import json
+import os
 import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -58,6 +61,7 @@ class Case(NamedTuple):
 SHAPES = {
     "smoke": [Shape(64, 64, 256)],
     "cpu": [Shape(512, 512, 2048), Shape(512, 1024, 4096)],
+    "cpu_long": [Shape(4096, 512, 2048)],
     "gpu": [Shape(8192, 1024, 4096), Shape(8192, 2048, 8192), Shape(8192, 4096, 16384)],
 }
 DTYPES = ("float32", "bfloat16")
@@ -125,10 +129,10 @@ def floor(case: Case) -> Callable[..., Any]:
 
     def both(x: jax.Array, w: Weights, dy: jax.Array) -> Any:
         ps = [x @ k for k in w["w_in"]]
-        dh = dy @ w["w_out"].T
-        dx = sum(dh @ k.T for k in w["w_in"])
-        return ps[0] @ w["w_out"], dx, ps[0].T @ dy, [x.T @ (dh if k is w["w_in"][0] else p)
-                                                      for k, p in zip(w["w_in"], ps, strict=True)]  # fmt: skip
+        # a cotangent for each branch, of distinct values, so that no two products are one
+        dps = [dy @ w["w_out"].T, *ps[1:]]
+        dx = sum(dp @ k.T for k, dp in zip(w["w_in"], dps, strict=True))
+        return ps[0] @ w["w_out"], dx, ps[0].T @ dy, [x.T @ dp for dp in dps]
 
     return both if case.backward else forward
 
@@ -158,6 +162,9 @@ def blocks(case: Case) -> dict[str, Block]:
         "ours, residuals=input": ours(case, residuals="input"),
         "ours, residuals=all": ours(case, residuals="all"),
         "ours, float8 residuals": ours(case, residual_dtype="float8_e4m3fn"),
+        "ours, input, chunks of 1024": ours(case, residuals="input", chunk_size=1024)
+        if case.shape.tokens > 1024
+        else None,
         "jax.nn": plain(case),
         "flax nnx.Linear": flax_linear(case),
         f"tokamax {version('tokamax')}": tokamax_glu(case),
@@ -178,7 +185,14 @@ def kept(case: Case, block: Block) -> float:
     return size / (4096 * case.d_ff * jnp.dtype(case.dtype).itemsize)
 
 
-Runner = Callable[[], float]
+class Seconds(NamedTuple):
+    """How long one run took, by the wall and on all CPU threads together."""
+
+    wall: float
+    cpu: float
+
+
+Runner = Callable[[], Seconds]
 
 
 def jax_runners(case: Case) -> dict[str, Runner]:
@@ -188,10 +202,10 @@ def jax_runners(case: Case) -> dict[str, Runner]:
     def runner(f: Callable[..., Any]) -> Runner:
         compiled = jax.jit(f).lower(*args).compile()
 
-        def run() -> float:
-            start = time.perf_counter()
+        def run() -> Seconds:
+            wall, cpu = time.perf_counter(), time.process_time()
             jax.block_until_ready(compiled(*args))
-            return time.perf_counter() - start
+            return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
         return run
 
@@ -218,9 +232,11 @@ class Torch:
 
     def runners(self, case: Case) -> dict[str, Runner]:
         self.ask(prepare=[*case.shape[:2], case.d_ff, case.variant, case.dtype, case.backward])
-        return {
-            f"torch {name}": partial(self.ask, run=name) for name in ("eager", "compiled")
-        }
+
+        def run(name: str) -> Seconds:
+            return Seconds(*self.ask(run=name))
+
+        return {f"torch {name}": partial(run, name) for name in ("eager", "compiled")}
 
     def kept(self, case: Case) -> float:
         size = self.ask(kept=True) / jnp.dtype(case.dtype).itemsize
@@ -234,26 +250,32 @@ class Torch:
 def measure(case: Case, runners: dict[str, Runner], seconds: float) -> Iterator[dict[str, Any]]:
     for run in runners.values():
         run(), run()
-    once = sum(run() for run in runners.values())
+    once = sum(run().wall for run in runners.values())
     rounds = max(7, min(101, int(seconds / once)))
-    times: dict[str, list[float]] = {name: [] for name in runners}
+    times: dict[str, list[Seconds]] = {name: [] for name in runners}
     order = list(runners)
     for _ in range(rounds):
         for name in order:
             times[name].append(runners[name]())
         order = order[1:] + order[:1]
     for name, found in times.items():
-        ratios = [a / b for a, b in zip(times["ours"], found, strict=True)]
-        floors = [a / b for a, b in zip(found, times["floor: matmuls alone"], strict=True)]
-        low, middle, high = quantiles(ratios, n=4)
-        yield {
-            **asdict_case(case), "name": name, "rounds": rounds, "milliseconds": 1e3 * median(found),
-            "ours_to_this": middle, "ours_to_this_quartiles": [low, high],
-            "this_to_floor": median(floors),
-        }  # fmt: skip
+        row = {**case_facts(case), "name": name, "rounds": rounds}
+        for clock in Seconds._fields:
+            own, ours, floor = (
+                [getattr(run, clock) for run in times[key]]
+                for key in (name, "ours", "floor: matmuls alone")
+            )
+            low, middle, high = quantiles([a / b for a, b in zip(ours, own, strict=True)], n=4)
+            row[clock] = {
+                "milliseconds": 1e3 * median(own),
+                "ours_to_this": middle,
+                "quartiles": [low, high],
+                "this_to_floor": median(a / b for a, b in zip(own, floor, strict=True)),
+            }
+        yield row
 
 
-def asdict_case(case: Case) -> dict[str, Any]:
+def case_facts(case: Case) -> dict[str, Any]:
     names = {"variant": case.variant, "dtype": case.dtype, "backward": case.backward}
     return {**case.shape._asdict(), "width": case.d_ff, **names}
 
@@ -274,7 +296,7 @@ def machine() -> dict[str, Any]:
     )
     return {
         "device": cpu if device.platform == "cpu" else device.device_kind,
-        "cpus": len(__import__("os").sched_getaffinity(0)),
+        "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "jaxlib", "flax", "tokamax")},
         "commit": commit.stdout.strip(),
@@ -283,22 +305,45 @@ def machine() -> dict[str, Any]:
 
 
 def markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    lines = [", ".join(f"{name} {value}" for name, value in facts.items()), ""]
-    lines += ["`ours ÷ this` under 1: ours is faster (median of paired rounds, quartiles).", ""]
-    seen = None
+    lines = [
+        ", ".join(f"{name} {value}" for name, value in facts.items()),
+        "",
+        "`ours ÷ this` under 1: ours is faster (median of the paired rounds, quartiles).",
+    ]
+    last = None
     for row in rows:
-        case = (row["tokens"], row["d_model"], row["width"], row["variant"], row["dtype"], row["backward"])
-        if case != seen:
-            seen = case
-            passes = "forward and backward" if row["backward"] else "forward"
-            lines += ["", f"**{row['variant']}, {row['dtype']}, {passes}**: {row['tokens']} tokens, d_model "
-                      f"{row['d_model']}, d_ff {row['width']}, {row['rounds']} rounds", "",
-                      "| implementation | ms | ours ÷ this | this ÷ floor | kept (F) |", "|---|---|---|---|---|"]  # fmt: skip
-        low, high = row["ours_to_this_quartiles"]
-        held = "" if row.get("kept") is None else f"{row['kept']:.2f}"
-        lines.append(f"| {row['name']} | {row['milliseconds']:.2f} | {row['ours_to_this']:.3f} "
-                     f"({low:.2f}–{high:.2f}) | {row['this_to_floor']:.2f} | {held} |")  # fmt: skip
+        case = [row[key] for key in ("variant", "dtype", "backward", "tokens", "d_model", "width")]
+        if case != last:
+            last = case
+            lines += heading(*case, row["rounds"])
+        wall, cpu, held = row["wall"], row["cpu"], row.get("kept")
+        low, high = wall["quartiles"]
+        cells = [
+            row["name"],
+            f"{wall['milliseconds']:.2f}",
+            f"{wall['ours_to_this']:.3f} ({low:.2f}–{high:.2f})",
+            f"{wall['this_to_floor']:.2f}",
+            f"{cpu['ours_to_this']:.3f}",
+            f"{cpu['this_to_floor']:.2f}",
+            "" if held is None else f"{held:.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def heading(
+    variant: str, dtype: str, backward: bool, tokens: int, d_model: int, width: int, rounds: int
+) -> list[str]:
+    passes = "forward and backward" if backward else "forward"
+    return [
+        "",
+        f"**{variant}, {dtype}, {passes}**: {tokens} tokens, d_model {d_model}, d_ff {width}, "
+        f"{rounds} rounds",
+        "",
+        "| implementation | ms | ours ÷ this | this ÷ floor | ours ÷ this, CPU time "
+        "| this ÷ floor, CPU time | kept (F) |",
+        "|---|---|---|---|---|---|---|",
+    ]
 
 
 @dataclass(frozen=True)
@@ -335,7 +380,9 @@ def main(args: Args) -> None:
             elif name == "torch eager" and torch:
                 row["kept"] = torch.kept(case)
         rows += found
-        args.out.with_suffix(".json").write_text(json.dumps({"facts": facts, "rows": rows}, indent=1))
+        args.out.with_suffix(".json").write_text(
+            json.dumps({"facts": facts, "rows": rows}, indent=1)
+        )
         args.out.with_suffix(".md").write_text(markdown(facts, rows))
         print(markdown(facts, found), flush=True)
     if torch:
