@@ -43,6 +43,7 @@ from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig, feed_forwar
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.norm import Norm, NormConfig, layer_norm, rms_norm
 from gelu_jax.nn.position import RotaryConfig, rotary
+from gelu_jax.nn.replace import Replaced, replace_feed_forward
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.variants import VARIANTS, Variant, branches
 from gelu_jax.version import __version__
@@ -62,6 +63,7 @@ __all__ = [
     "MLPConfig",
     "Norm",
     "NormConfig",
+    "Replaced",
     "RotaryConfig",
     "Transformer",
     "TransformerConfig",
@@ -92,6 +94,7 @@ __all__ = [
     "relu",
     "relu6",
     "relu_squared",
+    "replace_feed_forward",
     "rms_norm",
     "rotary",
     "selu",

@@ -18,13 +18,12 @@ def kernels(draw):
     n, d, f = draw(st.integers(1, 4)), draw(st.integers(1, 5)), draw(st.integers(1, 6))
     lead = draw(st.sampled_from([(d,), (), (3, d)]))  # a kernel, a bias, a stack of experts
     bits = draw(arrays(np.int8, (n, *lead, f)))
-    return [branch.astype(draw(dtypes)) for branch in bits], n
+    return list(bits.astype(draw(dtypes))), n
 
 
 @given(kernels(), st.sampled_from(sorted(LAYOUTS)))
 def test_round_trip(case, layout):
     branches, n = case
-    branches = [branch.astype(branches[0].dtype) for branch in branches]
     back = split(fuse(branches, layout), layout, num_branches=n)
     assert len(back) == n
     for found, branch in zip(back, branches, strict=True):
