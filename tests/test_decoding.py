@@ -18,7 +18,9 @@ from gelu_jax.nn.position import RotaryConfig
 
 @cache
 def transformer(kind="rotary, grouped, window"):
-    return jax.jit(lambda: built(**KINDS[kind]))()
+    rng = np.random.default_rng(0)  # not our own initialisation, whose compilation takes seconds
+    empty = nnx.eval_shape(lambda: built(**KINDS[kind]))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), empty)
 
 
 def built(style="pre_norm", *, window=None, kv_heads=None, rotary=True, scan=True):
@@ -143,7 +145,7 @@ def test_sampled_frequencies(options, expected):
 
 @settings(max_examples=60, deadline=None)
 @given(
-    logits=st.lists(st.floats(-20, 20, width=32), min_size=6, max_size=6),
+    logits=st.lists(st.integers(-80, 80).map(lambda n: n / 8), min_size=6, max_size=6),
     top_k=st.integers(1, 6),
     top_p=st.floats(0.01, 1.0),
 )
