@@ -4,6 +4,7 @@ Strided convolutions pad as the original does: as its places want for the image 
 transformers pads as they want for images of the config's size. The two agree at that size.
 """
 
+import itertools
 import math
 from collections.abc import Collection, Iterator
 
@@ -18,13 +19,12 @@ from gelu_jax.nn.convolution import EfficientNet, EfficientNetConfig, MBConvConf
 def config(s: Settings, tensors: Collection[str]) -> EfficientNetConfig:
     """EfficientNet's config.json as a config of ours: the base network, scaled."""
     s.only("pooling_type", "mean")
-    labels = s.values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
     return EfficientNetConfig(
         d_stem=_width(s, 32),
-        blocks=tuple(_blocks(s)),
+        blocks=_blocks(s, most=len(tensors)),
         d_top=s.integer("hidden_dim", 2560),
         channels=s.integer("num_channels", 3),
-        num_classes=len(labels) if holds(tensors, "classifier.weight") else None,
+        num_classes=s.labels() if holds(tensors, "classifier.weight") else None,
         activation=s.activation("hidden_act", "swish"),
         epsilon=s.number("batch_norm_eps", 1e-3),
     )
@@ -41,7 +41,15 @@ _STAGES = {
 }
 
 
-def _blocks(s: Settings) -> Iterator[MBConvConfig]:
+def _blocks(s: Settings, most: int) -> tuple[MBConvConfig, ...]:
+    blocks = tuple(itertools.islice(_all_blocks(s), most + 1))
+    if len(blocks) > most:
+        repeats = s.values.get("num_block_repeats")
+        raise ConfigError([Problem("num_block_repeats", repeats, "more blocks than tensors")])
+    return blocks
+
+
+def _all_blocks(s: Settings) -> Iterator[MBConvConfig]:
     stages = {name: s.integers(name, default) for name, default in _STAGES.items()}
     lengths = {name: len(values) for name, values in stages.items()}
     if len(set(lengths.values())) != 1:

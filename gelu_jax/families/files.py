@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator, Mapping
@@ -97,7 +98,7 @@ def _index(path: Path) -> dict[str, str]:
         _check([Problem("weight_map", names, f"{INDEX} must map tensors to files")])
     assert isinstance(names, dict)
     for name, file in names.items():
-        if not isinstance(file, str) or Path(file).name != file or not file:
+        if not isinstance(file, str) or not re.fullmatch(r"[\w-][\w.-]*", file):
             _check([Problem(f"weight_map.{name}", file, "must be a file of this directory")])
     return names
 
@@ -111,10 +112,10 @@ def _header(file: Path) -> dict[str, Stored]:
                 for name, s in slices.items()
             }
     except FileNotFoundError:
-        raise WeightsError([Problem("path", str(file), "no such file")]) from None
+        raise WeightsError([Problem(file.name, str(file.parent), "no such file")]) from None
     except (library().SafetensorError, OSError) as error:
         reason = f"not a whole safetensors file ({error})"
-        raise WeightsError([Problem("path", str(file), reason)]) from None
+        raise WeightsError([Problem(file.name, str(file.parent), reason)]) from None
 
 
 def read_tensor(stored: Stored, name: str, index: tuple[slice, ...] = ()) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gelu_jax.errors import ConfigError, Problem, nearest
 from gelu_jax.families.files import FLOATS, Stored, locate, read_tensor
-from gelu_jax.families.plan import plan
+from gelu_jax.families.plan import check_copies, plan
 from gelu_jax.families.skeleton import with_values
 from gelu_jax.families.table import Place, Shape, is_stacked, to_ours
 from gelu_jax.nn.feed_forward import FeedForward
@@ -45,6 +45,7 @@ def load(
     gelu_jax.errors.ConfigError: path = 'no/such/directory/anywhere': no such directory
     """
     planned = plan(locate(path), dtype)
+    check_copies(planned)
     values = {
         place.row.path: _parameter(place, planned.tensors, dtype, sharding)
         for place in planned.places

@@ -1,12 +1,14 @@
 """What is to be read, found out and checked before any weight is."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -34,15 +36,24 @@ class Plan(NamedTuple):
     model: Any
     tensors: Mapping[str, Stored]
     places: list[Place]
+    copies: Mapping[str, str]
 
 
 def plan(folder: Path, dtype: DTypeLike | None) -> Plan:
+    """Reads the config and the headers, and checks each tensor against the model that they make.
+
+    Raises ConfigError for a wrong config, WeightsError for all that is wrong with the tensors.
+    """
     check(checks.floating(dtype=dtype) if dtype is not None else ())
     values = read_json(folder / "config.json")
     family = family_of(values)
     tensors = stored_tensors(folder)
     floats = {name: stored for name, stored in tensors.items() if stored.dtype in FLOATS}
     precision = dtype or most_common({FLOATS[s.dtype]: prod(s.shape) for s in floats.values()})
+    wide = "float64" if dtype is None and any(s.dtype == "F64" for s in floats.values()) else dtype
+    if wide is not None and jax.dtypes.canonicalize_dtype(wide) != jnp.dtype(wide):
+        reason = "jax computes in it where jax_enable_x64 is set; nearest: float32"
+        raise ConfigError([Problem("dtype", str(jnp.dtype(wide)), reason)])
     config = in_dtype(family.config(Settings(values), tensors.keys()), precision)
     model: Any = nnx.eval_shape(lambda: family.model(config, rngs=nnx.Rngs(0)))
     rows = family.rows(config)
@@ -56,16 +67,43 @@ def plan(folder: Path, dtype: DTypeLike | None) -> Plan:
         respell(copy, spellings): respell(name, spellings)
         for copy, name in family.copies(config).items()
     }
+    copies = {copy: name for copy, name in copies.items() if copy in tensors and name in tensors}
     _check_tensors(table, tensors, copies, family.ignored)
-    return Plan(model, tensors, table)
+    return Plan(model, tensors, table, copies)
+
+
+def check_copies(planned: Plan) -> None:
+    """Raises WeightsError where a tensor that is stored twice is not the same both times."""
+    problems = [
+        Problem(copy, None, f"must equal {name}, and does not")
+        for copy, name in planned.copies.items()
+        if copy not in {name for place in planned.places for name in place.names()}
+        and not _same(copy, name, planned.tensors)
+    ]
+    if problems:
+        raise WeightsError(problems)
 
 
 def family_of(values: Mapping[str, Any]) -> Family:
+    """The family that a config.json names; ConfigError lists them where it is none of them."""
     name = Settings(values).text("model_type")
     if name in FAMILIES:
         return FAMILIES[name]
     reason = f"unknown; supported: {', '.join(FAMILIES)}"
     raise ConfigError([Problem("model_type", name, reason)])
+
+
+def config(values: Mapping[str, Any], tensors: Collection[str] = ()) -> Any:
+    """The content of a config.json as a config of ours, to build a fresh model of that family.
+
+    ``tensors`` are the names of the tensors that would be there, where the parts that a model has
+    depend on them (BERT's heads, ViT's classifier).
+
+    >>> values = {"model_type": "gpt2", "n_embd": 8, "n_head": 2, "n_layer": 1, "n_positions": 4}
+    >>> config(values | {"vocab_size": 16}).block.feed_forward.d_ff
+    32
+    """
+    return family_of(values).config(Settings(values), tensors)
 
 
 def _spellings(
@@ -89,7 +127,7 @@ def _check_tensors(
     copies: Mapping[str, str],
     ignored: str,
 ) -> None:
-    """Raises WeightsError with every tensor that is missing, extra, misshapen or repeated wrong."""
+    """Raises WeightsError with every tensor that is missing, extra or misshapen."""
     problems: dict[str, Problem] = {}
     named: set[str] = set()
     for place in table:
@@ -99,10 +137,7 @@ def _check_tensors(
             named.add(name)
             problems |= {p.field: p for p in _wrong(name, tensors.get(name), place)}
     for name in tensors.keys() - named:
-        if name in copies and copies[name] in tensors:
-            if not _same(name, copies[name], tensors):
-                problems[name] = Problem(name, None, f"must equal {copies[name]}, and does not")
-        elif not re.fullmatch(ignored, name):
+        if name not in copies and not re.fullmatch(ignored, name):
             problems[name] = Problem(
                 name, tensors[name].shape, "extra: this model has no use for it"
             )

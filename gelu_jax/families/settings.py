@@ -10,6 +10,7 @@ from gelu_jax.errors import ConfigError, Problem
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
+_TOO_LARGE = 2**31
 
 
 class Settings:
@@ -26,7 +27,10 @@ class Settings:
     def integer(self, name: str, default: int = _REQUIRED) -> int:
         """A whole number above zero."""
         value = self._read(name, int, "a whole number", default)
-        return value if value > 0 else self._fail(name, value, "must be above 0; nearest: 1")
+        if 0 < value < _TOO_LARGE:
+            return value
+        nearest = "1" if value <= 0 else str(_TOO_LARGE - 1)
+        return self._fail(name, value, f"must lie in 1..2³¹−1; nearest: {nearest}")
 
     def optional(self, name: str) -> int | None:
         """A whole number above zero, or nothing."""
@@ -39,12 +43,20 @@ class Settings:
 
     def number(self, name: str, default: float = _REQUIRED) -> float:
         """A number above zero."""
-        value = float(self._read(name, (int, float), "a number", default))
-        return value if value > 0 else self._fail(name, value, "must be above 0")
+        value = self._read(name, (int, float), "a number", default)
+        if 0 < value < 1e300:
+            return float(value)
+        return self._fail(name, value, "must be above 0 and finite")
 
     def flag(self, name: str, default: bool = _REQUIRED) -> bool:
         """True or false."""
         return self._read(name, bool, "true or false", default)
+
+    def labels(self) -> int:
+        """How many classes there are: those of ``id2label``, else ``num_labels``, else 2."""
+        if self.values.get("id2label") is None:
+            return self.integer("num_labels", 2)
+        return len(self.section("id2label").values)
 
     def text(self, name: str, default: str = _REQUIRED) -> str:
         """A string."""

@@ -18,8 +18,9 @@ from gelu_jax.nn.position import RelativeConfig
 def config(s: Settings, tensors: Collection[str]) -> EncoderDecoderConfig:
     """T5's config.json as a config of ours.
 
-    The tensors tell whether the head is tied: files of version 1.1 hold one, whatever their
-    config says of it.
+    Files of version 1.1 hold a head of their own, though transformers 5 writes
+    ``tie_word_embeddings: true`` beside it: where there is one it is used, and where there is none
+    the config decides.
     """
     d, layers = s.integer("d_model"), s.integer("num_layers")
     scaled = s.flag("scale_decoder_outputs", s.flag("tie_word_embeddings", True))
@@ -42,7 +43,7 @@ def config(s: Settings, tensors: Collection[str]) -> EncoderDecoderConfig:
             s.integer("relative_attention_num_buckets", 32),
             s.integer("relative_attention_max_distance", 128),
         ),
-        tie_embeddings="lm_head.weight" not in tensors,
+        tie_embeddings="lm_head.weight" not in tensors and s.flag("tie_word_embeddings", True),
         logit_scale=d**-0.5 if scaled else 1.0,
     )
 

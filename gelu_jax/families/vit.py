@@ -19,8 +19,7 @@ def config(s: Settings, tensors: Collection[str]) -> VisionEncoderConfig:
     if pooler:
         s.only("pooler_act", "tanh")
         s.only("pooler_output_size", s.integer("hidden_size"))
-    labels = s.values.get("id2label") or {"0": "LABEL_0", "1": "LABEL_1"}
-    classes = len(labels) if holds(tensors, "classifier.weight") else None
+    classes = s.labels() if holds(tensors, "classifier.weight") else None
     return VisionEncoderConfig(_vision(s), pooler=pooler, num_classes=classes)
 
 

@@ -1,0 +1,172 @@
+"""Decoding: the cache against the full forward, padding, and the laws of sampling."""
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gelu_jax as gj
+from gelu_jax.nn.decoding import generate, sample
+from gelu_jax.nn.norm import NormConfig
+from gelu_jax.nn.position import RotaryConfig
+
+
+@cache
+def transformer(kind="rotary, grouped, window"):
+    rng = np.random.default_rng(0)  # not our own initialisation, whose compilation takes seconds
+    empty = nnx.eval_shape(lambda: built(**KINDS[kind]))
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), empty)
+
+
+def built(style="pre_norm", *, window=None, kv_heads=None, rotary=True, scan=True):
+    norm = NormConfig(16, use_bias=True)
+    attention = gj.AttentionConfig(
+        16,
+        num_heads=4,
+        num_kv_heads=kv_heads,
+        window=window,
+        rotary=RotaryConfig() if rotary else None,
+    )
+    block = gj.BlockConfig(norm, attention, gj.FeedForwardConfig(16, 24, "swiglu"), style=style)
+    config = gj.TransformerConfig(
+        29, 3, block, max_positions=None if rotary else 24, scan_layers=scan, init_std=0.3
+    )
+    return gj.Transformer(config, rngs=nnx.Rngs(0))
+
+
+KINDS = {
+    "rotary, grouped, window": {"window": 3, "kv_heads": 2},
+    "learned positions": {"rotary": False},
+    "post-norm": {"style": "post_norm", "rotary": False},
+    "parallel, multi-query, unrolled": {"style": "parallel", "kv_heads": 1, "scan": False},
+}
+TOKENS = jax.random.randint(jax.random.key(1), (2, 12), 0, 29)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_prefill_and_steps_equal_the_full_forward(kind):
+    model = transformer(kind)
+
+    @jax.jit
+    def decoded(model, tokens):
+        def step(cache, token):
+            logits, cache = model.decode(token[:, None], cache)
+            return cache, logits[:, 0]
+
+        logits, cache = model.decode(tokens[:, :5], model.empty_cache(2, 12))
+        _, rest = jax.lax.scan(step, cache, tokens[:, 5:].T)
+        return jnp.concatenate([logits, rest.swapaxes(0, 1)], 1)
+
+    full = jax.jit(lambda model, tokens: model(tokens))(model, TOKENS)
+    np.testing.assert_allclose(decoded(model, TOKENS), full, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_padded_on_the_left_decodes_as_it_does_alone(kind):
+    model = transformer(kind)
+    continued = jax.jit(lambda m, t, mask: generate(m, t, 7, mask=mask))
+    padded = TOKENS.at[1, :5].set(0)
+    mask = jnp.ones((2, 12), bool).at[1, :5].set(False)
+    together = continued(model, padded, mask)
+    alone = jax.jit(lambda m, t: generate(m, t, 7))(model, TOKENS[1:, 5:])
+    np.testing.assert_array_equal(together[1], alone[0])
+
+
+def test_what_stands_at_padding_changes_nothing():
+    model = transformer()
+    mask = jnp.ones((2, 12), bool).at[1, :5].set(False)
+    forward = jax.jit(lambda m, t: (m(t, mask=mask), generate(m, t, 4, mask=mask)))
+    one, two = (forward(model, TOKENS.at[1, :5].set(filler)) for filler in (0, 17))
+    np.testing.assert_array_equal(one[0][mask], two[0][mask])
+    np.testing.assert_array_equal(one[1], two[1])
+
+
+def test_the_end_token_repeats_itself_and_other_rows_go_on():
+    model = transformer()
+    plain = np.asarray(jax.jit(lambda m: generate(m, TOKENS, 8))(model))
+    end = int(plain[0, 2])
+    ended = np.asarray(jax.jit(lambda m: generate(m, TOKENS, 8, end_token=end))(model))
+    for before, after in zip(plain, ended, strict=True):
+        stop = np.flatnonzero(before == end)
+        stop = stop[0] if stop.size else len(before)
+        np.testing.assert_array_equal(after[:stop], before[:stop])
+        assert (after[stop:] == end).all()
+
+
+def test_sampling_is_a_function_of_its_key():
+    model = transformer()
+    drawn = jax.jit(lambda key: generate(model, TOKENS, 8, key=key, temperature=2.0))
+    np.testing.assert_array_equal(drawn(jax.random.key(0)), drawn(jax.random.key(0)))
+    assert (drawn(jax.random.key(0)) != drawn(jax.random.key(1))).any()
+
+
+def test_one_token_needs_no_step():
+    model = transformer()
+    one, three = jax.jit(lambda m: (generate(m, TOKENS, 1), generate(m, TOKENS, 3)))(model)
+    np.testing.assert_array_equal(one, three[:, :1])
+
+
+LOGITS = jnp.log(jnp.array([0.5, 0.25, 0.125, 0.0625, 0.0625]))
+
+
+def frequencies(**options):
+    n = 4000
+    tokens = jax.jit(lambda rows, key: sample(rows, key, **options))(
+        jnp.broadcast_to(LOGITS, (n, 5)), jax.random.key(3)
+    )
+    return np.bincount(tokens, minlength=5) / n
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+        ({"temperature": 0.5}, [0.7297, 0.1824, 0.0456, 0.0114, 0.0114]),
+        ({"top_k": 2}, [2 / 3, 1 / 3, 0, 0, 0]),
+        ({"top_k": 99}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+        ({"top_p": 0.5}, [1, 0, 0, 0, 0]),
+        ({"top_p": 0.51}, [2 / 3, 1 / 3, 0, 0, 0]),
+        ({"top_p": 1.0}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+        ({"top_p": 1e-9}, [1, 0, 0, 0, 0]),
+        ({"top_k": 3, "top_p": 0.7}, [2 / 3, 1 / 3, 0, 0, 0]),
+    ],
+)
+def test_sampled_frequencies(options, expected):
+    """4000 draws: five standard deviations of a frequency are below 0.04."""
+    found = frequencies(**options)
+    np.testing.assert_allclose(found, expected, atol=0.04)
+    assert (found[np.array(expected) == 0] == 0).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    logits=st.lists(st.integers(-80, 80).map(lambda n: n / 8), min_size=6, max_size=6),
+    top_k=st.integers(1, 6),
+    top_p=st.floats(0.01, 1.0),
+)
+def test_a_sampled_token_is_among_the_likeliest(logits, top_k, top_p):
+    row = np.array(logits, np.float32)
+    token = int(drawn(jnp.asarray(row)[None], top_k, top_p)[0])
+    assert (row > row[token]).sum() < top_k
+    ordered = np.sort(row)[::-1].astype(np.float64)
+    kept = ordered[ordered >= ordered[top_k - 1]]
+    weights = np.exp(kept - kept[0])
+    more_likely = weights[kept > row[token]].sum() / weights.sum()
+    assert more_likely < top_p + 1e-5
+
+
+def drawn(row, top_k, top_p):
+    return sample(row, jax.random.key(0), top_k=top_k, top_p=top_p)
+
+
+@pytest.mark.parametrize(
+    "options", [{"temperature": 0.0}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}]
+)
+def test_wrong_options_are_named(options):
+    with pytest.raises(gj.ConfigError, match=next(iter(options))):
+        sample(LOGITS[None], jax.random.key(0), **options)
