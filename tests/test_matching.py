@@ -17,7 +17,14 @@ def config(**feed_forward):
     }
     data = {"kind": "stdlib", "context": 8}
     return from_dict(
-        {"data": data, "model": model, "steps": 1, "batch_size": 2, "eval_every": 1}, TrainConfig
+        {
+            "data": data,
+            "model": model | {"block": block},
+            "steps": 1,
+            "batch_size": 2,
+            "eval_every": 1,
+        },
+        TrainConfig,
     )
 
 
@@ -26,7 +33,7 @@ def config(**feed_forward):
 def test_flops_are_those_of_the_matrix_products(variant, n, residuals):
     c = config(variant=variant, residuals=residuals)
     data = load_data(c.data, c.batch_size)
-    d, f, h, layers, t, tokens = 16, 24, 4, 3, 8, 2 * 8
+    d, f, layers, t, tokens = 16, 24, 3, 8, 2 * 8
     weights = layers * (4 * d * d + (n + 1) * d * f) + 256 * d
     scores_and_values = layers * 2 * (2 * tokens * t * d)
     repeated = layers * 2 * tokens * n * d * f * (residuals == "input")
