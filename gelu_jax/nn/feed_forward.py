@@ -61,7 +61,8 @@ def feed_forward(
     gradient is taken at the stored values (float8_e4m3fn: its cosine to the exact one ≥ 0.999).
 
     ``chunk_size`` takes that many places of the axis before d at a time, each chunk with a dropout
-    key of its own; with ``residuals="input"`` the memory in use does not grow with their number.
+    key of its own. With ``residuals="input"`` the memory in use beside x and the result does not
+    grow with their number; a batch of several rows is copied, as wide as d.
 
     Raises ValueError for an unknown variant or choice, and for a wrong number of kernels.
 

@@ -4,7 +4,8 @@ F is one d_ff-wide tensor a token, in the compute dtype, held from the forward t
 The input x and the weights are not counted: x is the output of a norm, which keeps it anyway.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -126,19 +127,33 @@ def in_chunks(block: Whole, size: int) -> Whole:
     """
 
     def chunked(x: Array, weights: Any, key: Key[Array, ""] | None) -> Array:
-        *lead, t, d = x.shape
-        n = -(-t // size)
-        padded = jnp.pad(x, [(0, 0)] * len(lead) + [(0, n * size - t), (0, 0)])
-        chunks = jnp.moveaxis(padded.reshape(*lead, n, size, d), -3, 0)
+        n = -(-x.shape[-2] // size)
         keys = None if key is None else jax.random.split(key, n)
         # A scan sums the gradients of what it closes over in the dtype that it closes over.
         wide = jax.tree.map(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), weights)
 
         def step(_: None, chunk: tuple[Array, Array | None]) -> tuple[None, Array]:
             narrow = jax.tree.map(lambda w, like: w.astype(like.dtype), wide, weights)
-            return None, block(chunk[0], narrow, chunk[1])
+            # Flat, and so of another shape than the gradient of x, which the backward scan stacks:
+            # of one shape, XLA would hold the zeros that both start from as a third buffer.
+            return None, block(chunk[0], narrow, chunk[1]).ravel()
 
-        y = jnp.moveaxis(jax.lax.scan(step, None, (chunks, keys))[1], 0, -3)
-        return y.reshape(*lead, n * size, -1)[..., :t, :]
+        _, y = jax.lax.scan(step, None, (_cut(x, n, size), keys))
+        return _joined(y, x.shape[:-1], size)
 
     return chunked
+
+
+def _cut(x: Float[Array, "... t d"], n: int, size: int) -> Float[Array, "n ... s d"]:
+    *lead, t, d = x.shape
+    padded = jnp.pad(x, [(0, 0)] * len(lead) + [(0, n * size - t), (0, 0)])
+    if math.prod(lead) == 1:  # XLA would copy what it moves, if only past an axis of one
+        return padded.reshape(n, size, d)
+    return jnp.moveaxis(padded.reshape(*lead, n, size, d), -3, 0)
+
+
+def _joined(y: Float[Array, "n r"], shape: Sequence[int], size: int) -> Float[Array, "... t e"]:
+    *lead, t = shape
+    y = y.reshape(len(y), *lead, size, -1)
+    y = y if math.prod(lead) == 1 else jnp.moveaxis(y, 0, -3)
+    return y.reshape(*lead, -1, y.shape[-1])[..., :t, :]
