@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from functools import cache, reduce
+from math import prod
 from typing import Any
 
 import jax
@@ -33,8 +34,8 @@ def load(
     nothing is fetched. ``dtype``: parameters and computation; None keeps each tensor's own dtype
     and computes in that of most weights. ``sharding``: one for all parameters, or a function of
     a parameter's path and shape. Reads one layer's tensor at a time, straight into its place:
-    the peak stays below 1.3 × the size of the weights where no single tensor is larger than that
-    allows.
+    the peak is the weights' size and a few times that of a layer's largest tensor (measured on
+    1 GB: benchmarks/results/loading.md).
 
     Raises ConfigError for a config.json that is wrong or asks for what is not built here, and
     WeightsError for files that are not whole and for missing, extra or misshapen tensors.
@@ -46,9 +47,10 @@ def load(
     """
     planned = plan(locate(path), dtype)
     check_copies(planned)
+    # The largest tensors first: while one is read, it is in memory twice.
+    places = sorted(planned.places, key=lambda place: -prod(place.whole))
     values = {
-        place.row.path: _parameter(place, planned.tensors, dtype, sharding)
-        for place in planned.places
+        place.row.path: _parameter(place, planned.tensors, dtype, sharding) for place in places
     }
     return with_values(planned.model, values)
 
