@@ -25,7 +25,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 
@@ -44,6 +44,7 @@ class Facts:
     validation_size: int
 
 
+@runtime_checkable
 class Dataset(Protocol):
     """What training needs of any dataset; see the top of this file."""
 
