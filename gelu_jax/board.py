@@ -97,14 +97,15 @@ class Board:
         return Group(table, bar, Text(f"{self.share:.0%}, {self.left}"))
 
     def row(self, arm: str) -> tuple[str, ...]:
-        final, first = self.finals(arm), self.finals(next(iter(self.config.arms)))
+        first_arm = next(iter(self.config.arms))
+        final, first = self.finals(arm), self.finals(first_arm)
         gaps = [final[seed] - first[seed] for seed in final.keys() & first.keys()]
         return (
             arm,
             self.now(arm),
             f"{len(final)}/{self.config.seeds}",
             f"{fmean(final.values()):.4f}" if final else "",
-            signed(fmean(gaps), 4) if gaps and final is not first else "",
+            signed(fmean(gaps), 4) if gaps and arm != first_arm else "",
         )
 
     def finals(self, arm: str) -> dict[int, float]:

@@ -32,8 +32,11 @@ from gelu_jax.nn.transformer import Transformer
 from gelu_jax.training.config import from_dict, read_config
 from gelu_jax.training.run import TrainConfig
 
-ConfigFile = Annotated[Path, tyro.conf.Positional]
-Overrides = Annotated[tuple[str, ...], tyro.conf.Positional]
+ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+Overrides = Annotated[
+    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[KEY=VALUE ...]")
+]
+Finished = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
 def compare_command(
@@ -109,7 +112,7 @@ def _with_seeds(config: CompareConfig, directory: Path, more: int) -> CompareCon
     return replace(config, seeds=config.seeds + more)
 
 
-def report_command(run: Annotated[Path, tyro.conf.Positional]) -> None:
+def report_command(run: Finished) -> None:
     """Draw the report of a finished run or comparison again, without training.
 
     Args:
@@ -122,7 +125,7 @@ def report_command(run: Annotated[Path, tyro.conf.Positional]) -> None:
 
 
 def generate_command(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Finished,
     prompt: str = "def ",
     length: int = 256,
     temperature: float = 0.8,
@@ -192,7 +195,9 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.showwarning = _remark
         try:
-            tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="gelu-jax")
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="gelu-jax", config=(tyro.conf.FlagCreatePairsOff,)
+            )
         except ConfigError as error:
             sys.exit(_complaint(error, 2))
         except OSError as error:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from gelu_jax.compare.experiment import CompareConfig
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.training.config import read_config
+from gelu_jax.training.config import read_config, to_dict
 
 # All that a comparison writes, in the order of deleting it: without its config it is unknown
 _RUNS = ("runs/*/tuning-lr*-seed*", "runs/*/report-lr*-seed*")
@@ -71,7 +71,8 @@ def claim(directory: Path, config: CompareConfig, *, overwrite: bool) -> None:
 
 def same_but_for_seeds(one: CompareConfig, other: CompareConfig) -> bool:
     """Whether the runs of one comparison can serve the other."""
-    return replace(one, seeds=1) == replace(other, seeds=1)
+    # as plain data: a dtype that was read back is a name
+    return to_dict(replace(one, seeds=1)) == to_dict(replace(other, seeds=1))
 
 
 def _standing(directory: Path) -> CompareConfig | None:
