@@ -12,7 +12,7 @@ from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.training.data import Dataset
 from gelu_jax.training.run import Keys, TrainConfig, init, make_model, step
 
-Cost = Callable[[TrainConfig], float]
+Cost = Callable[[TrainConfig], int | float]
 
 
 def parameters(config: TrainConfig) -> int:
@@ -74,13 +74,13 @@ def with_width(config: TrainConfig, d_ff: int) -> TrainConfig:
     )
 
 
-def matched(config: TrainConfig, cost: Cost, target: float, multiple_of: int) -> TrainConfig:
+def matched(config: TrainConfig, cost: Cost, target: int | float, multiple_of: int) -> TrainConfig:
     """The config at the width, a multiple, whose cost is nearest to the target.
 
     ``cost`` must grow with the width; the width is found by doubling and halving.
     """
 
-    def at(n: int) -> float:
+    def at(n: int) -> int | float:
         return cost(with_width(config, n * multiple_of))
 
     low, high = 1, 2
