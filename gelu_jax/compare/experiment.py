@@ -96,7 +96,7 @@ def changed(run: TrainConfig, changes: Changes) -> TrainConfig:
     Raises ConfigError for a field that does not exist, or that only passes its value on to parts
     which already have one.
     """
-    plain = to_dict(run)
+    plain, changes = to_dict(run), flatten(changes)
     for path, value in changes.items():
         section = plain
         *sections, last = path.split(".")
@@ -123,7 +123,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     >>> flatten({"model": {"d_ff": 8}, "steps": 3})
     {'model.d_ff': 8, 'steps': 3}
     """
-    if not isinstance(tree, Mapping):
+    if not isinstance(tree, Mapping) or (prefix and not tree):
         return {prefix.removesuffix("."): tree}
     return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}{key}.").items()}
 

@@ -10,7 +10,8 @@ from flax import nnx
 
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.training.data import Dataset
-from gelu_jax.training.run import Keys, TrainConfig, init, make_model, step
+from gelu_jax.training.model import PretrainedConfig, architecture, make_model
+from gelu_jax.training.run import Keys, TrainConfig, init, step
 
 Cost = Callable[[TrainConfig], int | float]
 
@@ -59,14 +60,14 @@ def _inside(eqn: Any) -> list[Any]:
 
 def width(config: TrainConfig) -> int:
     """d_ff, wherever the model has it."""
-    model = config.model
+    model = architecture(config.model)
     return model.d_ff if isinstance(model, MLPConfig) else model.block.feed_forward.d_ff
 
 
 def with_width(config: TrainConfig, d_ff: int) -> TrainConfig:
     """The same config with another d_ff."""
     model = config.model
-    if isinstance(model, MLPConfig):
+    if isinstance(model, MLPConfig | PretrainedConfig):
         return replace(config, model=replace(model, d_ff=d_ff))
     feed_forward = replace(model.block.feed_forward, d_ff=d_ff)
     return replace(

@@ -20,12 +20,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.mlp import MLP, MLPConfig
-from gelu_jax.nn.transformer import Transformer, TransformerConfig
+from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.training.data import DataConfig, Dataset
+from gelu_jax.training.model import Model, ModelConfig, architecture, make_model, with_weights
 from gelu_jax.training.optimizer import OptimizerConfig, make_optimizer
-
-Model = Transformer | MLP
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class TrainConfig:
     """
 
     data: DataConfig
-    model: TransformerConfig | MLPConfig
+    model: ModelConfig
     steps: int
     batch_size: int
     eval_every: int
@@ -95,13 +93,6 @@ class Point(NamedTuple):
         """A loss is no longer finite (at step 0 there is no training loss yet)."""
         finite = math.isfinite(self.validation_loss)
         return not finite or (self.step > 0 and not math.isfinite(self.train_loss))
-
-
-def make_model(config: TransformerConfig | MLPConfig, *, rngs: nnx.Rngs) -> Model:
-    """The module that a model config describes."""
-    if isinstance(config, MLPConfig):
-        return MLP(config, rngs=rngs)
-    return Transformer(config, rngs=rngs)
 
 
 def init(config: TrainConfig, keys: Keys) -> State:
@@ -192,7 +183,7 @@ class Trainer:
         seconds it took until there; the run goes on from it as if it had not stopped.
         """
         keys, rate = Keys.of(seed), jnp.asarray(learning_rate, jnp.float32)
-        state, seconds = resume or (self.programs.init(keys), 0.0)
+        state, seconds = resume or (self._start(keys), 0.0)
         losses = jnp.full(1, jnp.nan)
         if resume is None:
             yield state, self._point(state, losses, seconds)
@@ -205,14 +196,18 @@ class Trainer:
             if point.diverged:
                 return
 
+    def _start(self, keys: Keys) -> State:
+        state = self.programs.init(keys)
+        return state._replace(model=with_weights(state.model, self.config.model))
+
     def _point(self, state: State, losses: Array, seconds: float) -> Point:
         metrics = self.programs.evaluate(state.model, self.data)
         train_loss, validation_loss, accuracy = map(float, (losses.mean(), *metrics))
         return Point(int(state.step), train_loss, validation_loss, accuracy, seconds)
 
 
-def _misfits(model: TransformerConfig | MLPConfig, data: Dataset) -> Iterator[Problem]:
-    inputs, _ = data.validation
+def _misfits(config: ModelConfig, data: Dataset) -> Iterator[Problem]:
+    model, (inputs, _) = architecture(config), data.validation
     images = jnp.issubdtype(inputs.dtype, jnp.floating)
     if isinstance(model, MLPConfig) != images:
         needed = "images: nearest: mlp" if images else "tokens: nearest: transformer"

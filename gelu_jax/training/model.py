@@ -1,0 +1,95 @@
+"""The model of a run: built anew, or begun from the weights of one that people know."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from gelu_jax import families
+from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.families.files import locate
+from gelu_jax.families.plan import plan
+from gelu_jax.nn import checks
+from gelu_jax.nn.mlp import MLP, MLPConfig
+from gelu_jax.nn.transformer import Transformer, TransformerConfig
+from gelu_jax.nn.variants import Variant, variant_problems
+
+Model = Transformer | MLP
+
+
+@dataclass(frozen=True)
+class PretrainedConfig:
+    """A decoder begun from the weights in a directory as model hubs lay it out.
+
+    ``variant`` and ``d_ff`` change its feed-forward blocks: every tensor that still has its shape
+    keeps its values, the others start anew. None leaves them as they were.
+    """
+
+    path: str
+    variant: Variant | None = None
+    d_ff: int | None = None
+    dtype: DTypeLike = jnp.float32
+    kind: Literal["pretrained"] = "pretrained"
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(d_ff=self.d_ff)
+        yield from checks.floating(dtype=self.dtype)
+        if self.variant is not None:
+            yield from variant_problems(self.variant)
+
+    @cached_property
+    def transformer(self) -> TransformerConfig:
+        """What is built; raises ConfigError where the directory holds no decoder."""
+        found = _decoder(self.path, jnp.dtype(self.dtype).name)
+        given = {"variant": self.variant, "d_ff": self.d_ff}
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        feed_forward = replace(found.block.feed_forward, **changes)
+        return replace(found, block=replace(found.block, feed_forward=feed_forward))
+
+
+@cache  # matching asks for one width after another
+def _decoder(path: str, dtype: str) -> TransformerConfig:
+    found = plan(locate(path), dtype).model.config
+    if not isinstance(found, TransformerConfig):
+        raise ConfigError([Problem("model.path", path, "holds no decoder")])
+    return found
+
+
+ModelConfig = TransformerConfig | MLPConfig | PretrainedConfig
+
+
+def architecture(config: ModelConfig) -> TransformerConfig | MLPConfig:
+    """What is built, wherever its weights come from."""
+    return config.transformer if isinstance(config, PretrainedConfig) else config
+
+
+def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> Model:
+    """The module that a model config describes, its parameters drawn; nothing is loaded."""
+    built = architecture(config)
+    return MLP(built, rngs=rngs) if isinstance(built, MLPConfig) else Transformer(built, rngs=rngs)
+
+
+def with_weights(model: Model, config: ModelConfig) -> Model:
+    """The model with the weights that its config names, wherever path and shape agree."""
+    if not isinstance(config, PretrainedConfig):
+        return model
+    loaded = dict(_leaves(families.load(config.path, dtype=config.dtype)))
+
+    def chosen(path: Any, leaf: jax.Array) -> jax.Array:
+        found = loaded.get(jax.tree_util.keystr(path))
+        return leaf if found is None or found.shape != leaf.shape else found.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(chosen, model)
+
+
+def _leaves(model: Any) -> Iterator[tuple[str, jax.Array]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(model):
+        yield jax.tree_util.keystr(path), leaf
