@@ -1,6 +1,6 @@
-"""Every float32 input of an activation, against float64: worst error in ulp of value and derivative.
+"""The worst error of an activation and its derivative over every float32 input.
 
-    python benchmarks/exhaustive_float32.py gelu silu --out benchmarks/results/exhaustive_float32.jsonl
+    python benchmarks/exhaustive_float32.py gelu silu --out rows.jsonl
 
 The promise it checks: value within 2 ulp, derivative within 2 ulp, except within 0.05 of a zero
 crossing of the derivative, where the absolute error stays within 2⁻²⁴ times the larger of the two

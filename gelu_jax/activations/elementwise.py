@@ -2,8 +2,14 @@
 
 An activation is two equations, its value and its derivative, written for numbers that are either
 arrays or pairs (`pairs.py`). float32 and float64 arrive as arrays; an equation that needs more bits
-makes a pair of them with `pair(x)`. Narrower dtypes arrive as pairs in float32, so that one rounding
-at the end gives the correctly rounded result.
+makes a pair of them with `pair(x)`. Narrower dtypes arrive as pairs in float32 and leave with one
+rounding. Derivatives of higher order differentiate the derivative's equation.
+
+What correct rounding in 16 bits rests on: float32 additions and multiplications that round to
+nearest, in an order the compiler keeps (XLA does, but for merging constants); float32 results that
+may be flushed to zero only when subnormal; and conversions to 16 bits that round to nearest even.
+Contraction into fused multiply-adds, fusion with other operations and vector width do not matter.
+`gelu-jax numerics` tries every input on the device at hand.
 """
 
 from collections.abc import Callable
@@ -36,7 +42,11 @@ class Scaled:
 
     def finished(self, rounded: Array) -> Array:
         result = rounded * self.power
-        return result if self.far is None else jnp.where(self.far[0] > self.far[1], self.far[0], result)
+        return (
+            result
+            if self.far is None
+            else jnp.where(self.far[0] > self.far[1], self.far[0], result)
+        )
 
 
 @jax.custom_jvp

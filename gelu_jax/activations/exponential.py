@@ -6,7 +6,7 @@ from fractions import Fraction
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gelu_jax.activations.pairs import Number, Pair, clamped, cut, plain
+from gelu_jax.activations.pairs import Number, Pair, cut, plain
 
 _LN2 = Fraction("0.693147180559945309417232121458176568")
 
@@ -19,33 +19,35 @@ def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
     return total
 
 
-def _tail(r: Array) -> Array:
-    """eʳ − 1 − r for |r| ≤ 0.35, by Taylor's series to 2⁻³² (float64: 2⁻⁵⁶)."""
+def _taylor(r: Array, first: int) -> Array:
+    """Σ rⁿ⁻ᶠ/n! from n = f on, for |r| ≤ 0.35: to 2⁻³² of eʳ, in float64 to 2⁻⁵⁶."""
     last = 8 if r.dtype == jnp.float32 else 15
-    series = tuple(1 / math.factorial(n) for n in range(last, 1, -1))
-    return (r * r) * polynomial(series, r)
+    return polynomial(tuple(1 / math.factorial(n) for n in range(last, first - 1, -1)), r)
+
+
+def _tail(r: Array) -> Array:
+    """eʳ − 1 − r for |r| ≤ 0.35."""
+    return (r * r) * _taylor(r, 2)
 
 
 def _square_and_rest(large: Array, small: Array) -> tuple[Array, Array]:
-    """r²/2 without error but for a cut of r, and eʳ − 1 − large less that."""
+    """Half the square of the cut r = large + small, without error; and eʳ − 1 − large less that."""
     first = cut(large)
     second = (large - first) + small
     r = first + second
-    last = 8 if r.dtype == jnp.float32 else 15
-    series = tuple(1 / math.factorial(n) for n in range(last, 2, -1))
-    cube = (r * r) * r * polynomial(series, r)
-    return 0.5 * (first * first), small + ((0.5 * second) * (r + first) + cube)
+    rest = (0.5 * second) * (r + first) + ((r * r) * r) * _taylor(r, 3)
+    return 0.5 * (first * first), small + rest
 
 
 def _reduced(x: Number) -> tuple[Array, Array, Array]:
     """k, and x − k·ln 2 as a large part without error and a small one."""
     k = lax.round(plain(x) * float(1 / _LN2), lax.RoundingMethod.TO_NEAREST_EVEN)
-    upper = Fraction(round(_LN2 * 2**12), 2**12)
-    if k.dtype == jnp.float64:
-        upper = Fraction(round(_LN2 * 2**26), 2**26)
-    hi, lo = (x.hi, x.lo) if isinstance(x, Pair) else (x, None)
+    bits = 12 if k.dtype == jnp.float32 else 26
+    upper = Fraction(round(_LN2 * 2**bits), 2**bits)
     small = k * float(upper - _LN2)
-    return k, hi - k * float(upper), small if lo is None else small + lo
+    if isinstance(x, Pair):
+        return k, x.hi - k * float(upper), small if x.lo is None else small + x.lo
+    return k, x - k * float(upper), small
 
 
 def _power_of_two(k: Array) -> Array:
@@ -56,7 +58,7 @@ def _power_of_two(k: Array) -> Array:
 
 
 def exp(x: Number, shift: int) -> Pair:
-    """eˣ·2ˢ: to 2⁻³² for a narrow pair, otherwise to 2⁻²⁶ before its sum is rounded.
+    """eˣ·2ˢ: to 2⁻³² for a narrow pair, otherwise to 2⁻²⁶ (float64: 2⁻⁵⁴) until its sum is rounded.
 
     The shift keeps eˣ in range where only its product with something else needs to be.
     """
@@ -66,19 +68,20 @@ def exp(x: Number, shift: int) -> Pair:
     if not isinstance(x, Pair) or x.is_wide:
         r = large + small
         return Pair(power, (r + _tail(r)) * power, is_wide=True)
-    first, rest = _square_and_rest(large, small)
-    hi = cut((1 + large) + first)
-    return Pair(hi, (((1 - hi) + large) + first) + rest, is_cut=True).scaled(power)
+    square, rest = _square_and_rest(large, small)
+    hi = cut((1 + large) + square)
+    return Pair(hi, (((1 - hi) + large) + square) + rest, is_cut=True).scaled(power)
 
 
 def expm1(x: Array) -> Pair:
     """eˣ − 1 for −80 ≤ x ≤ 0, as a sum that is still to be rounded once."""
     k, large, small = _reduced(x)
     r, power = large + small, _power_of_two(k)
-    return Pair(power - 1, (r + _tail(r)) * power)
+    return Pair(power - 1, (r + _tail(r)) * power, is_wide=True)
 
 
 def expm1_less_x(x: Array) -> Array:
     """eˣ − 1 − x for x ≤ 0, without cancellation."""
     near = x > -0.34
-    return jnp.where(near, _tail(jnp.where(near, x, 0)), expm1(clamped(x, -80, -0.25)).sum() - x)
+    far = jnp.where(near | (x < -80), jnp.asarray(-80, x.dtype), x)
+    return jnp.where(near, _tail(jnp.where(near, x, 0)), expm1(far).sum() - x)

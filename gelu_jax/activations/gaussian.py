@@ -1,17 +1,23 @@
-"""Activations built on the normal distribution: Φ its cdf, φ its pdf."""
+"""Activations built on the normal distribution: Φ its distribution function, φ its density.
+
+Error in ulp: at most 0.5 in bfloat16 and float16 (correctly rounded), 2 in float32, 4 in float64,
+value and derivative; close to a zero of its derivative, where two terms cancel, a derivative in
+float32 errs by at most 2⁻²⁴ of the larger. Every function keeps only its input for the backward
+pass. tests/test_numerics.py measures all of this.
+"""
 
 import jax.numpy as jnp
 from jax import Array
 
 from gelu_jax.activations.elementwise import Scaled, elementwise
 from gelu_jax.activations.exponential import exp, polynomial
-from gelu_jax.activations.pairs import Number, Pair, clamped, pair, plain, times, where
+from gelu_jax.activations.pairs import Number, Pair, clamped, magnitude, pair, plain, times, where
 
-# e^(−a²/2) is carried 2⁴⁸ times too large, so that only its products become subnormal
+# e^(−a²/2) is carried 1/C times too large, so that it stays in range until its products are zero
 _SHIFT = 48
 _C = 2.0**-_SHIFT
 _INVERSE_SQRT_2PI = "0.39894228040143267793994605993438187"
-# (a + 4)·M(a) in q = (a − 4)/(a + 4), M Mills' ratio Φ(−a)/φ(a): tests/golden/fit_mills.py
+# (a + 4)·M(a) in powers of (a − 4)/(a + 4), M(a) = Φ(−a)/φ(a): tests/golden/fit_mills.py
 _MILLS_32 = (
     3.5993621457819686e-05, -4.2934193535563415e-05, -0.0005488694799060305,
     0.0003684050033609697, 0.004082832570961485, -0.008733101685840709,
@@ -30,8 +36,8 @@ _MILLS_64 = (
 )  # fmt: skip
 
 
-def _mills(a):
-    """Mills' ratio Φ(−a)/φ(a) for a ≥ 0."""
+def _mills(a: Pair) -> Pair:
+    """Mills' ratio Φ(−a)/φ(a) for a ≥ 0, to 2⁻²⁷."""
     inverse = 1 / (a + 4)
     q = 1 - inverse.scaled(8)
     coefficients = _MILLS_32 if a.hi.dtype == jnp.float32 else _MILLS_64
@@ -41,49 +47,55 @@ def _mills(a):
     return inverse * ratio
 
 
-def _pdf(a: Pair) -> Pair:
-    """φ(a)·2⁴⁸."""
+def _density(a: Pair) -> Pair:
+    """φ(a)/C."""
     return exp((a * a).scaled(-0.5), _SHIFT) * _INVERSE_SQRT_2PI
 
 
-def _magnitude(x: Pair) -> Pair:
-    return where(x.hi < 0, -x, x)
-
-
 def _reflected(x: Pair, tail: Pair) -> tuple[Pair, Array]:
-    """tail/2⁴⁸ on the left and 1 − tail/2⁴⁸ on the right, as a pair and a power of two."""
+    """tail·C on the left and 1 − tail·C on the right, as a pair and a power of two."""
     left = x.hi < 0
     power = jnp.where(left, jnp.full_like(x.hi, _C), jnp.ones_like(x.hi))
     return where(left, tail, 1 - tail.scaled(_C)), power
 
 
+def _bound(x: Number) -> float:
+    """Where Φ(−x) has become 0 and Φ(x) 1, in float32 and in float64."""
+    return 15.5 if plain(x).dtype == jnp.float32 else 38.5
+
+
 def _bounded(x: Number) -> Pair:
-    """x within the bounds where Φ has become 0 and 1."""
-    bound = 15.5 if plain(x).dtype == jnp.float32 else 38.5
-    return pair(clamped(x, -bound, bound))
+    return pair(clamped(x, -_bound(x), _bound(x)))
 
 
 def _cdf(x: Pair) -> tuple[Pair, Array]:
-    a = _magnitude(x)
-    return _reflected(x, _pdf(a) * _mills(a))
+    """Φ(x) as a pair and a power of two."""
+    a = magnitude(x)
+    return _reflected(x, _density(a) * _mills(a))
 
 
 def _gelu(x: Number) -> Scaled:
-    p, power = _cdf(_bounded(x))
-    low = -15.5 if plain(x).dtype == jnp.float32 else -38.5
-    return Scaled(times(clamped(x, low, jnp.inf), p), power).linear_beyond(x, -low)
+    cdf, power = _cdf(_bounded(x))
+    near = clamped(x, -_bound(x), jnp.inf)
+    return Scaled(times(near, cdf), power).linear_beyond(x, _bound(x))
 
 
 def _gelu_derivative(x: Number) -> Scaled:
-    """Φ(x) + x·φ(x), on the left as φ(a)·(Φ(−a)/φ(a) − a) with a = −x."""
-    x = _bounded(x)
-    a = _magnitude(x)
-    return Scaled(*_reflected(x, _pdf(a) * (_mills(a) - a)))
+    """Φ(x) + x·φ(x); on the left, where a = −x, φ(a)·(Φ(−a)/φ(a) − a)."""
+    near = _bounded(x)
+    a = magnitude(near)
+    return Scaled(*_reflected(near, _density(a) * (_mills(a) - a)))
 
 
 @elementwise(_gelu_derivative)
 def gelu(x: Number) -> Scaled:
-    """x·Φ(x)."""
+    """x·Φ(x) (Hendrycks and Gimpel 2016, section 2); its derivative is Φ(x) + x·φ(x).
+
+    >>> abs(gelu(1.0) - 0.84134475).item() < 1e-7
+    True
+    >>> gelu(jnp.bfloat16(-5.0)) == jnp.bfloat16(-1.4333e-6)
+    Array(True, dtype=bool)
+    """
     return _gelu(x)
 
 
@@ -94,7 +106,11 @@ def _gelu_10_derivative(x: Number) -> Scaled:
 
 @elementwise(_gelu_10_derivative)
 def gelu_10(x: Number) -> Scaled:
-    """gelu(x) clipped to [−10, 10]."""
+    """gelu(x) clipped to [−10, 10]; its derivative is 0 from 10 on.
+
+    >>> gelu_10(100.0).item()
+    10.0
+    """
     return _gelu(clamped(x, -jnp.inf, 10))
 
 
@@ -107,10 +123,14 @@ def _laplace_argument(x: Number) -> Pair:
 
 
 def _laplace_derivative(x: Number) -> Scaled:
-    return Scaled(_pdf(_laplace_argument(x)) * _INVERSE_DEVIATION, _C)
+    return Scaled(_density(_laplace_argument(x)) * _INVERSE_DEVIATION, _C)
 
 
 @elementwise(_laplace_derivative)
 def laplace(x: Number) -> Scaled:
-    """Φ((x − 0.707107)/0.282095)."""
+    """Φ((x − 0.707107)/0.282095), an approximation of relu_squared's shape (Ma et al. 2022, "Mega").
+
+    >>> abs(laplace(0.707107) - 0.5).item() < 1e-6
+    True
+    """
     return Scaled(*_cdf(_laplace_argument(x)))

@@ -1,9 +1,10 @@
-"""Numbers carried as an unevaluated sum hi + lo: some 35 bits inside float32, 80 inside float64.
+"""Numbers carried as an unevaluated sum hi + lo: some 35 bits in float32, 80 in float64.
 
-The product of two float32 numbers of 12 bits is exact. Each operation here *cuts* its operands to
-that size before a product it must not lose, and finds what a sum rounded off by subtracting a cut
-number from the terms, largest first. No step needs a fused multiply-add, and since the products
-that matter are exact, a compiler that fuses one changes nothing.
+The product of two float32 numbers of 12 bits is exact. Each operation here cuts its operands to
+that size before a product that it must not lose, and recovers what a sum rounds off (Dekker 1971,
+Knuth 1969). No step needs a fused multiply-add; and since the products that matter are exact, a
+compiler that contracts a·b + c into one changes no bit of them. The same holds in float64 with 26
+bits. What must not happen is that a compiler reassociates sums; XLA merges only constants.
 """
 
 from __future__ import annotations
@@ -29,13 +30,6 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:  # 
     return cut(*primals), tangents[0]
 
 
-def _add(a: Array | None, b: Array | None) -> Array | None:
-    """a + b, where None is exactly zero."""
-    if a is None or b is None:
-        return b if a is None else a
-    return a + b
-
-
 def reciprocal(x: Array) -> Array:
     """1/x for a normal x > 0 to 2⁻²² (float64: 2⁻⁴⁸), by Newton's iteration from the exponent.
 
@@ -50,10 +44,10 @@ def reciprocal(x: Array) -> Array:
 
 
 class Pair:
-    """hi + lo, where `lo` is None if exactly zero.
+    """hi + lo, where `lo` is None if it is exactly zero.
 
-    `is_cut` tells that hi fits half the bits; `is_wide` that the number was born of a float32 or
-    float64 input, so that a few bits beyond its dtype are enough.
+    `is_cut` tells that hi fits half the bits, and `is_wide` that the number was born of a float32 or
+    float64 input, for which a few bits beyond its dtype are enough.
     """
 
     def __init__(
@@ -70,40 +64,41 @@ class Pair:
         if self.is_cut:
             return self
         hi = cut(self.sum())
-        return Pair(hi, _add(self.hi - hi, self.lo), is_cut=True, is_wide=self.is_wide)
+        return Pair(hi, _plus(self.hi - hi, self.lo), is_cut=True, is_wide=self.is_wide)
 
     def __neg__(self) -> Pair:
         lo = None if self.lo is None else -self.lo
         return Pair(-self.hi, lo, is_cut=self.is_cut, is_wide=self.is_wide)
 
-    def __add__(self, other: Number) -> Pair:
+    def __add__(self, other: Operand) -> Pair:
         b = pair(other, self)
         total = self.hi + b.hi
         from_b = total - self.hi
         lost = (self.hi - (total - from_b)) + (b.hi - from_b)
-        return Pair(total, _add(lost, _add(self.lo, b.lo)), is_wide=self.is_wide or b.is_wide)
+        lo = b.lo if self.lo is None else _plus(self.lo, b.lo)
+        return Pair(total, _plus(lost, lo), is_wide=self.is_wide or b.is_wide)
 
-    def __mul__(self, other: Number) -> Pair:
+    def __mul__(self, other: Operand) -> Pair:
         a, b = self.cut(), pair(other, self).cut()
-        cross = None if b.lo is None else a.hi * b.lo
-        lo = cross if a.lo is None else _add(cross, a.lo * b.sum())
+        lo = None if b.lo is None else a.hi * b.lo
+        lo = lo if a.lo is None else _plus(a.lo * b.sum(), lo)
         return Pair(a.hi * b.hi, lo, is_wide=a.is_wide or b.is_wide)
 
-    def __truediv__(self, other: Number) -> Pair:
+    def __truediv__(self, other: Operand) -> Pair:
         d = pair(other, self).cut()
         inverse = reciprocal(d.sum())
         quotient = cut(self.sum() * inverse)
-        rest = _add(self.hi - quotient * d.hi, self.lo)
+        rest = _plus(self.hi - quotient * d.hi, self.lo)
         rest = rest if d.lo is None else rest - quotient * d.lo
         return Pair(quotient, rest * inverse, is_cut=True, is_wide=self.is_wide or d.is_wide)
 
-    def __sub__(self, other: Number) -> Pair:
+    def __sub__(self, other: Operand) -> Pair:
         return self + -pair(other, self)
 
-    def __rsub__(self, other: Number) -> Pair:
+    def __rsub__(self, other: Operand) -> Pair:
         return -self + other
 
-    def __rtruediv__(self, other: Number) -> Pair:
+    def __rtruediv__(self, other: Operand) -> Pair:
         return pair(other, self) / self
 
     __radd__, __rmul__ = __add__, __mul__
@@ -114,23 +109,30 @@ class Pair:
         return Pair(self.hi * power, lo, is_cut=self.is_cut, is_wide=self.is_wide)
 
     def sqrt(self) -> Pair:
+        """The square root of a positive number."""
         root = jnp.sqrt(self.sum())
         hi = cut(root)
-        rest = _add(self.hi - hi * hi, self.lo)
+        rest = _plus(self.hi - hi * hi, self.lo)
         return Pair(hi, rest * reciprocal(root + hi), is_cut=True, is_wide=self.is_wide)
 
 
-Number = Pair | Array | float | str | Fraction
+Number = Pair | Array
+Operand = Number | float | str | Fraction
 
 
-def pair(x: Number, like: Pair | None = None) -> Pair:
-    """A pair as it is, an array split in two, a number or decimal string to the last bit."""
+def _plus(a: Array, b: Array | None) -> Array:
+    return a if b is None else a + b
+
+
+def pair(x: Operand, like: Pair | None = None) -> Pair:
+    """A pair as it is, an array cut in two, a constant to the last bit: write 1.702 as "1.702"."""
     if isinstance(x, Pair):
         return x
     if isinstance(x, Array):
         hi = cut(x)
         return Pair(hi, x - hi, is_cut=True, is_wide=True)
-    assert like is not None
+    if like is None:
+        raise TypeError(f"the constant {x!r} needs a pair to take its dtype from")
     return _constant(Fraction(x), like.hi.dtype)
 
 
@@ -139,6 +141,11 @@ def _constant(x: Fraction, dtype: jnp.dtype) -> Pair:
     hi = int(x / unit) * unit
     lo = None if hi == x else jnp.asarray(float(x - hi), dtype)
     return Pair(jnp.asarray(float(hi), dtype), lo, is_cut=True)
+
+
+def plain(x: Number) -> Array:
+    """The number as one array."""
+    return x.sum() if isinstance(x, Pair) else x
 
 
 def where(condition: Array, then: Pair, otherwise: Pair) -> Pair:
@@ -158,16 +165,20 @@ def _lo(x: Pair) -> Array:
     return jnp.zeros_like(x.hi) if x.lo is None else x.lo
 
 
-def plain(x: Number) -> Array:
-    """The number as one array."""
-    return x.sum() if isinstance(x, Pair) else x
+def magnitude(x: Pair) -> Pair:
+    """|x|, differentiable at 0 from the right."""
+    return where(x.hi < 0, -x, x)
 
 
 def clamped(x: Number, low: float, high: float) -> Number:
-    """The number kept within two bounds of at most 12 bits, NaN handed on; a pair must be narrow."""
+    """The number kept within bounds of at most 12 bits, NaN handed on; a pair must have no lo."""
     if isinstance(x, Pair):
-        return Pair(clamped(x.hi, low, high), is_cut=True)
-    # XLA turns each choice into one instruction, and jnp.clip into several
+        return Pair(_clamped(x.hi, low, high), is_cut=True)
+    return _clamped(x, low, high)
+
+
+def _clamped(x: Array, low: float, high: float) -> Array:
+    # each choice becomes one instruction; jnp.clip, which orders −0 and +0, takes several
     x = jnp.where(x < low, jnp.asarray(low, x.dtype), x)
     return jnp.where(x > high, jnp.asarray(high, x.dtype), x)
 

@@ -54,21 +54,20 @@ def _exp_below_0(x: Number) -> Scaled:
     return Scaled(exp(clamped(x, low, 0), 48), 2.0**-48)
 
 
-def _elu(x: Number) -> Array:
-    x = plain(x)
-    return jnp.where(x >= 0, x, expm1(clamped(x, -80, 0)).sum())
+def _elu(x: Array) -> Array:
+    return jnp.where(x >= 0, x, expm1(plain(clamped(x, -80, 0))).sum())
 
 
 @elementwise(_exp_below_0)
 def elu(x: Number) -> Array:
     """x where positive, eˣ − 1 elsewhere (Clevert et al. 2015, α = 1)."""
-    return _elu(x)
+    return _elu(plain(x))
 
 
 @elementwise(_exp_below_0)
 def celu(x: Number) -> Array:
     """max(x, 0) + min(0, eˣ − 1): CELU (Barron 2017) at α = 1, where it is ELU."""
-    return _elu(x)
+    return _elu(plain(x))
 
 
 # λ and λα (Klambauer et al. 2017, equation 14)
@@ -112,7 +111,8 @@ def _sixth(x: Pair) -> Pair:
     """x/6, exact where that is possible: what is halfway between two float16 must stay so."""
     quotient = x.hi / 6
     hi = cut(quotient)
-    rest = (x.hi - 6 * hi) - 6 * (quotient - hi)
+    # written so that −0 leaves −0
+    rest = -(6 * hi - x.hi) - 6 * (quotient - hi)
     return Pair(quotient, (rest if x.lo is None else rest + x.lo) / 6)
 
 
@@ -127,7 +127,7 @@ def hard_silu(x: Number) -> Scaled:
 
 
 def prelu(x: ArrayLike, slope: ArrayLike = 0.25) -> Array:
-    """x where positive, slope·x elsewhere; the slope is learned and starts at 0.25 (He et al. 2015).
+    """x where positive, slope·x elsewhere; the slope is learned, from 0.25 on (He et al. 2015).
 
     Differentiable in the slope too, which broadcasts against x; the result has the dtype of x.
     """
