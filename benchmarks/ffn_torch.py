@@ -1,11 +1,11 @@
-"""torch's side of `ffn.py`, run by it in a second process: one question a line, one answer a line."""
+"""torch's side of `ffn.py`, run by it in a second process: a question a line, an answer a line."""
 
 import json
 import sys
 import time
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional as F
 
 
 def block(variant):
