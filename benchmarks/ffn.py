@@ -1,6 +1,6 @@
 """The feed-forward block against its peers: time, and the bytes kept for the backward pass.
 
-    python benchmarks/ffn.py --shapes cpu --torch ~/torch/bin/python --out benchmarks/results/ffn_cpu
+    python benchmarks/ffn.py --torch ~/torch/bin/python --out benchmarks/results/ffn_cpu
     python benchmarks/ffn.py --shapes gpu --out benchmarks/results/ffn_gpu
 
 ``--torch`` is a Python that has torch, ``--shapes`` a name of `SHAPES`; tokamax is measured where

@@ -5,15 +5,16 @@ import sys
 import time
 
 import torch
-from torch.nn import functional as F
+from torch.nn import functional
 
 
 def block(variant):
     def gelu(x, w_in, w_out):
-        return F.linear(F.gelu(F.linear(x, w_in[0])), w_out)
+        return functional.linear(functional.gelu(functional.linear(x, w_in[0])), w_out)
 
     def swiglu(x, w_in, w_out):
-        return F.linear(F.silu(F.linear(x, w_in[0])) * F.linear(x, w_in[1]), w_out)
+        gate, up = (functional.linear(x, w) for w in w_in)
+        return functional.linear(functional.silu(gate) * up, w_out)
 
     return {"gelu": gelu, "swiglu": swiglu}[variant]
 
