@@ -1,7 +1,10 @@
 """The feed-forward block against its peers: time, and the bytes kept for the backward pass.
 
-    python benchmarks/ffn.py --shapes cpu --torch /path/to/a/python/with/torch --out benchmarks/results/ffn_cpu
+    python benchmarks/ffn.py --torch ~/torch/bin/python --out benchmarks/results/ffn_cpu
     python benchmarks/ffn.py --shapes gpu --out benchmarks/results/ffn_gpu
+
+``--torch`` is a Python that has torch, ``--shapes`` a name of `SHAPES`; tokamax is measured where
+this Python has it.
 
 Every implementation does the same: y = FFN(x), or y with the gradients of x and of all weights for
 a given cotangent of y. All JAX ones run in this process, torch in a second one that sleeps while
@@ -11,7 +14,7 @@ stands the CPU time of all threads, which other processes on the machine disturb
 the growth of the compiled program's temporary memory from a scan of 2 layers to one of 6 (torch:
 the tensors that autograd saves), in tensors of d_ff compute-dtype entries a token; x and weights
 are not counted.
-"""  # fmt: skip
+"""
 
 import json
 import os
@@ -221,12 +224,16 @@ class Torch:
         worker = Path(__file__).with_name("ffn_torch.py")
         # a passive wait, so that torch's threads do not spin while JAX is measured
         self.process = subprocess.Popen(
-            [python, worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={"OMP_WAIT_POLICY": "PASSIVE", "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp"},
-        )  # fmt: skip
+            [python, worker],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": ""},
+        )
 
     def ask(self, **question: Any) -> Any:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         print(json.dumps(question), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
@@ -258,7 +265,7 @@ def measure(case: Case, runners: dict[str, Runner], seconds: float) -> Iterator[
         for name in order:
             times[name].append(runners[name]())
         order = order[1:] + order[:1]
-    for name, found in times.items():
+    for name in times:
         row = {**case_facts(case), "name": name, "rounds": rounds}
         for clock in Seconds._fields:
             own, ours, floor = (
@@ -289,13 +296,13 @@ def version(package: str) -> str:
 
 def machine() -> dict[str, Any]:
     device = jax.devices()[0]
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.processor())  # fmt: skip
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     )
     return {
-        "device": cpu if device.platform == "cpu" else device.device_kind,
+        "device": models[0] if device.platform == "cpu" else device.device_kind,
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "jaxlib", "flax", "tokamax")},

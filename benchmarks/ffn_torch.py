@@ -1,19 +1,20 @@
-"""torch's side of `ffn.py`, run by it in a second process: one question a line, one answer a line."""
+"""torch's side of `ffn.py`, run by it in a second process: a question a line, an answer a line."""
 
 import json
 import sys
 import time
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 
 def block(variant):
     def gelu(x, w_in, w_out):
-        return F.linear(F.gelu(F.linear(x, w_in[0])), w_out)
+        return functional.linear(functional.gelu(functional.linear(x, w_in[0])), w_out)
 
     def swiglu(x, w_in, w_out):
-        return F.linear(F.silu(F.linear(x, w_in[0])) * F.linear(x, w_in[1]), w_out)
+        gate, up = (functional.linear(x, w) for w in w_in)
+        return functional.linear(functional.silu(gate) * up, w_out)
 
     return {"gelu": gelu, "swiglu": swiglu}[variant]
 

@@ -66,19 +66,13 @@ def _check(*case, **choice):
 
 @pytest.mark.parametrize("scan", [True, False], ids=["scan", "unrolled"])
 @pytest.mark.parametrize("choice", [{}, INPUT, FP8], ids=["preactivation", "input", "fp8"])
-@pytest.mark.parametrize(
-    "case",
-    [("gelu", "float32", False, False), ("swiglu", "bfloat16", True, True)],
-    ids=["gelu", "swiglu-bias-dropout"],
-)
-def test_keeps_no_more_than_promised(case, choice, scan):
-    variant, dtype, use_bias, dropout = case
-    _check(variant, dtype, scan, use_bias, dropout, **choice)
+def test_keeps_no_more_than_promised(choice, scan):
+    _check("swiglu", "bfloat16", scan, True, True, **choice)
 
 
-@pytest.mark.parametrize("variant", ["relu", "gelu_tanh", "mish", "xielu", "swiglu_gpt_oss"])
-def test_other_branches_keep_no_more(variant):
-    _check(variant, "float32", True, True, True)
+@pytest.mark.parametrize("variant", ["gelu", "xielu"])
+def test_one_branch_in_float32_keeps_no_more(variant):
+    _check(variant, "float32", True, False, False)
 
 
 @pytest.mark.slow
@@ -88,6 +82,8 @@ def test_every_variant_keeps_no_more(variant):
         for scan in (True, False):
             for extras in (False, True):
                 _check(variant, dtype, scan, extras, extras)
+    for choice in (INPUT, FP8):
+        _check(variant, "float32", True, True, True, **choice)
 
 
 def test_the_measure_sees_what_plain_autodiff_keeps():
