@@ -38,21 +38,15 @@ from gelu_jax.activations import (
 from gelu_jax.errors import ConfigError
 from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, attention
 from gelu_jax.nn.block import Block, BlockConfig
-from gelu_jax.nn.feed_forward import (
-    VARIANTS,
-    FeedForward,
-    FeedForwardConfig,
-    Variant,
-    branches,
-    feed_forward,
-    matched_width,
-)
+from gelu_jax.nn.cost import cost, llama_width, matched_width
+from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig, feed_forward
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.norm import Norm, NormConfig, layer_norm, rms_norm
 from gelu_jax.nn.position import RotaryConfig, rotary
+from gelu_jax.nn.replace import Replaced, replace_feed_forward
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
-
-__version__ = "0.1.0"
+from gelu_jax.nn.variants import VARIANTS, Variant, branches
+from gelu_jax.version import __version__
 
 __all__ = [
     "ACTIVATIONS",
@@ -69,14 +63,17 @@ __all__ = [
     "MLPConfig",
     "Norm",
     "NormConfig",
+    "Replaced",
     "RotaryConfig",
     "Transformer",
     "TransformerConfig",
     "Variant",
+    "__version__",
     "activation",
     "attention",
     "branches",
     "celu",
+    "cost",
     "elu",
     "feed_forward",
     "gelu",
@@ -90,12 +87,14 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "linen",
+    "llama_width",
     "matched_width",
     "mish",
     "prelu",
     "relu",
     "relu6",
     "relu_squared",
+    "replace_feed_forward",
     "rms_norm",
     "rotary",
     "selu",

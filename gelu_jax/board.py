@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from gelu_jax.compare.experiment import CompareConfig, planned_tasks
+from gelu_jax.compare.experiment import CompareConfig, changed, planned_steps
 from gelu_jax.compare.runs import Task
 from gelu_jax.compare.verdict import duration, signed
 from gelu_jax.training.run import Point
@@ -23,6 +23,8 @@ class Board:
 
     def __init__(self, config: CompareConfig, console: Console):
         self.config, self.console = config, console
+        self.steps = {arm: changed(config.run, c).steps for arm, c in config.arms.items()}
+        self.planned = planned_steps(config)
         self.points: dict[Task, Point | None] = {}
         self.current: Task | None = None
         self.trained = 0  # steps of this session: what its speed is taken from
@@ -38,35 +40,50 @@ class Board:
         self.live.stop()
 
     def watch(self, task: Task, point: Point | None) -> None:
-        """Takes note of a task that begins (None), and of each of its evaluations."""
-        before = self.points.get(task)
-        if point is not None and task == self.current:
+        """Takes note of what a task already has, when it is met first, and of its evaluations."""
+        known = task in self.points
+        if known and point is not None:
+            before = self.points[task]
             self.trained += point.step - (before.step if before else 0)
-        self.points[task] = point
-        self.current = task if point is None else self.current
+        self.points[task], self.current = point, task
         if self.console.is_terminal:
             self.live.update(self.view())
-        elif point is not None and self.ended(point):
+        elif known and point is not None and self.ended(task, point):
             self.console.print(self.line(task, point), soft_wrap=True, highlight=False)
 
-    def ended(self, point: Point) -> bool:
-        return point.diverged or point.step == self.config.run.steps
+    def ended(self, task: Task, point: Point) -> bool:
+        return point.diverged or point.step == self.steps[task.arm]
+
+    @property
+    def ahead(self) -> tuple[int, int]:
+        """Steps that are planned, and those of them still to be done; none after a divergence."""
+        planned = remaining = 0
+        for arm, steps in self.planned.items():
+            points = [(task, point) for task, point in self.points.items() if task.arm == arm]
+            steps = max(steps, len(points) * self.steps[arm])  # an extended grid has more runs
+            planned, remaining = planned + steps, remaining + steps
+            for task, point in points:
+                if point is not None:
+                    ended = self.ended(task, point)
+                    remaining -= self.steps[arm] if ended else point.step
+        return planned, remaining
 
     @property
     def share(self) -> float:
         """The part of all steps that is done."""
-        done = sum(point.step for point in self.points.values() if point)
-        planned = max(planned_tasks(self.config), len(self.points)) * self.config.run.steps
-        return done / planned
+        planned, remaining = self.ahead
+        return 1 - remaining / planned
 
     @property
     def left(self) -> str:
         """The time left, at the speed of this session so far."""
+        remaining = self.ahead[1]
+        if not remaining:
+            return "done"
         if not self.trained:
             return "compiling" if self.current else "starting"
-        planned = max(planned_tasks(self.config), len(self.points)) * self.config.run.steps
-        seconds = (time.monotonic() - self.start) / self.trained * planned * (1 - self.share)
-        return f"about {duration(seconds)} left" if seconds else "done"
+        seconds = (time.monotonic() - self.start) / self.trained * remaining
+        return f"about {duration(seconds)} left"
 
     def line(self, task: Task, point: Point) -> str:
         loss = "diverged" if point.diverged else f"validation loss {point.validation_loss:.4f}"
@@ -80,14 +97,15 @@ class Board:
         return Group(table, bar, Text(f"{self.share:.0%}, {self.left}"))
 
     def row(self, arm: str) -> tuple[str, ...]:
-        final, first = self.finals(arm), self.finals(next(iter(self.config.arms)))
+        first_arm = next(iter(self.config.arms))
+        final, first = self.finals(arm), self.finals(first_arm)
         gaps = [final[seed] - first[seed] for seed in final.keys() & first.keys()]
         return (
             arm,
             self.now(arm),
             f"{len(final)}/{self.config.seeds}",
             f"{fmean(final.values()):.4f}" if final else "",
-            signed(fmean(gaps), 4) if gaps and final is not first else "",
+            signed(fmean(gaps), 4) if gaps and arm != first_arm else "",
         )
 
     def finals(self, arm: str) -> dict[int, float]:
@@ -95,7 +113,7 @@ class Board:
         return {
             task.seed: point.validation_loss
             for task, point in self.points.items()
-            if (task.arm, task.purpose) == (arm, "report") and point and self.ended(point)
+            if (task.arm, task.purpose) == (arm, "report") and point and self.ended(task, point)
         }
 
     def now(self, arm: str) -> str:

@@ -5,6 +5,7 @@ Ctrl-C, to be continued by the same command.
 """
 
 import sys
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -19,19 +20,23 @@ from rich.console import Console
 from gelu_jax.board import Board
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.compare.directory import claim, locked, same_but_for_seeds
-from gelu_jax.compare.experiment import CompareConfig, compare
+from gelu_jax.compare.experiment import CompareConfig, compare, prepare
 from gelu_jax.compare.records import read_results
 from gelu_jax.compare.report import write_report
 from gelu_jax.compare.runs import load_model
 from gelu_jax.compare.verdict import verdict
 from gelu_jax.errors import ConfigError, Problem, check, nearest
+from gelu_jax.nn import checks
 from gelu_jax.nn.decoding import generate
 from gelu_jax.nn.transformer import Transformer
-from gelu_jax.training.config import read_config
+from gelu_jax.training.config import from_dict, read_config
 from gelu_jax.training.run import TrainConfig
 
-ConfigFile = Annotated[Path, tyro.conf.Positional]
-Overrides = Annotated[tuple[str, ...], tyro.conf.Positional]
+ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
+Overrides = Annotated[
+    tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[KEY=VALUE ...]")
+]
+Finished = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
 def compare_command(
@@ -83,28 +88,31 @@ def _name(config: Path) -> str:
 
 
 def _run(config: CompareConfig, directory: Path, *, overwrite: bool, add_seeds: int = 0) -> None:
-    console = Console(stderr=True)
+    check([Problem("add_seeds", add_seeds, "must not be below 0")] if add_seeds < 0 else [])
+    trainers = prepare(config)  # all that can be wrong with it shows before anything is written
     with locked(directory):
         claim(directory, config, overwrite=overwrite)
         config = _with_seeds(config, directory, add_seeds)
-        with Board(config, console) as board:
-            comparison = compare(config, directory, board.watch)
+        with Board(config, Console(stderr=True)) as board:
+            comparison = compare(config, directory, board.watch, trainers)
         paths = write_report(comparison, directory)
     print(verdict(analyze(comparison)))
     print(*paths, sep="\n")
 
 
 def _with_seeds(config: CompareConfig, directory: Path, more: int) -> CompareConfig:
-    """The config with as many seeds as the directory already has, and some more."""
-    check([Problem("add_seeds", more, "must not be below 0")] if more < 0 else [])
+    """The config with as many seeds as the finished comparison there has, and some more.
+
+    Counted from what is finished, so that the same command goes on after a stop.
+    """
     with suppress(ConfigError):
-        standing = read_config(directory / "config.yaml", CompareConfig)
-        if same_but_for_seeds(standing, config):
-            return replace(config, seeds=max(config.seeds, standing.seeds + more))
+        finished = from_dict(read_results(directory).config, CompareConfig)
+        if same_but_for_seeds(finished, config):
+            return replace(config, seeds=max(config.seeds, finished.seeds + more))
     return replace(config, seeds=config.seeds + more)
 
 
-def report_command(run: Annotated[Path, tyro.conf.Positional]) -> None:
+def report_command(run: Finished) -> None:
     """Draw the report of a finished run or comparison again, without training.
 
     Args:
@@ -117,7 +125,7 @@ def report_command(run: Annotated[Path, tyro.conf.Positional]) -> None:
 
 
 def generate_command(
-    run: Annotated[Path, tyro.conf.Positional],
+    run: Finished,
     prompt: str = "def ",
     length: int = 256,
     temperature: float = 0.8,
@@ -139,26 +147,39 @@ def generate_command(
         seed: of the draws.
     """
     check([Problem("prompt", prompt, "must not be empty; nearest: 'def '")] if not prompt else [])
+    check(checks.positive(length=length))
     model = load_model(_home(run, arm))
     if not isinstance(model, Transformer):
         raise ConfigError([Problem("run", str(run), "holds a classifier, no language model")])
-    tokens = jnp.asarray([list(prompt.encode())])
+    written = prompt.encode(errors="surrogateescape")
+    _check_length(model, len(written), length)
     draw = partial(generate, temperature=temperature, top_k=top_k, top_p=top_p)
-    drawn = jax.jit(draw, static_argnums=2)(model, tokens, length, key=jax.random.key(seed))
-    print(prompt + bytes(drawn[0].tolist()).decode(errors="replace"))
+    tokens = jax.jit(draw, static_argnums=2)(
+        model, jnp.asarray([list(written)]), length, key=jax.random.key(seed)
+    )
+    drawn = bytes(min(token, 255) for token in tokens[0].tolist())  # 255 is in no UTF-8 text
+    print((written + drawn).decode(errors="replace"))
+
+
+def _check_length(model: Transformer, prompt: int, length: int) -> None:
+    places = model.config.max_positions
+    if places is not None and prompt + length > places:
+        reason = f"the model has {places} positions, the prompt takes {prompt}"
+        best = max(1, places - prompt)
+        raise ConfigError([Problem("length", length, f"{reason}; nearest: {best}")])
 
 
 def _home(run: Path, arm: str | None) -> Path:
     """The folder of the first trained model of an arm."""
-    homes = sorted(path.parent for path in run.glob("runs/*/report-*/checkpoint"))
-    arms = [home.parent.name for home in homes]
+    homes = sorted(run.glob("runs/*/report-*/checkpoint"), key=lambda path: path.stat().st_mtime)
+    arms = list(dict.fromkeys(path.parent.parent.name for path in homes))
     if not homes:
         raise ConfigError(
             [Problem("run", str(run), "holds no trained model; nearest: runs/byte_lm")]
         )
     if arm is not None and arm not in arms:
-        raise ConfigError([Problem("arm", arm, f"not in {run}; {nearest(arm, set(arms))}")])
-    return homes[0 if arm is None else arms.index(arm)]
+        raise ConfigError([Problem("arm", arm, f"not in {run}; {nearest(arm, arms)}")])
+    return next(p.parent for p in homes if p.parent.parent.name == (arm or arms[0]))
 
 
 COMMANDS = {
@@ -171,16 +192,23 @@ COMMANDS = {
 
 def main() -> None:
     """Runs a command; an error of the user's is one line for each mistake, and no traceback."""
-    try:
-        tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="gelu-jax")
-    except ConfigError as error:
-        sys.exit(_complaint(error, 2))
-    except OSError as error:
-        sys.exit(
-            _complaint(f"{error.filename or 'disk'}: {(error.strerror or str(error)).lower()}", 1)
-        )
-    except KeyboardInterrupt:
-        sys.exit(_complaint("stopped; the same command goes on from here", 130))
+    with warnings.catch_warnings():
+        warnings.showwarning = _remark
+        try:
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="gelu-jax", config=(tyro.conf.FlagCreatePairsOff,)
+            )
+        except ConfigError as error:
+            sys.exit(_complaint(error, 2))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            sys.exit(_complaint(f"{error.filename or 'disk'}: {reason}", 1))
+        except KeyboardInterrupt:
+            sys.exit(_complaint("stopped; the same command goes on from here", 130))
+
+
+def _remark(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _complaint(what: object, code: int) -> int:

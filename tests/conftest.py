@@ -2,4 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook("gelu_jax", "beartype.beartype")
+# Not gelu_jax.training.data: its datasets are pytrees, which jax also fills with what is no array.
+HOOKED = ["activations", "nn", "families", "training.run", "training.optimizer", "compare"]
+
+install_import_hook([f"gelu_jax.{name}" for name in HOOKED], "typechecker.check")

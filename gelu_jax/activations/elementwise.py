@@ -1,15 +1,81 @@
-"""The one place for: float32 inside, one rounding out, derivative rule, only the input kept."""
+"""The one place for: wide inside, one rounding out, derivative rule, only the input kept.
+
+An activation is two equations, its value and its derivative, written for numbers that are either
+arrays or pairs (`pairs.py`). float32 and float64 arrive as arrays; an equation that needs more bits
+makes a pair of them with `pair(x)`. Narrower dtypes arrive as pairs in float32, so that one rounding
+at the end gives the correctly rounded result.
+"""
 
 from collections.abc import Callable
 from functools import wraps
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
+from gelu_jax.activations.pairs import Number, Pair, plain
+
 Elementwise = Callable[[ArrayLike], Array]
-Equation = Callable[[Array], Array]
+Equation = Callable[[Number], "Number | Scaled"]
+
+
+class Scaled:
+    """number·power, multiplied out after rounding; where x is beyond a bound, x itself.
+
+    The power, of two, keeps every bit of a result whose factors would be subnormal.
+    """
+
+    def __init__(self, number: Number, power: Array | float):
+        self.number, self.power = number, power
+        self.far: tuple[Array, float] | None = None
+
+    def linear_beyond(self, x: Number, bound: float) -> "Scaled":
+        self.far = plain(x), bound
+        return self
+
+    def finished(self, rounded: Array) -> Array:
+        result = rounded * self.power
+        return result if self.far is None else jnp.where(self.far[0] > self.far[1], self.far[0], result)
+
+
+@jax.custom_jvp
+def _rounded_to_odd(hi: Array, lo: Array) -> Array:
+    """hi + lo toward zero, with the last bit set if that lost anything.
+
+    Rounding it again, to fewer bits, gives hi + lo correctly rounded (Boldo and Melquiond 2008).
+    """
+    total = hi + lo
+    lost = lo - (total - hi)
+    bits = lax.bitcast_convert_type(total, jnp.int32)
+    toward_zero = jnp.where(lost * total >= 0, bits, bits - 1)
+    return lax.bitcast_convert_type(toward_zero | (lost != 0).astype(jnp.int32), jnp.float32)
+
+
+@_rounded_to_odd.defjvp
+def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:  # pyright: ignore[reportUnusedFunction]
+    return _rounded_to_odd(*primals), tangents[0] + tangents[1]
+
+
+def _rounded(number: Number, narrow: bool) -> Array:
+    if not isinstance(number, Pair):
+        return number
+    if number.lo is None or not narrow:
+        return number.sum()
+    return _rounded_to_odd(number.hi, number.lo)
+
+
+def _wide(x: Array) -> Array:
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def _evaluate(equation: Equation, x: Array) -> Array:
+    """The equation's result in float32 or float64, good for one more rounding."""
+    narrow = x.dtype not in (jnp.float32, jnp.float64)
+    result = equation(Pair(x.astype(jnp.float32), is_cut=True) if narrow else x)
+    if isinstance(result, Scaled):
+        return result.finished(_rounded(result.number, narrow))
+    return _rounded(result, narrow)
 
 
 def floating(x: ArrayLike, name: str) -> Array:
@@ -20,30 +86,18 @@ def floating(x: ArrayLike, name: str) -> Array:
     return x
 
 
-def _rounded_once(equation: Equation) -> Equation:
-    """Computes in float32 (float64 stays float64) and rounds the result to the input's dtype."""
-
-    def f(x: Array) -> Array:
-        wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-        return equation(x.astype(wide)).astype(x.dtype)
-
-    return f
-
-
 def elementwise(derivative: Equation) -> Callable[[Equation], Elementwise]:
     """Makes an activation of its equation and the equation of its derivative."""
 
     def decorate(value: Equation) -> Elementwise:
-        slope = jax.jit(_rounded_once(derivative))
+        # without `checkpoint` the backward pass would keep the derivative beside the input
+        @jax.checkpoint
+        def tangent(x: Array, dx: Array) -> Array:
+            return (_evaluate(derivative, x) * _wide(dx)).astype(x.dtype)
 
         @jax.custom_jvp
         def activation(x: Array) -> Array:
-            return _rounded_once(value)(x)
-
-        # without `checkpoint` the backward pass would keep the derivative in float32
-        @jax.checkpoint
-        def tangent(x: Array, dx: Array) -> Array:
-            return slope(x) * dx
+            return _evaluate(value, x).astype(x.dtype)
 
         @activation.defjvp
         def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:  # pyright: ignore[reportUnusedFunction]

@@ -1,8 +1,9 @@
 """The directory of a comparison: one process at a time, and nothing finished is overwritten."""
 
+import errno
 import shutil
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,23 +11,41 @@ from filelock import FileLock, Timeout
 
 from gelu_jax.compare.experiment import CompareConfig
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.training.config import read_config
+from gelu_jax.training.config import read_config, to_dict
+
+# All that a comparison writes, in the order of deleting it: without its config it is unknown
+_RUNS = ("runs/*/tuning-lr*-seed*", "runs/*/report-lr*-seed*")
+_FILES = ("results.json", "results.csv", "report.html", "curves.png", "curves.svg", "config.yaml")
+_HALVES = tuple(f".{name}.*" for name in _FILES)  # what a killed process leaves
+_NO_FAULT_OF_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @contextmanager
 def locked(directory: Path) -> Generator[None]:
-    """Keeps a second process out.
+    """Keeps a second process out; leaves no directory behind if nothing is written to it.
 
     Raises ConfigError where another process is at work, or where the directory cannot be made.
     """
+    new = [path for path in (directory, *directory.parents) if not path.exists()]
+    lock = FileLock(directory / ".lock", timeout=0)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise _refused(directory, "another process is at work there") from None
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+    except OSError as error:
+        if error.errno in _NO_FAULT_OF_THE_USER:
+            raise
         raise _refused(directory, (error.strerror or str(error)).lower()) from None
+    try:
+        yield
+    finally:
+        if _is_empty(directory):
+            _remove(directory, ".lock", *_HALVES)
+            with suppress(OSError):  # a process that came in between works there now
+                for path in new:
+                    path.rmdir()
+        lock.release()
 
 
 def claim(directory: Path, config: CompareConfig, *, overwrite: bool) -> None:
@@ -37,24 +56,41 @@ def claim(directory: Path, config: CompareConfig, *, overwrite: bool) -> None:
 
     Raises ConfigError where something else stands there.
     """
-    others = [path for path in directory.iterdir() if path.name != ".lock"]
-    if not others:
+    if _is_empty(directory):
         return
-    if not (directory / "config.yaml").exists():
+    standing = _standing(directory)
+    if standing is None:
         raise _refused(directory, "holds files of something else; choose another --output")
-    if overwrite:
-        for path in others:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return
-    if not same_but_for_seeds(read_config(directory / "config.yaml", CompareConfig), config):
-        raise _refused(
-            directory, "holds another comparison; choose another --output, or --overwrite"
-        )
+    if not same_but_for_seeds(standing, config):
+        if not overwrite:
+            reason = "holds another comparison; choose another --output, or --overwrite"
+            raise _refused(directory, reason)
+        _remove(directory, *_RUNS, *_FILES)
+    _remove(directory, *_HALVES, *(f"{runs}/.*" for runs in _RUNS))
 
 
 def same_but_for_seeds(one: CompareConfig, other: CompareConfig) -> bool:
     """Whether the runs of one comparison can serve the other."""
-    return replace(one, seeds=1) == replace(other, seeds=1)
+    # as plain data: a dtype that was read back is a name
+    return to_dict(replace(one, seeds=1)) == to_dict(replace(other, seeds=1))
+
+
+def _standing(directory: Path) -> CompareConfig | None:
+    """The comparison that a directory holds; None where its config is none that can be read."""
+    try:
+        return read_config(directory / "config.yaml", CompareConfig)
+    except ConfigError:
+        return None
+
+
+def _is_empty(directory: Path) -> bool:
+    passing = {directory / ".lock"}.union(*map(directory.glob, _HALVES))
+    return passing.issuperset(directory.iterdir())
+
+
+def _remove(directory: Path, *patterns: str) -> None:
+    for path in [path for pattern in patterns for path in directory.glob(pattern)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _refused(directory: Path, reason: str) -> ConfigError:

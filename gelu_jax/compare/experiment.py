@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import jax
 
-import gelu_jax
 from gelu_jax.compare import matching
 from gelu_jax.compare.records import Arm, Comparison, Run, write_results
 from gelu_jax.compare.runs import Task, Watch, perform
@@ -25,6 +24,7 @@ from gelu_jax.nn import checks
 from gelu_jax.training.config import from_dict, to_dict, write_config
 from gelu_jax.training.data import Dataset, load_data
 from gelu_jax.training.run import TrainConfig, Trainer
+from gelu_jax.version import __version__
 
 Changes = Mapping[str, Any]
 
@@ -61,8 +61,10 @@ class CompareConfig:
         yield from checks.positive(
             seeds=self.seeds, tuning_seeds=self.tuning_seeds, multiple_of=self.multiple_of
         )
-        for rate in self.learning_rates:
-            yield from checks.positive(learning_rates=rate)
+        yield from self._rate_problems()
+        if self.seeds > _TUNING:
+            reason = f"more would meet the tuning seeds; nearest: {_TUNING}"
+            yield Problem("seeds", self.seeds, reason)
         if not self.arms:
             yield Problem("arms", {}, "a comparison has at least one arm")
         for name, changes in self.arms.items():
@@ -74,6 +76,18 @@ class CompareConfig:
                     yield Problem(f"arms.{name}", dict(changes), "arms must see the same data")
             except ConfigError as error:
                 yield from (replace(p, field=f"arms.{name}.{p.field}") for p in error.problems)
+            for path in changes.keys() & self._set_for_all():
+                reason = "is the same for all arms here: see seeds and learning_rates"
+                yield Problem(f"arms.{name}.{path}", changes[path], reason)
+
+    def _rate_problems(self) -> Iterator[Problem]:
+        for rate in self.learning_rates:
+            yield from checks.positive(learning_rates=rate)
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            yield Problem("learning_rates", self.learning_rates, "a rate is there twice")
+
+    def _set_for_all(self) -> set[str]:
+        return {"seed", *(["optimizer.learning_rate"] if self.learning_rates else [])}
 
 
 def changed(run: TrainConfig, changes: Changes) -> TrainConfig:
@@ -114,18 +128,34 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}{key}.").items()}
 
 
-def compare(config: CompareConfig, directory: Path, watch: Watch = lambda *_: None) -> Comparison:
+def prepare(config: CompareConfig) -> dict[str, Trainer]:
+    """A trainer for each arm; writes nothing.
+
+    Raises ConfigError for all that can be wrong with the input once the config has been read:
+    data that is missing or too short, arms that do not fit it.
+    """
+    data = load_data(config.run.data, config.run.batch_size)
+    return {name: Trainer(arm, data) for name, arm in matched_arms(config, data).items()}
+
+
+def compare(
+    config: CompareConfig,
+    directory: Path,
+    watch: Watch = lambda *_: None,
+    trainers: Mapping[str, Trainer] | None = None,
+) -> Comparison:
     """Tunes, trains, and writes ``results.json``; does only what is missing in the directory.
 
     The resolved config is written beside it: ``gelu-jax compare <directory>/config.yaml`` repeats
     the comparison.
 
-    ``watch`` is called with a task as it begins, and with each of its evaluations.
+    ``watch`` is called with a task as it begins, and with each of its evaluations. ``trainers``
+    are those of `prepare`, where it has been called before.
     """
+    trainers = trainers or prepare(config)
+    arms = {name: trainer.config for name, trainer in trainers.items()}
+    directory.mkdir(parents=True, exist_ok=True)
     write_config(config, directory / "config.yaml")
-    data = load_data(config.run.data, config.run.batch_size)
-    arms = matched_arms(config, data)
-    trainers = {name: Trainer(arm, data) for name, arm in arms.items()}
 
     def do(arm: str, seed: int, rate: float, purpose: Literal["tuning", "report"]) -> Run:
         return perform(trainers[arm], Task(arm, seed, rate, purpose), directory, watch)
@@ -140,6 +170,7 @@ def compare(config: CompareConfig, directory: Path, watch: Watch = lambda *_: No
         for name, rate in rates.items()
     ]
     runs = (*chain.from_iterable(tuning.values()), *reported)
+    data = next(iter(trainers.values())).data
     comparison = _record(directory.name, config, arms, data, runs)
     write_results(comparison, directory)
     return comparison
@@ -199,10 +230,11 @@ def best_rate(runs: Sequence[Run]) -> float:
     return min(losses, key=lambda rate: fmean(losses[rate]))
 
 
-def planned_tasks(config: CompareConfig) -> int:
-    """How many runs a comparison has, should no grid be extended."""
+def planned_steps(config: CompareConfig) -> dict[str, int]:
+    """The steps of all runs of each arm, should no grid be extended."""
     rates = len(config.learning_rates)
-    return len(config.arms) * (config.seeds + (rates * config.tuning_seeds if rates > 1 else 0))
+    runs = config.seeds + (rates * config.tuning_seeds if rates > 1 else 0)
+    return {name: runs * changed(config.run, arm).steps for name, arm in config.arms.items()}
 
 
 def _record(
@@ -223,7 +255,7 @@ def _record(
         arms=tuple(
             Arm(
                 name,
-                {path: v for path, v in flat[name].items() if base.get(path, None) != v},
+                {k: v for k, v in flat[name].items() if k not in base or base[k] != v},
                 matching.parameters(arm),
                 matching.flops_per_step(arm, data),
                 matching.width(arm),
@@ -247,7 +279,7 @@ def environment() -> dict[str, str]:
         "device": f"{device.device_kind} × {jax.device_count()}, {os.cpu_count()} CPU cores",
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "gelu_jax": gelu_jax.__version__,
+        "gelu_jax": __version__,
         **{name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")},
     }
 

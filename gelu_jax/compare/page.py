@@ -54,7 +54,7 @@ def page(analysis: Analysis) -> str:
         literature=gaps.html() if gaps else "",
         settings=escape(" ".join(f"{a.source}: {a.setting}." for a in ANCHORS)),
         differences=difference_table(analysis).html(),
-        methods=escape(methods(analysis)),
+        methods=_prose(methods(analysis)),
         markdown=escape(table.markdown()),
         latex=escape(table.latex()),
         config=escape(json.dumps(comparison.config, indent=2, default=str, ensure_ascii=False)),
@@ -98,7 +98,13 @@ def _verdict(words: Verdict) -> str:
 def _led(sentence: str) -> str:
     """A sentence whose leading name, up to ": ", is set in bold."""
     name, colon, rest = sentence.partition(": ")
-    return f"<b>{escape(name)}</b>&ensp;{escape(rest)}" if colon else escape(sentence)
+    return f"<b>{escape(name)}</b>&ensp;{_prose(rest)}" if colon else _prose(sentence)
+
+
+def _prose(text: str) -> str:
+    """Escaped text whose numbers stay on one line with their signs and units."""
+    kept = escape(text).replace(" = ", "&nbsp;=&nbsp;")
+    return kept.replace(" %", "&nbsp;%").replace(" ×", "&nbsp;×")
 
 
 def _kicker(comparison: Comparison) -> str:

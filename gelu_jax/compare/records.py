@@ -23,7 +23,7 @@ Number = Annotated[
     WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}),
 ]
 Curve = tuple[Number, ...]
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
 @dataclass(frozen=True)

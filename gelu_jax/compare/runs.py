@@ -12,6 +12,7 @@ package's own source.
 
 import hashlib
 import json
+import math
 import shutil
 import warnings
 from bisect import bisect_right
@@ -24,7 +25,6 @@ from typing import Literal, cast
 import jax
 from pydantic import TypeAdapter
 
-import gelu_jax
 from gelu_jax.compare.records import Run, replace_file, write_metrics
 from gelu_jax.errors import Problem, check
 from gelu_jax.training import checkpoint
@@ -50,7 +50,8 @@ class Task:
 
 
 Watch = Callable[[Task, Point | None], None]
-"""Called with None when a task begins, then with each of its evaluations."""
+"""Called with a task and the last point it already has (None for none) before it goes on, or in
+its stead if it has been done; then with each of its evaluations."""
 
 
 def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
@@ -62,21 +63,27 @@ def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
     home = folder(trainer, task, directory)
     run = _read(home / "run.json")
     if run is not None and run.status != "interrupted":
+        watch(task, _last_point(run))
         return run
-    watch(task, None)
     home.mkdir(parents=True, exist_ok=True)
     write_config(_config(trainer, task), home / "config.yaml")
-    run = run or _empty(trainer, task)
-    state = checkpoint.restore(home / "checkpoint", trainer.abstract_state)
-    run = _until(run, -1 if state is None else int(state.step))
+    run, state = _standing(home, run or _empty(trainer, task), trainer.abstract_state)
+    watch(task, _last_point(run))
     resume = None if state is None else (state, run.seconds[-1])
-    for state, point in trainer.fit(task.seed, task.learning_rate, resume):
-        run = _extended(run, point, trainer.config.steps)
-        if _is_due(trainer.config, run, point):
-            checkpoint.save(home / "checkpoint", point.step, state)
-        replace_file(home / "run.json", _RUN.dump_json(run))
-        write_metrics(run, home / "metrics.jsonl")
-        watch(task, point)
+    try:
+        for state, point in trainer.fit(task.seed, task.learning_rate, resume):
+            run = _extended(run, point)
+            _write(home, run)  # before the state, so that a state is never ahead of its curve
+            if _is_due(trainer.config, point):
+                checkpoint.save(home / "checkpoint", point.step, state)
+            watch(task, point)
+    except KeyboardInterrupt:  # there is time to keep what has been trained
+        if state is not None and 0 < int(state.step) == run.eval_steps[-1]:
+            _write(home, run)
+            checkpoint.save(home / "checkpoint", int(state.step), state)
+        raise
+    run = replace(run, status="diverged" if _diverged(run) else "finished")
+    _write(home, run)
     if task.purpose == "tuning":
         shutil.rmtree(home / "checkpoint", ignore_errors=True)
     return run
@@ -113,7 +120,7 @@ def _config(trainer: Trainer, task: Task) -> TrainConfig:
 def _code() -> list[str]:
     """The versions that decide a result: jax, and a hash of this package's own source."""
     digest = hashlib.sha256()
-    for path in sorted(Path(gelu_jax.__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
         digest.update(path.read_bytes())
     return [jax.__version__, jax.default_backend(), digest.hexdigest()]
 
@@ -142,6 +149,23 @@ def _empty(trainer: Trainer, task: Task) -> Run:
     )
 
 
+def _standing(home: Path, run: Run, like: State) -> tuple[Run, State | None]:
+    """The newest state that can be read, and the record up to it; both empty where there is none.
+
+    A state that the record does not know (it was damaged, say) is no use: its curve is lost.
+    """
+    state = checkpoint.restore(home / "checkpoint", like)
+    if state is None or int(state.step) not in run.eval_steps:
+        shutil.rmtree(home / "checkpoint", ignore_errors=True)
+        return _until(run, -1), None
+    return _until(run, int(state.step)), state
+
+
+def _write(home: Path, run: Run) -> None:
+    replace_file(home / "run.json", _RUN.dump_json(run))
+    write_metrics(run, home / "metrics.jsonl")
+
+
 def _until(run: Run, step: int) -> Run:
     """The record up to and with a step: what came after it was not saved."""
     n, m = bisect_right(run.train_steps, step), bisect_right(run.eval_steps, step)
@@ -156,12 +180,10 @@ def _until(run: Run, step: int) -> Run:
     )
 
 
-def _extended(run: Run, point: Point, steps: int) -> Run:
+def _extended(run: Run, point: Point) -> Run:
     trained = point.step > 0
-    status = "diverged" if point.diverged else "finished" if point.step == steps else run.status
     return replace(
         run,
-        status=status,
         train_steps=run.train_steps + (point.step,) * trained,
         train_loss=run.train_loss + (point.train_loss,) * trained,
         eval_steps=(*run.eval_steps, point.step),
@@ -171,6 +193,24 @@ def _extended(run: Run, point: Point, steps: int) -> Run:
     )
 
 
-def _is_due(config: TrainConfig, run: Run, point: Point) -> bool:
+def _last_point(run: Run) -> Point | None:
+    if not run.eval_steps:
+        return None
+    loss = run.train_loss[-1] if run.train_loss else math.nan
+    return Point(
+        run.eval_steps[-1],
+        loss,
+        run.validation_loss[-1],
+        run.validation_accuracy[-1],
+        run.seconds[-1],
+    )
+
+
+def _diverged(run: Run) -> bool:
+    point = _last_point(run)
+    return point is not None and point.diverged
+
+
+def _is_due(config: TrainConfig, point: Point) -> bool:
     every = config.checkpoint_every or config.steps
-    return run.status != "diverged" and point.step > 0 and point.step % every == 0
+    return not point.diverged and point.step > 0 and point.step % every == 0

@@ -1,15 +1,14 @@
 """The feed-forward block: FFN(x) = (∏ᵢ φᵢ(x Wᵢ + bᵢ)) W_out + b_out.
 
-A variant is the tuple of its branch activations φᵢ; everything else (parameter count, matched
-width, initialisation, the Linen module) follows from the tuple.
+A variant is the tuple of its branch activations φᵢ (`gelu_jax.nn.variants`); everything else
+(parameter count, matched width, initialisation, the Linen module) follows from the tuple.
 """
 
-import pkgutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import mul
-from types import MappingProxyType
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,116 +16,21 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from gelu_jax.activations import ACTIVATIONS, Elementwise, activation
-from gelu_jax.errors import Problem, check, nearest
+from gelu_jax.activations import Elementwise
+from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.memory import Residuals, in_chunks, keeping, memory_problems
 from gelu_jax.nn.parameters import cast, constant, kernel
-
-Variant = str | tuple[str | Elementwise, ...]
-
-_identity = ACTIVATIONS["identity"]
-
-VARIANTS: Mapping[str, tuple[Elementwise, ...]] = MappingProxyType(
-    {name: (phi,) for name, phi in ACTIVATIONS.items()}
-    | {
-        "glu": (ACTIVATIONS["sigmoid"], _identity),
-        "reglu": (ACTIVATIONS["relu"], _identity),
-        "geglu": (ACTIVATIONS["gelu"], _identity),
-        "geglu_tanh": (ACTIVATIONS["gelu_tanh"], _identity),
-        "swiglu": (ACTIVATIONS["silu"], _identity),
-        "bilinear": (_identity, _identity),
-    }
+from gelu_jax.nn.variants import (
+    Variant,
+    branches,
+    functions,
+    learned_branches,
+    num_learned,
+    variant_problems,
 )
 
-
-def branches(variant: Variant) -> tuple[Elementwise, ...]:
-    """The branch activations of a variant.
-
-    A variant is a name of `VARIANTS`, any spelling that `activation` knows (one branch), or a
-    tuple with one entry a branch: an activation's name, ``"module:function"``, or a function.
-
-    Raises ValueError for a name that nothing answers to.
-
-    >>> len(branches("swiglu")), len(branches("gelu_new")), len(branches(("relu", jnp.tanh)))
-    (2, 1, 2)
-    """
-    if isinstance(variant, str):
-        return VARIANTS.get(variant) or (_branch(variant),)
-    return tuple(map(_branch, variant))
-
-
-def _branch(branch: str | Elementwise) -> Elementwise:
-    if not isinstance(branch, str):
-        return branch
-    if ":" in branch:
-        return _imported(branch)
-    try:
-        return activation(branch)
-    except ValueError:
-        raise ValueError(f"unknown; {nearest(branch, VARIANTS)}") from None
-
-
-def _imported(name: str) -> Elementwise:
-    try:
-        return pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot be imported as module:function ({error})") from None
-
-
-def variant_problems(variant: Variant) -> Iterator[Problem]:
-    """What is wrong with a variant, for the configs that have one."""
-    try:
-        branches(variant)
-    except ValueError as error:
-        yield Problem("variant", variant, str(error))
-
-
-def matched_width(d_ff: int, variant: Variant, *, multiple_of: int = 1) -> int:
-    """The width at which a variant has as many weights as an ungated block of width d_ff.
-
-    n branches and the output make (n + 1)·d·f weights, so f = 2·d_ff/(n + 1), rounded to the
-    nearest multiple (Shazeer 2020, section 2).
-
-    >>> matched_width(2048, "swiglu", multiple_of=8), matched_width(2048, "relu")
-    (1368, 2048)
-    """
-    exact = 2 * d_ff / (len(branches(variant)) + 1)
-    return max(1, round(exact / multiple_of)) * multiple_of
-
-
-def branch_product(
-    x: Float[Array, "... d"],
-    w_in: Sequence[Float[Array, "d f"]],
-    *,
-    variant: Variant,
-    b_in: Sequence[Float[Array, " f"]] | None = None,
-) -> Float[Array, "... f"]:
-    """The hidden layer h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), in float32 from pre-activations to product.
-
-    The pre-activations have the dtype of ``x @ w``; activations and product are computed in
-    float32 (float64 stays) and rounded once, to the dtype of x.
-    """
-    phis = branches(variant)
-    if len(w_in) != len(phis):
-        raise ValueError(
-            f"w_in = {len(w_in)} kernels: variant {variant!r} has {len(phis)} branches"
-        )
-    pre_activations = [x @ w for w in w_in]
-    if b_in is not None:
-        pre_activations = [p + b for p, b in zip(pre_activations, b_in, strict=True)]
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    h = reduce(mul, (phi(p.astype(wide)) for phi, p in zip(phis, pre_activations, strict=True)))
-    return h.astype(x.dtype)
-
-
-def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
-    """Zeroes entries with probability rate and scales the rest by 1/(1 − rate).
-
-    No key, or a rate of 0, leaves x as it is (Srivastava et al. 2014).
-    """
-    if key is None or rate == 0.0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+Rounding = Literal["once", "hf"]
 
 
 def feed_forward(
@@ -139,22 +43,109 @@ def feed_forward(
     b_out: Float[Array, " e"] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
+    residuals: Residuals = "preactivation",
+    residual_dtype: DTypeLike | None = None,
+    chunk_size: int | None = None,
+    rounding: Rounding = "once",
 ) -> Float[Array, "... e"]:
     """The feed-forward equation, (∏ᵢ φᵢ(x Wᵢ + bᵢ)) W_out + b_out (Shazeer 2020, equations 5–6).
 
     ``w_in`` holds one kernel a branch, in the order of the variant's activations: for "swiglu"
     the gate, then the up projection. Dropout, where a key is given, falls on the hidden layer.
-    The result has the dtype of x.
+    The result has the dtype of x; ``rounding`` is explained at `branch_product`.
 
-    Raises ValueError for an unknown variant or a wrong number of kernels.
+    ``residuals`` names what is kept for the backward pass beside x and the weights, for n
+    branches in tensors of d_ff entries a token: ``"preactivation"`` n, no matmul repeated;
+    ``"input"`` none, the branches' matmuls repeated; ``"all"`` what plain autodiff keeps.
+    ``residual_dtype`` stores the pre-activations in fewer bytes: the output stays exact, the
+    gradient is taken at the stored values (float8_e4m3fn: its cosine to the exact one ≥ 0.999).
+
+    ``chunk_size`` takes that many places of the axis before d at a time, each chunk with a dropout
+    key of its own. With ``residuals="input"`` the memory in use beside x and the result does not
+    grow with their number; a batch of several rows is copied, as wide as d.
+
+    Raises ValueError for an unknown variant or choice, and for a wrong number of kernels.
 
     >>> x, gate, up, out = jnp.ones((2, 4)), jnp.ones((4, 8)), jnp.ones((4, 8)), jnp.ones((8, 4))
     >>> feed_forward(x, (gate, up), out, variant="swiglu").shape
     (2, 4)
     """
-    h = dropout(branch_product(x, w_in, variant=variant, b_in=b_in), dropout_rate, dropout_key)
-    y = h @ w_out
-    return y if b_out is None else y + b_out
+    check(_choice_problems(residuals, residual_dtype, chunk_size, rounding))
+    phis = _functions(variant, w_in)
+
+    def leave(ps: Sequence[Array], leaving: Any, key: Array | None) -> Array:
+        phis, w_out, b_out = leaving
+        # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
+        ps, key = jax.lax.optimization_barrier((ps, key))
+        h = dropout(_product(ps, phis, x.dtype, rounding), dropout_rate, key)
+        y = h @ w_out
+        return y if b_out is None else y + b_out
+
+    block = keeping(residuals, residual_dtype, enter=_pre_activations, leave=leave)
+    if chunk_size is not None:
+        block = in_chunks(block, chunk_size)
+    return block(x, ((w_in, b_in), (phis, w_out, b_out)), dropout_key)
+
+
+def _choice_problems(
+    residuals: str, residual_dtype: DTypeLike | None, chunk_size: int | None, rounding: str
+) -> Iterator[Problem]:
+    yield from memory_problems(residuals, residual_dtype, chunk_size)
+    yield from checks.one_of(("once", "hf"), rounding=rounding)
+
+
+def branch_product(
+    x: Float[Array, "... d"],
+    w_in: Sequence[Float[Array, "d f"]],
+    *,
+    variant: Variant,
+    b_in: Sequence[Float[Array, " f"]] | None = None,
+    rounding: Rounding = "once",
+) -> Float[Array, "... f"]:
+    """The hidden layer h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), in float32 from pre-activations to product.
+
+    The pre-activations have the dtype of ``x @ w``; activations and product are computed in
+    float32 (float64 stays) and rounded once, to the dtype of x. ``rounding="hf"`` rounds every
+    activation and every product, the order of ``act(gate) * up`` in torch models.
+
+    Raises ValueError for an unknown variant or a wrong number of kernels.
+    """
+    phis = _functions(variant, w_in)
+    return _product(_pre_activations(x, (w_in, b_in)), phis, x.dtype, rounding)
+
+
+def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ...]:
+    phis = branches(variant)
+    if len(w_in) != len(phis):
+        raise ValueError(
+            f"w_in = {len(w_in)} kernels: variant {variant!r} has {len(phis)} branches"
+        )
+    return functions(phis)
+
+
+def _pre_activations(x: Array, entering: Any) -> list[Array]:
+    w_in, b_in = entering
+    ps = [x @ w for w in w_in]
+    return ps if b_in is None else [p + b for p, b in zip(ps, b_in, strict=True)]
+
+
+def _product(
+    ps: Sequence[Array], phis: Sequence[Elementwise], dtype: DTypeLike, rounding: Rounding
+) -> Array:
+    wide = jnp.promote_types(dtype, jnp.float32)
+    within = wide if rounding == "once" else dtype
+    values = [phi(p.astype(wide)).astype(within) for phi, p in zip(phis, ps, strict=True)]
+    return reduce(mul, values).astype(dtype)
+
+
+def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
+    """Zeroes entries with probability rate and scales the rest by 1/(1 − rate).
+
+    No key, or a rate of 0, leaves x as it is (Srivastava et al. 2014).
+    """
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
 
 @dataclass(frozen=True)
@@ -170,6 +161,10 @@ class FeedForwardConfig:
     variant: Variant = "gelu"
     use_bias: bool = False
     dropout_rate: float = 0.0
+    residuals: Residuals = "preactivation"
+    residual_dtype: DTypeLike | None = None
+    chunk_size: int | None = None
+    rounding: Rounding = "once"
     init_std: float | None = None
     output_init_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
@@ -182,6 +177,9 @@ class FeedForwardConfig:
         yield from checks.positive(d_model=self.d_model, d_ff=self.d_ff, init_std=self.init_std)
         yield from checks.rate(dropout_rate=self.dropout_rate)
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+        yield from _choice_problems(
+            self.residuals, self.residual_dtype, self.chunk_size, self.rounding
+        )
         yield from variant_problems(self.variant)
 
     @property
@@ -191,9 +189,9 @@ class FeedForwardConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Weights and biases of the block."""
+        """Weights and biases of the block, and what its branches learn."""
         n, d, f = self.num_branches, self.d_model, self.d_ff
-        return (n + 1) * d * f + self.use_bias * (n * f + d)
+        return (n + 1) * d * f + self.use_bias * (n * f + d) + num_learned(self.variant)
 
 
 class FeedForward(nnx.Module):
@@ -219,6 +217,7 @@ class FeedForward(nnx.Module):
         bias = config.use_bias
         self.b_in = nnx.List(constant(0.0, (f,), dtype) for _ in self.w_in) if bias else None
         self.b_out = constant(0.0, (d,), dtype) if bias else None
+        self.learned = learned_branches(config.variant, dtype)
 
     def __call__(
         self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
@@ -228,9 +227,13 @@ class FeedForward(nnx.Module):
             x.astype(c.dtype),
             [cast(w, c.dtype) for w in self.w_in],
             cast(self.w_out, c.dtype),
-            variant=c.variant,
+            variant=functions(c.variant, self.learned),
             b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
             b_out=None if self.b_out is None else cast(self.b_out, c.dtype),
             dropout_rate=c.dropout_rate,
             dropout_key=dropout_key,
+            residuals=c.residuals,
+            residual_dtype=c.residual_dtype,
+            chunk_size=c.chunk_size,
+            rounding=c.rounding,
         )

@@ -12,8 +12,15 @@ from jaxtyping import Array, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.feed_forward import Variant, branch_product, branches, dropout, variant_problems
+from gelu_jax.nn.feed_forward import branch_product, dropout
 from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.variants import (
+    Variant,
+    branches,
+    functions,
+    learned_branches,
+    variant_problems,
+)
 
 
 @dataclass(frozen=True)
@@ -58,14 +65,14 @@ class _Layer(nnx.Module):
         )
         zeros = (constant(0.0, (f,), c.param_dtype) for _ in self.w_in)
         self.b_in = nnx.List(zeros) if c.use_bias else None
+        self.learned = learned_branches(c.variant, c.param_dtype)
 
     def __call__(self, x: Array, dropout_key: Array | None) -> Array:
         c = self.config
         w_in = [cast(w, c.dtype) for w in self.w_in]
         b_in = None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in]
-        return dropout(
-            branch_product(x, w_in, variant=c.variant, b_in=b_in), c.dropout_rate, dropout_key
-        )
+        h = branch_product(x, w_in, variant=functions(c.variant, self.learned), b_in=b_in)
+        return dropout(h, c.dropout_rate, dropout_key)
 
 
 class MLP(nnx.Module):

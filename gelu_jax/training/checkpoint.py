@@ -1,6 +1,18 @@
-"""Checkpoints of a run through orbax: any pytree, by step, the newest that can be read."""
+"""Checkpoints of a run: any pytree, by step, the newest that is whole.
 
+    <directory>/<step>/state/      the tree, as orbax writes it
+    <directory>/<step>/sums.json   the SHA-256 of each of its files
+
+A checkpoint is written under a hidden name and renamed, so that a step's folder is complete or
+absent. The sums find what happens to it later: orbax reads many a damaged file without complaint.
+"""
+
+import hashlib
+import json
 import logging
+import os
+import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,11 +22,27 @@ import orbax.checkpoint as ocp
 
 T = TypeVar("T")
 
+_SUMS = "sums.json"
+
 
 def save(directory: Path, step: int, tree: Any) -> None:
-    """Writes a pytree as the checkpoint of a step, whole or not at all; keeps the last two."""
-    with _manager(directory) as manager:
-        manager.save(step, args=ocp.args.StandardSave(_flat(tree)))
+    """Writes a pytree as the checkpoint of a step, whole or not at all.
+
+    Keeps the one before it, and no other. Raises OSError where the disk is full.
+    """
+    half, whole = directory / f".{step}", directory / str(step)
+    _remove(*directory.glob(".*"))
+    try:
+        half.mkdir(parents=True)
+        _write(half / "state", tree)
+        (half / _SUMS).write_text(json.dumps(_sums(half / "state")))
+        _remove(whole)
+        half.replace(whole)
+    finally:
+        _remove(half)
+    others = [other for other in _steps(directory) if other != step]
+    before = max((other for other in others if other < step), default=None)
+    _remove(*(directory / str(other) for other in others if other != before))
 
 
 def restore(directory: Path, like: T) -> T | None:
@@ -22,26 +50,57 @@ def restore(directory: Path, like: T) -> T | None:
 
     A damaged checkpoint is passed over with a warning that names it.
     """
-    if not directory.is_dir():
-        return None
-    abstract = _flat(jax.eval_shape(lambda: like))
-    with _manager(directory) as manager:
-        for step in sorted(manager.all_steps(), reverse=True):
-            try:
-                flat = manager.restore(step, args=ocp.args.StandardRestore(abstract))
-            except Exception as error:
-                warnings.warn(
-                    f"{directory / str(step)}: damaged checkpoint ({error})", stacklevel=2
-                )
-            else:
-                return jax.tree.unflatten(jax.tree.structure(like), flat.values())
+    for step in sorted(_steps(directory), reverse=True):
+        path = directory / str(step)
+        try:
+            if json.loads((path / _SUMS).read_bytes()) != _sums(path / "state"):
+                raise ValueError("its files are not as they were written")
+            return _read(path / "state", like)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).partition("\n")[0]
+            warnings.warn(f"{path}: damaged checkpoint, passed over ({reason})", stacklevel=2)
     return None
 
 
-def _manager(directory: Path) -> ocp.CheckpointManager:
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(directory.resolve(), options=options)
+def _write(path: Path, tree: Any) -> None:
+    try:
+        with _checkpointer() as checkpointer:
+            checkpointer.save(path.resolve(), args=ocp.args.StandardSave(_flat(tree)))
+    except ValueError as error:  # how tensorstore reports what the operating system refused
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
+
+
+def _read(path: Path, like: T) -> T:
+    abstract = _flat(jax.eval_shape(lambda: like))
+    with _checkpointer() as checkpointer:
+        flat = checkpointer.restore(path.resolve(), args=ocp.args.StandardRestore(abstract))
+    return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in abstract])
+
+
+def _checkpointer() -> ocp.Checkpointer:
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # it prints what is raised as well
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+
+
+def _steps(directory: Path) -> list[int]:
+    return [int(path.name) for path in directory.glob("[0-9]*") if path.name.isdecimal()]
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    sums = dict[str, str]()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        sums[path.relative_to(folder).as_posix()] = digest
+    return sums
+
+
+def _remove(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flat(tree: Any) -> dict[str, Any]:

@@ -56,6 +56,9 @@ class TrainConfig:
             best = max(1, round(every / self.eval_every)) * self.eval_every
             reason = f"must be a multiple of eval_every = {self.eval_every}; nearest: {best}"
             yield Problem("checkpoint_every", every, reason)
+        if not 0 <= self.seed < 2**32:  # a key takes no more bits: 2**32 would be 0 again
+            nearest = max(0, min(self.seed, 2**32 - 1))
+            yield Problem("seed", self.seed, f"must lie in [0, 2**32); nearest: {nearest}")
 
 
 class State(NamedTuple):
@@ -210,16 +213,23 @@ class Trainer:
 
 def _misfits(model: TransformerConfig | MLPConfig, data: Dataset) -> Iterator[Problem]:
     inputs, _ = data.validation
+    images = jnp.issubdtype(inputs.dtype, jnp.floating)
+    if isinstance(model, MLPConfig) != images:
+        needed = "images: nearest: mlp" if images else "tokens: nearest: transformer"
+        yield Problem("model.kind", model.kind, f"the data are {needed}")
+        return
     if isinstance(model, MLPConfig):
-        fields = {"d_in": (model.d_in, math.prod(inputs.shape[1:]))}
-        fields |= {"num_classes": (model.num_classes, data.num_classes)}
+        size = math.prod(inputs.shape[1:])
+        yield from checks.equal(size, "the size of an image", {"model.d_in": model.d_in})
+        least = {"num_classes": (model.num_classes, data.num_classes)}
     else:
-        fields = {"vocab_size": (model.vocab_size, data.num_classes)}
+        least = {"vocab_size": (model.vocab_size, data.num_classes)}
         if model.max_positions is not None:
-            fields |= {"max_positions": (model.max_positions, inputs.shape[1])}
-    for field_name, (given, needed) in fields.items():
+            least |= {"max_positions": (model.max_positions, inputs.shape[1])}
+    for field_name, (given, needed) in least.items():
         if given < needed:
-            yield Problem(f"model.{field_name}", given, f"the data needs {needed}")
+            reason = f"the data needs at least {needed}; nearest: {needed}"
+            yield Problem(f"model.{field_name}", given, reason)
 
 
 def _chunk(

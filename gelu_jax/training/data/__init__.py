@@ -7,7 +7,7 @@ top of `dataset.py`.
 from typing import TypeAlias
 
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.training.data.dataset import Batch, Dataset, Facts
+from gelu_jax.training.data.dataset import Batch, Facts
 from gelu_jax.training.data.images import (
     Digits,
     ImageData,
@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 DataConfig: TypeAlias = StdlibCorpus | Files | Digits | Mnist
+Dataset: TypeAlias = ByteData | ImageData
 
 
 def load_data(config: DataConfig, batch_size: int) -> Dataset:

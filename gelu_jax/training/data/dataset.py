@@ -25,7 +25,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 
@@ -42,20 +42,6 @@ class Facts:
     hash: str
     train_size: int
     validation_size: int
-
-
-class Dataset(Protocol):
-    """What training needs of any dataset; see the top of this file."""
-
-    @property
-    def facts(self) -> Facts: ...
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def tokens_per_step(self) -> int: ...
-    @property
-    def validation(self) -> Batch: ...
-    def batch(self, key: jax.Array, step: jax.Array | int) -> Batch: ...
 
 
 def at_least_one(config: Any, *names: str) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,7 @@ class Mnist:
     kind: Literal["mnist"] = "mnist"
 
 
+@no_type_check  # JAX rebuilds it around tracers and avals, which are no arrays
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ImageData:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +67,7 @@ class Files(_ByteSource):
     kind: Literal["files"] = "files"
 
 
+@no_type_check  # JAX rebuilds it around tracers and avals, which are no arrays
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ByteData:

@@ -1,0 +1,137 @@
+"""Every float32 input of an activation, against float64: worst error in ulp of value and derivative.
+
+    python benchmarks/exhaustive_float32.py gelu silu --out benchmarks/results/exhaustive_float32.jsonl
+
+The promise it checks: value within 2 ulp, derivative within 2 ulp, except within 0.05 of a zero
+crossing of the derivative, where the absolute error stays within 2⁻²⁴ times the larger of the two
+terms that cancel there. Where the input or the true result is subnormal or overflows, it checks
+only that no NaN appears. About four minutes a function on two cores.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import NDArray
+
+from gelu_jax.activations import ACTIVATIONS
+from gelu_jax.activations.reference import REFERENCES, Function
+
+# where the derivative crosses zero, and the size of the terms that cancel there
+CROSSINGS = {
+    "gelu": (-0.7517915246935645, 0.2260),
+    "gelu_10": (-0.7517915246935645, 0.2260),
+    "gelu_tanh": (-0.7524614220710163, 0.2258),
+    "gelu_sigmoid": (-0.7511542554412227, 0.2178),
+    "silu": (-1.278464542761074, 0.2178),
+    "mish": (-1.1924012314748424, 0.2588),
+    "hard_silu": (-1.5, 0.5),
+}
+CHUNK, BLOCK = 1 << 22, 1 << 15  # one compiled call; what NumPy keeps in the cache
+SMALLEST, LARGEST = 2.0**-126, float(np.finfo(np.float32).max)
+Worst = dict[str, tuple[float, float]]
+
+
+def per_ulp(true: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One over the distance of the float32 numbers around each true value."""
+    exponent = np.maximum((true.view(np.int64) >> 52) & 0x7FF, 1023 - 126)
+    return ((2 * 1023 + 23 - exponent) << 52).view(np.float64)
+
+
+def errors(got: NDArray[np.float32], x: NDArray[np.float64], true_function: Function):
+    """Absolute errors and errors in ulp, zero where the promise asks for nothing."""
+    true = true_function(x)
+    size = np.abs(true)
+    promised = (size >= SMALLEST) & (size <= LARGEST) & (np.abs(x) >= SMALLEST)
+    error = np.where(promised | np.isnan(got), np.abs(got - true), 0.0)
+    return error, error * per_ulp(true)
+
+
+def note(found: Worst, what: str, error: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+    """Keeps the greatest error and where it happens; a NaN is the greatest."""
+    i = int(error.argmax())
+    if not error[i] <= found.get(what, (-1.0, 0.0))[0]:
+        found[what] = float(error[i]), float(x[i])
+
+
+def worst(name: str, start: int) -> Worst:
+    """The worst of one chunk of bit patterns, each with the input it happens at."""
+    x32 = np.arange(start, start + CHUNK, dtype=np.uint32).view(np.float32)
+    x32 = np.where(np.isfinite(x32), x32, np.float32(0))
+    value, slope = map(np.asarray, both(name)(x32))
+    zero, terms = CROSSINGS.get(name, (np.inf, 1.0))
+    found: Worst = {}
+    for i in range(0, CHUNK, BLOCK):
+        block = slice(i, i + BLOCK)
+        x = x32[block].astype(np.float64)
+        note(found, "value ulp", errors(value[block], x, REFERENCES[name].value)[1], x)
+        absolute, relative = errors(slope[block], x, REFERENCES[name].derivative)
+        near = np.abs(x - zero) <= 0.05
+        note(found, "derivative ulp", np.where(near, 0.0, relative), x)
+        if near.any():
+            scaled = np.where(near, absolute, 0.0) * (2.0**24 / terms)
+            note(found, "near zero, 2^-24 of terms", scaled, x)
+    return found
+
+
+@cache
+def both(name: str):
+    f = ACTIVATIONS[name]
+    return jax.jit(lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),)))
+
+
+def exhaust(name: str) -> dict[str, object]:
+    began = time.perf_counter()
+    total: Worst = {}
+    with ThreadPoolExecutor(2) as pool, np.errstate(all="ignore"):
+        for found in pool.map(lambda start: worst(name, start), range(0, 1 << 32, CHUNK)):
+            for what, (error, x) in found.items():
+                note(total, what, np.array([error]), np.array([x]))
+    kept = total.get("near zero, 2^-24 of terms", (0.0, 0.0))[0] <= 1
+    kept &= total["value ulp"][0] <= 2 and total["derivative ulp"][0] <= 2
+    return {
+        "function": name,
+        **{what: {"worst": e, "at": x, "hex": float(x).hex()} for what, (e, x) in total.items()},
+        "promise kept": bool(kept),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def versions() -> dict[str, str]:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+         if line.startswith("model name")),
+        platform.processor(),
+    )  # fmt: skip
+    return {
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "device": f"{jax.devices()[0].platform}, {cpu}",
+        "commit": commit.stdout.strip(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("functions", nargs="*", default=sorted(ACTIVATIONS))
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    for name in arguments.functions:
+        row = json.dumps(exhaust(name) | versions())
+        print(row, flush=True)
+        if arguments.out:
+            with arguments.out.open("a") as out:
+                out.write(row + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""torch's side of `ffn.py`, run by it in a second process: one question a line, one answer a line."""
+
+import json
+import sys
+import time
+
+import torch
+import torch.nn.functional as F
+
+
+def block(variant):
+    def gelu(x, w_in, w_out):
+        return F.linear(F.gelu(F.linear(x, w_in[0])), w_out)
+
+    def swiglu(x, w_in, w_out):
+        return F.linear(F.silu(F.linear(x, w_in[0])) * F.linear(x, w_in[1]), w_out)
+
+    return {"gelu": gelu, "swiglu": swiglu}[variant]
+
+
+class Bench:
+    def __init__(self, tokens, d, f, variant, dtype, backward):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        make = lambda *shape: torch.randn(shape, device=device).to(getattr(torch, dtype))  # noqa: E731
+        self.x, self.dy, self.backward = make(tokens, d), make(tokens, d), backward
+        self.w_in = [make(f, d) / d**0.5 for _ in range(2 if variant == "swiglu" else 1)]
+        self.w_out = make(d, f) / f**0.5
+        for tensor in (self.x, *self.w_in, self.w_out):
+            tensor.requires_grad_(backward)
+        torch._dynamo.reset()
+        self.blocks = {"eager": block(variant), "compiled": torch.compile(block(variant))}
+
+    def run(self, name):
+        wall, cpu = time.perf_counter(), time.process_time()
+        with torch.set_grad_enabled(self.backward):
+            y = self.blocks[name](self.x, self.w_in, self.w_out)
+            if self.backward:
+                torch.autograd.grad(y, (self.x, *self.w_in, self.w_out), self.dy)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+    def kept(self):
+        leaves = {t.untyped_storage().data_ptr() for t in (self.x, *self.w_in, self.w_out)}
+        saved = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in leaves:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = self.blocks["eager"](self.x, self.w_in, self.w_out)
+        del y
+        return sum(saved.values())
+
+
+def main():
+    bench = None
+    for line in sys.stdin:
+        match json.loads(line):
+            case {"version": _}:
+                answer = torch.__version__
+            case {"prepare": case}:
+                bench, answer = Bench(*case), True
+            case {"run": name}:
+                answer = bench.run(name)
+            case {"kept": _}:
+                answer = bench.kept()
+        print(json.dumps(answer), flush=True)
+
+
+main()

@@ -1,0 +1,144 @@
+"""The true value and derivative of every activation, in float64 by NumPy and SciPy alone.
+
+Written apart from the package's own equations, in the textbook form wherever float64 has bits to
+spare. `tests/golden/` proves with 120-bit arithmetic that what is rounded from here to float16 and
+bfloat16 is right at all 65,536 inputs.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+Float64 = NDArray[np.float64]
+Function = Callable[[Float64], Float64]
+
+
+class Reference(NamedTuple):
+    """An activation and its derivative at finite float64 inputs."""
+
+    value: Function
+    derivative: Function
+
+
+def _step(x: Float64) -> Float64:
+    return np.where(x > 0, 1.0, 0.0)
+
+
+def _pdf(x: Float64) -> Float64:
+    return np.exp(-0.5 * np.square(np.clip(x, -40, 40))) / np.sqrt(2 * np.pi)
+
+
+def _gelu_derivative(x: Float64) -> Float64:
+    return special.ndtr(x) + np.clip(x, -40, 40) * _pdf(x)
+
+
+def _gate(argument: Function) -> Function:
+    """x·σ(v(x))."""
+    return lambda x: x * special.expit(argument(x))
+
+
+def _gate_derivative(argument: Function, slope: Function) -> Function:
+    """σ(v)·(1 + x·v′·σ(−v))."""
+
+    def derivative(x: Float64) -> Float64:
+        x = np.clip(x, -800, 800)
+        v = argument(x)
+        return special.expit(v) * (1 + x * slope(x) * special.expit(-v))
+
+    return derivative
+
+
+def _tanh_argument(x: Float64) -> Float64:
+    x = np.clip(x, -800, 800)
+    return np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)
+
+
+def _tanh_slope(x: Float64) -> Float64:
+    return np.sqrt(8 / np.pi) * (1 + 3 * 0.044715 * x**2)
+
+
+def _softplus(x: Float64) -> Float64:
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+
+
+def _tanh_softplus(x: Float64) -> Float64:
+    e = np.exp(np.minimum(x, 40))
+    return e * (e + 2) / (e * (e + 2) + 2)
+
+
+def _mish_derivative(x: Float64) -> Float64:
+    x = np.clip(x, -800, 40)
+    e = np.exp(x)
+    d = e * (e + 2) + 2
+    return e * ((e + 2) * d + 4 * x * (e + 1)) / d**2
+
+
+def _sech_squared(x: Float64) -> Float64:
+    return 4 * special.expit(2 * x) * special.expit(-2 * x)
+
+
+def _elu(x: Float64) -> Float64:
+    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
+
+def _elu_derivative(x: Float64) -> Float64:
+    return np.exp(np.minimum(x, 0))
+
+
+_SELU_ALPHA = 1.6732632423543772848170429916717
+_SELU_SCALE = 1.0507009873554804934193349852946
+_LAPLACE_MEAN, _LAPLACE_DEVIATION = 0.707107, 0.282095
+
+
+def _laplace_argument(x: Float64) -> Float64:
+    return (x - _LAPLACE_MEAN) / _LAPLACE_DEVIATION
+
+
+REFERENCES: Mapping[str, Reference] = {
+    "identity": Reference(lambda x: x, np.ones_like),
+    "relu": Reference(lambda x: np.maximum(x, 0), _step),
+    "relu_squared": Reference(lambda x: np.maximum(x, 0) ** 2, lambda x: 2 * np.maximum(x, 0)),
+    "relu6": Reference(lambda x: np.clip(x, 0, 6), lambda x: _step(x) * _step(6 - x)),
+    "leaky_relu": Reference(
+        lambda x: np.where(x > 0, x, 0.01 * x), lambda x: np.where(x > 0, 1, 0.01)
+    ),
+    "elu": Reference(_elu, _elu_derivative),
+    "celu": Reference(_elu, _elu_derivative),
+    "selu": Reference(
+        lambda x: _SELU_SCALE * np.where(x > 0, x, _SELU_ALPHA * np.expm1(np.minimum(x, 0))),
+        lambda x: _SELU_SCALE * np.where(x > 0, 1, _SELU_ALPHA * np.exp(np.minimum(x, 0))),
+    ),
+    "hard_sigmoid": Reference(
+        lambda x: np.clip(x + 3, 0, 6) / 6, lambda x: _step(x + 3) * _step(3 - x) / 6
+    ),
+    "hard_silu": Reference(
+        lambda x: x * np.clip(x + 3, 0, 6) / 6,
+        lambda x: np.where(x >= 3, 1, _step(x + 3) * (2 * x + 3) / 6),
+    ),
+    "gelu": Reference(lambda x: x * special.ndtr(x), _gelu_derivative),
+    "gelu_10": Reference(
+        lambda x: np.minimum(x * special.ndtr(x), 10),
+        lambda x: _gelu_derivative(x) * _step(10 - x),
+    ),
+    "laplace": Reference(
+        lambda x: special.ndtr(_laplace_argument(x)),
+        lambda x: _pdf(_laplace_argument(x)) / _LAPLACE_DEVIATION,
+    ),
+    "sigmoid": Reference(special.expit, lambda x: special.expit(x) * special.expit(-x)),
+    "tanh": Reference(np.tanh, _sech_squared),
+    "silu": Reference(_gate(lambda x: x), _gate_derivative(lambda x: x, np.ones_like)),
+    "gelu_sigmoid": Reference(
+        _gate(lambda x: 1.702 * x),
+        _gate_derivative(lambda x: 1.702 * x, lambda x: np.full_like(x, 1.702)),
+    ),
+    "gelu_tanh": Reference(_gate(_tanh_argument), _gate_derivative(_tanh_argument, _tanh_slope)),
+    "softplus": Reference(_softplus, special.expit),
+    "sqrt_softplus": Reference(
+        lambda x: np.sqrt(_softplus(x)),
+        lambda x: special.expit(x) / (2 * np.sqrt(_softplus(np.maximum(x, -700)))),
+    ),
+    "mish": Reference(lambda x: x * _tanh_softplus(x), _mish_derivative),
+}

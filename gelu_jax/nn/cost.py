@@ -1,0 +1,115 @@
+"""What a feed-forward block costs, and the widths at which two blocks cost the same."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from gelu_jax.nn.feed_forward import FeedForwardConfig
+from gelu_jax.nn.variants import Variant, branches
+
+
+def matched_width(d_ff: int, variant: Variant, *, multiple_of: int = 1) -> int:
+    """The width at which a variant has as many weights as an ungated block of width d_ff.
+
+    n branches and the output make (n + 1)·d·f weights, so f = 2·d_ff/(n + 1), rounded to the
+    nearest multiple (Shazeer 2020, section 2). A token meets every weight in one multiply-add,
+    so the same width matches the FLOPs, forward and backward.
+
+    >>> matched_width(2048, "swiglu", multiple_of=8), matched_width(2048, "relu")
+    (1368, 2048)
+    """
+    exact = 2 * d_ff / (len(branches(variant)) + 1)
+    return max(1, round(exact / multiple_of)) * multiple_of
+
+
+def llama_width(d_model: int, *, multiplier: float = 1.0, multiple_of: int = 256) -> int:
+    """The d_ff of LLaMA's own rule: ⅔·4·d_model, times a multiplier, up to the next multiple.
+
+    LLaMA 7B, 13B and 65B have the defaults (Touvron et al. 2023, section 2.2); LLaMA 2 70B has
+    multiplier 1.3 and multiples of 4096. Both products are cut to whole numbers, as theirs are.
+
+    >>> llama_width(4096), llama_width(8192, multiplier=1.3, multiple_of=4096)
+    (11008, 28672)
+    """
+    exact = int(multiplier * int(2 * 4 * d_model / 3))
+    return -(-exact // multiple_of) * multiple_of
+
+
+class Cost(NamedTuple):
+    """Of one block: all its parameters; FLOPs of the matmuls and bytes kept, for each token.
+
+    A multiply-add counts as two FLOPs. ``bytes_kept`` is what stays from the forward to the
+    backward pass beside the input and the weights; None where autodiff and the compiler decide.
+    """
+
+    parameters: int
+    flops_forward: int
+    flops_backward: int
+    bytes_kept: int | None
+
+
+def cost(config: FeedForwardConfig) -> Cost:
+    """What a block costs, from its config alone.
+
+    The backward pass has two matmuls for each of the forward pass, and ``residuals="input"``
+    repeats the branches' own.
+
+    >>> cost(FeedForwardConfig(d_model=512, d_ff=1368, variant="swiglu", dtype="bfloat16"))
+    Cost(parameters=2101248, flops_forward=4202496, flops_backward=8404992, bytes_kept=5472)
+    """
+    n, matmul = config.num_branches, 2 * config.d_model * config.d_ff
+    forward = (n + 1) * matmul
+    repeated = n * matmul if config.residuals == "input" else 0
+    return Cost(config.num_parameters, forward, 2 * forward + repeated, _bytes_kept(config))
+
+
+def _bytes_kept(config: FeedForwardConfig) -> int | None:
+    if config.residuals == "input":
+        return 0
+    if config.residuals == "all":
+        return None
+    if config.residual_dtype is None:
+        return config.num_branches * config.d_ff * jnp.dtype(config.dtype).itemsize
+    stored = config.d_ff * jnp.dtype(config.residual_dtype).itemsize
+    return config.num_branches * (stored + 4)  # 4: a token's greatest value
+
+
+def measured_bytes_kept(
+    layer: Callable[[Array, Any, Any], Array],
+    x: PyTree[Any],
+    weights: PyTree[Any],
+    key: Any = None,
+    *,
+    scan: bool = True,
+    depths: tuple[int, int] = (2, 6),
+) -> float:
+    """Bytes that a stack of layers keeps for its backward pass, for each layer, as compiled.
+
+    ``layer(x, weights, key)`` maps x to its like; x, weights and key may be `jax.ShapeDtypeStruct`.
+    The figure is the growth of the compiled gradient's temporary memory from the one depth to
+    the other, less the layer's input, which any stack keeps. Nothing is run.
+    """
+    low, high = depths
+    grown = _temporary(layer, x, weights, key, scan, high)
+    grown -= _temporary(layer, x, weights, key, scan, low)
+    return grown / (high - low) - x.size * x.dtype.itemsize
+
+
+def _temporary(layer: Any, x: Any, weights: Any, key: Any, scan: bool, depth: int) -> int:
+    def loss(x: Array, stacked: Any, keys: Any) -> Array:
+        def step(x: Array, layer_inputs: tuple[Any, Any]) -> tuple[Array, None]:
+            return layer(x, *layer_inputs), None
+
+        x, _ = jax.lax.scan(step, x, (stacked, keys), unroll=1 if scan else depth)
+        return jnp.square(x.astype(jnp.float32)).sum()
+
+    stacked, keys = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((depth, *leaf.shape), leaf.dtype), (weights, key)
+    )
+    lowered = jax.jit(jax.grad(loss, argnums=1)).lower(x, stacked, keys)
+    analysis = lowered.compile().memory_analysis()
+    assert analysis is not None, "this backend does not say how much memory a program needs"
+    return analysis.temp_size_in_bytes

@@ -1,0 +1,112 @@
+"""A variant of the feed-forward block is the tuple of its branches, and nothing else."""
+
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+from flax import nnx
+from jax.tree_util import Partial
+from jax.typing import DTypeLike
+
+from gelu_jax.activations import ACTIVATIONS, Elementwise, activation
+from gelu_jax.errors import Problem, nearest
+from gelu_jax.nn.branches import (
+    XIELU,
+    LearnedBranch,
+    PReLU,
+    Swish,
+    clamped_swiglu,
+    gpt_oss_swiglu,
+)
+
+Branch = Elementwise | type[LearnedBranch]
+Variant = str | tuple[str | Branch, ...]
+
+_identity = ACTIVATIONS["identity"]
+
+VARIANTS: Mapping[str, tuple[Branch, ...]] = MappingProxyType(
+    {name: (phi,) for name, phi in ACTIVATIONS.items()}
+    | {
+        "glu": (ACTIVATIONS["sigmoid"], _identity),
+        "reglu": (ACTIVATIONS["relu"], _identity),
+        "geglu": (ACTIVATIONS["gelu"], _identity),
+        "geglu_tanh": (ACTIVATIONS["gelu_tanh"], _identity),
+        "swiglu": (ACTIVATIONS["silu"], _identity),
+        "bilinear": (_identity, _identity),
+        "swiglu_gpt_oss": gpt_oss_swiglu(),
+        "swiglu_clamped": clamped_swiglu(),
+        "prelu": (PReLU,),
+        "swish_beta": (Swish,),
+        "xielu": (XIELU,),
+    }
+)
+
+
+def branches(variant: Variant) -> tuple[Branch, ...]:
+    """The branches of a variant.
+
+    A variant is a name of `VARIANTS`, any spelling that `activation` knows (one branch), or a
+    tuple with one entry a branch: a name, ``"module:function"``, a function, or the class of a
+    `LearnedBranch`.
+
+    Raises ValueError for a name that nothing answers to.
+
+    >>> len(branches("swiglu")), len(branches("gelu_new")), len(branches(("xielu", abs)))
+    (2, 1, 2)
+    """
+    if isinstance(variant, str):
+        return VARIANTS.get(variant) or (_branch(variant),)
+    return tuple(map(_branch, variant))
+
+
+def _branch(branch: str | Branch) -> Branch:
+    if not isinstance(branch, str):
+        return branch
+    if ":" in branch:
+        return _imported(branch)
+    if len(known := VARIANTS.get(branch, ())) == 1:
+        return known[0]
+    try:
+        return activation(branch)
+    except ValueError:
+        raise ValueError(f"unknown; {nearest(branch, VARIANTS)}") from None
+
+
+def _imported(name: str) -> Branch:
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot be imported as module:function ({error})") from None
+
+
+def variant_problems(variant: Variant) -> Iterator[Problem]:
+    """What is wrong with a variant, for the configs that have one."""
+    try:
+        branches(variant)
+    except ValueError as error:
+        yield Problem("variant", variant, str(error))
+
+
+def num_learned(variant: Variant) -> int:
+    """How many parameters the branches themselves learn."""
+    return sum(phi.num_parameters for phi in branches(variant) if isinstance(phi, type))
+
+
+def learned_branches(variant: Variant, param_dtype: DTypeLike) -> nnx.List[LearnedBranch] | None:
+    """One module for each branch that learns; None where none does."""
+    modules = [phi(param_dtype) for phi in branches(variant) if isinstance(phi, type)]
+    return nnx.List(modules) if modules else None
+
+
+def functions(
+    variant: Variant, learned: Sequence[LearnedBranch] | None = None
+) -> tuple[Elementwise, ...]:
+    """The variant's branches as callables that are trees: a module stands where it has a class.
+
+    Raises ValueError where a branch learns and its module is missing.
+    """
+    modules = iter(learned or ())
+    found = [next(modules, None) if isinstance(phi, type) else phi for phi in branches(variant)]
+    if None in found:
+        raise ValueError(f"variant = {variant!r}: a branch learns; give the module in its place")
+    return tuple(phi if isinstance(phi, nnx.Module | Partial) else Partial(phi) for phi in found)

@@ -1,0 +1,69 @@
+"""Writes the goldens of tests/test_numerics.py with 160-bit arithmetic: needs mpmath, some minutes.
+
+    python tests/golden/generate.py
+
+`rounded_16.json` holds, per function, the SHA-256 of its correctly rounded results at all finite
+inputs of float16 and bfloat16, value and derivative, zeros without their sign. `float64.npz` holds
+inputs and the results rounded to float64.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from mpmath import mp, mpf
+from truth import TRUTH, Real
+
+HERE = Path(__file__).parent
+# bits of the significand, exponent of the least subnormal
+FORMATS = {"float16": (np.float16, 11, -24), "bfloat16": (ml_dtypes.bfloat16, 8, -133)}
+FLOAT64 = (53, -1074)
+POINTS = 5000
+
+
+def rounded(value: mpf, bits: int, least: int) -> float:
+    """The value rounded to nearest, ties to even, in a format without an upper end."""
+    if value == 0:
+        return 0.0
+    _, exponent = mp.frexp(value)
+    unit = max(exponent - bits, least)
+    if exponent > 1024:
+        return math.copysign(math.inf, value)
+    return float(mp.ldexp(mp.nint(mp.ldexp(value, -unit)), unit))
+
+
+def digest(f: Real, dtype: str) -> str:
+    kind, bits, least = FORMATS[dtype]
+    x = np.arange(65536, dtype=np.uint16).view(kind).astype(np.float64)
+    x = x[np.isfinite(x)]
+    with np.errstate(over="ignore"):
+        results = np.array([rounded(f(mpf(v)), bits, least) for v in x]).astype(kind)
+    return hashlib.sha256((results + kind(0)).tobytes()).hexdigest()
+
+
+def sample() -> np.ndarray:
+    """Points where the functions bend, tiny ones and huge ones."""
+    random = np.random.default_rng(0)
+    bends = random.uniform(-45, 45, POINTS * 3 // 5)
+    tails = random.uniform(-760, 760, POINTS // 5)
+    spread = np.exp(random.uniform(-690, 690, POINTS // 5)) * random.choice([-1, 1], POINTS // 5)
+    return np.concatenate([bends, tails, spread])
+
+
+def main() -> None:
+    digests, x = {}, sample()
+    results = {"x": x}
+    for name, functions in TRUTH.items():
+        for what, f in zip(("value", "derivative"), functions, strict=True):
+            digests |= {f"{name} {what} {dtype}": digest(f, dtype) for dtype in FORMATS}
+            results[f"{name} {what}"] = np.array([rounded(f(mpf(v)), *FLOAT64) for v in x])
+        print(name, flush=True)
+    (HERE / "rounded_16.json").write_text(json.dumps(digests, indent=1) + "\n")
+    np.savez_compressed(HERE / "float64.npz", **results)
+
+
+if __name__ == "__main__":
+    main()
