@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families.settings import Settings
+from gelu_jax.nn.feed_forward import VARIANTS, Variant, branches
 from gelu_jax.nn.position import RotaryConfig, RotaryScaling
 
 
@@ -14,6 +15,13 @@ def heads(s: Settings, d_model: int, heads: str = "num_attention_heads") -> int:
         reason = f"must divide the model's width {d_model}"
         raise ConfigError([Problem(s.prefix + heads, number, reason)])
     return number
+
+
+def gated(act: str) -> Variant:
+    """The variant of two branches, act and identity: by its name where it has one."""
+    wanted = branches((act, "identity"))
+    names = (name for name, phis in VARIANTS.items() if phis == wanted)
+    return next(names, (act, "identity"))
 
 
 def rotary_config(s: Settings) -> RotaryConfig:

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from gelu_jax.families import llama
+from gelu_jax.families.common import gated
 from gelu_jax.families.settings import Settings
 from gelu_jax.nn.transformer import TransformerConfig
 
@@ -20,7 +21,7 @@ def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
     block = replace(
         base.block,
         norm=replace(base.block.norm, zero_centered=True),
-        feed_forward=replace(base.block.feed_forward, variant=(act, "identity")),
+        feed_forward=replace(base.block.feed_forward, variant=gated(act)),
     )
     return replace(base, block=block, embedding_scale=block.d_model**0.5)
 

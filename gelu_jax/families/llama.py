@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from gelu_jax.families.common import heads, rotary_config
+from gelu_jax.families.common import gated, heads, rotary_config
 from gelu_jax.families.family import Family
 from gelu_jax.families.settings import Settings
 from gelu_jax.families.table import Row, within
@@ -32,7 +32,7 @@ def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
             FeedForwardConfig(
                 d,
                 d_ff=s.integer("intermediate_size"),
-                variant=(s.activation("hidden_act", "silu"), "identity"),
+                variant=gated(s.activation("hidden_act", "silu")),
                 use_bias=s.flag("mlp_bias", False),
             ),
         ),

@@ -4,13 +4,14 @@ from collections.abc import Collection
 
 from gelu_jax.activations import activation
 from gelu_jax.errors import ConfigError, Problem
+from gelu_jax.families.common import gated
 from gelu_jax.families.family import Family
 from gelu_jax.families.settings import Settings
 from gelu_jax.families.table import Row, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from gelu_jax.nn.feed_forward import FeedForwardConfig
+from gelu_jax.nn.feed_forward import FeedForwardConfig, Variant
 from gelu_jax.nn.norm import NormConfig
 from gelu_jax.nn.position import RelativeConfig
 
@@ -48,12 +49,12 @@ def config(s: Settings, tensors: Collection[str]) -> EncoderDecoderConfig:
     )
 
 
-def _variant(s: Settings) -> tuple[str, ...]:
+def _variant(s: Settings) -> Variant:
     name = s.text("feed_forward_proj", "relu")
     if name == "gated-gelu":  # which means the tanh form, unlike the "gelu" of others
-        return ("gelu_tanh", "identity")
-    gated, _, act = name.rpartition("-")
-    if gated not in ("", "gated"):
+        return gated("gelu_tanh")
+    prefix, _, act = name.rpartition("-")
+    if prefix not in ("", "gated"):
         reason = "unknown; nearest: gated-gelu, relu"
         raise ConfigError([Problem("feed_forward_proj", name, reason)])
     try:
@@ -61,7 +62,7 @@ def _variant(s: Settings) -> tuple[str, ...]:
     except ValueError as error:
         reason = str(error).partition(": ")[2]
         raise ConfigError([Problem("feed_forward_proj", name, reason)]) from None
-    return (act, "identity") if gated else (act,)
+    return gated(act) if prefix else act
 
 
 def _attention(ours: str, theirs: str) -> tuple[Row, ...]:
@@ -74,21 +75,20 @@ def _attention(ours: str, theirs: str) -> tuple[Row, ...]:
     return within(rows, ours, theirs)
 
 
-def _feed_forward(number: int, gated: bool) -> tuple[Row, ...]:
-    names = ("wi_0", "wi_1") if gated else ("wi",)
-    inputs = (Row(f"w_in.{i}", f"{name}.weight", "f d -> d f") for i, name in enumerate(names))
-    output = Row("w_out", "wo.weight", "d f -> f d")
-    return within((*inputs, output), "layers.feed_forward.", f"layer.{number}.DenseReluDense.")
+def _feed_forward(number: int, inputs: tuple[str, ...]) -> tuple[Row, ...]:
+    w_in = (Row(f"w_in.{i}", f"{name}.weight", "f d -> d f") for i, name in enumerate(inputs))
+    w_out = Row("w_out", "wo.weight", "d f -> f d")
+    return within((*w_in, w_out), "layers.feed_forward.", f"layer.{number}.DenseReluDense.")
 
 
-def _tower(number: int, gated: bool) -> tuple[Row, ...]:
+def _tower(number: int, inputs: tuple[str, ...]) -> tuple[Row, ...]:
     """A stack whose feed-forward is part `number` of each block."""
     layer = (
         *_attention("layers.attention.", "layer.0.SelfAttention."),
         Row("layers.attention_norm.scale", "layer.0.layer_norm.weight"),
         *_attention("layers.cross_attention.", "layer.1.EncDecAttention."),
         Row("layers.cross_attention_norm.scale", "layer.1.layer_norm.weight"),
-        *_feed_forward(number, gated),
+        *_feed_forward(number, inputs),
         Row("layers.feed_forward_norm.scale", f"layer.{number}.layer_norm.weight"),
     )
     return (
@@ -100,11 +100,11 @@ def _tower(number: int, gated: bool) -> tuple[Row, ...]:
 
 def rows(config: EncoderDecoderConfig) -> tuple[Row, ...]:
     """The table of names; the kernels of gated blocks have names of their own."""
-    gated = config.block.feed_forward.num_branches == 2
+    inputs = ("wi_0", "wi_1") if config.block.feed_forward.num_branches == 2 else ("wi",)
     return (
         Row("embedding", "shared.weight"),
-        *within(_tower(1, gated), "encoder.", "encoder."),
-        *within(_tower(2, gated), "decoder.", "decoder."),
+        *within(_tower(1, inputs), "encoder.", "encoder."),
+        *within(_tower(2, inputs), "decoder.", "decoder."),
         Row("head", "lm_head.weight"),
     )
 

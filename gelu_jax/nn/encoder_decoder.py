@@ -182,4 +182,5 @@ class EncoderDecoder(nnx.Module):
         c = self.config
         x = self.decoder.final_norm(x) * jnp.asarray(c.logit_scale, c.dtype)
         table = cast(self.embedding if self.head is None else self.head, c.dtype)
-        return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=jnp.float32)
+        wide = jnp.promote_types(table.dtype, jnp.float32)
+        return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=wide)

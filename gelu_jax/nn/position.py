@@ -60,31 +60,32 @@ def rotary(
 ) -> Float[Array, "b t h k"]:
     """Rotates pairs (x_i, x_{i+r/2}) of the first r = fraction·k entries by position·θ^(−2i/r).
 
-    Angles and rotation in float32, one rounding to the dtype of x. The pairing of halves is that
-    of GPT-NeoX and LLaMA's public weights (Su et al. 2021, equation 34).
+    Angles and rotation in float32 (float64 stays), one rounding to the dtype of x. The pairing of
+    halves is that of GPT-NeoX and LLaMA's public weights (Su et al. 2021, equation 34).
 
     >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)
     >>> [round(float(entry), 4) for entry in rotary(x, jnp.array([[1]])).ravel()]  # cos 1, sin 1
     [0.5403, 0.8415]
     """
     r = 2 * int(x.shape[-1] * config.fraction / 2)
-    angles = positions[..., None, None].astype(jnp.float32) * _frequencies(r, config)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    angles = positions[..., None, None].astype(wide) * jnp.asarray(_frequencies(r, config), wide)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second, rest = jnp.split(x, (r // 2, r), axis=-1)
-    first, second = first.astype(jnp.float32), second.astype(jnp.float32)
+    first, second = first.astype(wide), second.astype(wide)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return jnp.concatenate([rotated.astype(x.dtype), rest], axis=-1)
 
 
-def _frequencies(r: int, config: RotaryConfig) -> Array:
-    frequencies = config.theta ** (-np.arange(0, r, 2) / r)  # float64 on the host, one rounding
+def _frequencies(r: int, config: RotaryConfig) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    frequencies = config.theta ** (-np.arange(0, r, 2) / r)  # on the host: one rounding, later
     if config.scaling is not None:
         s = config.scaling
         turns = s.original_positions * frequencies / (2 * np.pi)
         low, high = s.low_frequency_factor, s.high_frequency_factor
         kept = np.clip((turns - low) / (high - low), 0, 1)
         frequencies = frequencies * (kept + (1 - kept) / s.factor)
-    return jnp.asarray(frequencies, jnp.float32)
+    return frequencies
 
 
 def token_positions(

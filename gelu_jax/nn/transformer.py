@@ -158,7 +158,8 @@ class Transformer(nnx.Module):
         return x if self.final_norm is None else self.final_norm(x), cache
 
     def logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-        """The head's scores over the vocabulary, in float32."""
+        """The head's scores over the vocabulary, in float32 (float64 stays)."""
         table = self.embedding if self.head is None else self.head
         weights = cast(table, self.config.dtype)
-        return jnp.einsum("btd,vd->btv", hidden, weights, preferred_element_type=jnp.float32)
+        wide = jnp.promote_types(weights.dtype, jnp.float32)
+        return jnp.einsum("btd,vd->btv", hidden, weights, preferred_element_type=wide)

@@ -317,13 +317,13 @@ def randomise(model: torch.nn.Module) -> None:
             value.data.uniform_(0.5, 1.5)
 
 
-def make(name: str) -> None:
+def make(name: str, *, seed: int = 0, folder: Path = FOLDER) -> None:
     """Writes one case."""
     build, compute = CASES[name]
-    torch.manual_seed(sum(map(ord, name)))
+    torch.manual_seed(sum(map(ord, name)) + 1000 * seed)
     model = build().eval()
     randomise(model)
-    folder = FOLDER / name
+    folder = folder / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)

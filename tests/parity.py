@@ -1,0 +1,160 @@
+"""What is compared with transformers, for each fixture: used by the tests, and as a script.
+
+    python tests/parity.py
+
+prints the table of families, and the largest difference of each.
+"""
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file
+
+from gelu_jax import families
+from gelu_jax.nn.decoding import generate
+
+FIXTURES = Path(__file__).parent / "golden" / "families"
+
+
+def causal(model, tokens, mask, **_):
+    """Hidden states, logits and the greedy continuation of a batch padded on the left."""
+    hidden = model.hidden(tokens, mask=mask)
+    greedy = generate(model, tokens, 9, mask=mask)
+    return {"hidden": hidden, "logits": model.logits(hidden), "greedy": greedy}
+
+
+def encoder(model, tokens, mask, token_types, **_):
+    """Hidden states and every head, with token types, padded on the right."""
+    hidden = model(tokens, mask=mask, token_types=token_types)
+    heads = {
+        "pooled": model.pool if model.pooler else None,
+        "masked_logits": model.masked_logits if model.masked_head else None,
+        "pair_logits": model.pair_logits if model.pair_head else None,
+    }
+    return {"hidden": hidden} | {name: head(hidden) for name, head in heads.items() if head}
+
+
+def image(model, pixels, **_):
+    """Hidden states, and pooled states or class logits."""
+    hidden = model(_last(pixels))
+    top = {"pooled": model.pool(hidden)} if model.pooler else {"logits": model.logits(hidden)}
+    return {"hidden": hidden} | top
+
+
+def features(model, pixels, **_):
+    """The last feature map and class logits."""
+    hidden = model(_last(pixels))
+    return {"hidden": jnp.moveaxis(hidden, -1, 1), "logits": model.logits(hidden)}
+
+
+def two_towers(model, tokens, pixels, **_):
+    """Each tower's hidden states and embedding, and the scores."""
+    images = _last(pixels)
+    return {
+        "text_hidden": model.text.hidden(tokens),
+        "image_hidden": model.vision.hidden(images),
+        "text": model.embed_texts(tokens),
+        "image": model.embed_images(images),
+        "logits": model(images, tokens),
+    }
+
+
+def encoder_decoder(model, tokens, mask, targets, **_):
+    """The encoder's states and the decoder's logits with a padded input; the greedy output."""
+    start = model.start(tokens, 9, mask=mask)
+    return {
+        "hidden": model.encode(tokens, mask=mask),
+        "logits": model(tokens, targets, mask=mask),
+        "greedy": generate(model, jnp.zeros_like(tokens[:, :1]), 9, cache=start),
+    }
+
+
+def vision_language(model, tokens, pixels, **_):
+    """Logits of a prompt with an image in it, and its greedy continuation."""
+    images = _last(pixels)
+    return {
+        "logits": model(tokens, images=images),
+        "greedy": generate(model, tokens, 9, images=images),
+    }
+
+
+def _last(pixels):
+    return jnp.moveaxis(pixels, 1, -1)
+
+
+KINDS = {
+    "bert": encoder,
+    "clip": two_towers,
+    "efficientnet": features,
+    "llava": vision_language,
+    "t5": encoder_decoder,
+    "vit": image,
+}
+CASES = sorted(path.name for path in FIXTURES.iterdir())
+# "sentence" is compared in test_families_embeddings.py
+_INPUTS = {"tokens", "mask", "token_types", "targets", "pixels", "sentence"}
+_MASKED = {"causal": {"hidden", "logits"}, "encoder": {"hidden", "masked_logits"}}
+_MASKED["encoder_decoder"] = {"hidden"}
+
+
+def kind_of(path):
+    """How a directory's model is compared."""
+    values = json.loads((path / "config.json").read_text())
+    return KINDS.get(values["model_type"], causal)
+
+
+@cache
+def loaded(path):
+    """The model of a directory."""
+    return families.load(path)
+
+
+def compared(path):
+    """For each output of a directory's model: ours and theirs, where tokens are real."""
+    kind, golden = kind_of(path), load_file(path / "golden.safetensors")
+    mask = golden["mask"] == 1 if "mask" in golden else None
+    inputs = {name: jnp.asarray(value) for name, value in golden.items()} | {"mask": mask}
+    computed = jax.jit(kind)(loaded(path), **inputs)
+    for name in sorted(golden.keys() - _INPUTS):
+        ours, theirs = computed[name], golden[name]
+        assert ours.shape == theirs.shape, name
+        keep = mask if name in _MASKED.get(kind.__name__, ()) else ...
+        yield name, np.asarray(ours)[keep], theirs[keep]
+
+
+def main():
+    print("| fixture | feed-forward | compared with transformers 5.23 | largest difference |")
+    print("|---|---|---|---|")
+    for case in CASES:
+        found = list(compared(FIXTURES / case))
+        floats = [(n, abs(a - b).max()) for n, a, b in found if a.dtype.kind == "f"]
+        exact = [n for n, a, b in found if a.dtype.kind != "f" and (a == b).all()]
+        what = ", ".join([n.replace("_", " ") for n, _ in floats] + [f"{n} tokens" for n in exact])
+        print(
+            f"| {case} | {variants(loaded(FIXTURES / case).config)} | {what} "
+            f"| {max(d for _, d in floats):.1e} |"
+        )
+
+
+def variants(config):
+    """The feed-forward variants in a model's config, in words."""
+    found = dict.fromkeys(_variants(config))
+    return ", ".join(v if isinstance(v, str) else " · ".join(v) for v in found)
+
+
+def _variants(config):
+    for name, value in vars(config).items():
+        if name in ("variant", "activation", "projector"):
+            yield value
+        for part in value if isinstance(value, tuple) else (value,):
+            if hasattr(part, "__dataclass_fields__"):
+                yield from _variants(part)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
