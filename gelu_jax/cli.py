@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 the machine failed (a full disk, say); 2 the input was wro
 Ctrl-C, to be continued by the same command.
 """
 
+import os
 import sys
 import warnings
 from contextlib import suppress
@@ -200,6 +201,9 @@ def main() -> None:
             )
         except ConfigError as error:
             sys.exit(_complaint(error, 2))
+        except BrokenPipeError:  # the reader, `head` say, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             sys.exit(_complaint(f"{error.filename or 'disk'}: {reason}", 1))

@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 T = TypeVar("T")
 
 _SUMS = "sums.json"
+_OVERHEAD = 64 * 1024  # bytes of indices and metadata beside the arrays
 
 
 def save(directory: Path, step: int, tree: Any) -> None:
@@ -34,6 +35,7 @@ def save(directory: Path, step: int, tree: Any) -> None:
     _remove(*directory.glob(".*"))
     try:
         half.mkdir(parents=True)
+        _reserve(half / "state", tree)
         _write(half / "state", tree)
         (half / _SUMS).write_text(json.dumps(_sums(half / "state")))
         _remove(whole)
@@ -60,6 +62,15 @@ def restore(directory: Path, like: T) -> T | None:
             reason = str(error).partition("\n")[0]
             warnings.warn(f"{path}: damaged checkpoint, passed over ({reason})", stacklevel=2)
     return None
+
+
+def _reserve(path: Path, tree: Any) -> None:
+    """Raises OSError unless there is room: orbax, stopped half-way, fills the screen."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    if hasattr(os, "posix_fallocate"):
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size + _OVERHEAD)
+        path.unlink()
 
 
 def _write(path: Path, tree: Any) -> None:
