@@ -29,7 +29,7 @@ from gelu_jax.compare.experiment import (
 from gelu_jax.compare.matching import matched, parameters, width, with_width
 from gelu_jax.compare.records import Comparison, Run, read_results
 from gelu_jax.errors import ConfigError
-from gelu_jax.nn.feed_forward import VARIANTS
+from gelu_jax.nn.variants import VARIANTS
 from gelu_jax.training.config import from_dict, read_config, to_dict
 from gelu_jax.training.data import load_data
 from gelu_jax.training.run import Point, State, TrainConfig, Trainer, evaluate

@@ -20,8 +20,8 @@ from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.nn.norm import NormConfig
 from gelu_jax.nn.transformer import TransformerConfig
-from gelu_jax.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from gelu_jax.training.model import make_model
+from gelu_jax.training.optimizer import OptimizerConfig, make_optimizer, schedule
 
 
 def closed_form(name: str, step: int, warmup: int, steps: int) -> float:
