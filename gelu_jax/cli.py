@@ -1,6 +1,6 @@
 """The command line: parse, call, print.
 
-Exit codes: 0 done; 1 the machine failed (a full disk, say); 2 the input was wrong; 130 stopped by
+Exit codes: 0 done; 1 the machine failed (a full disk, say) or a promise is broken; 2 the input was wrong; 130 stopped by
 Ctrl-C, to be continued by the same command.
 """
 
@@ -11,13 +11,14 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 import tyro
 from rich.console import Console
 
+from gelu_jax.activations import ACTIVATIONS, activation, numerics
 from gelu_jax.board import Board
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.compare.directory import claim, locked, same_but_for_seeds
@@ -40,12 +41,16 @@ Overrides = Annotated[
 Finished = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
+QUICK = ("protocol=smoke test", "seeds=2", "learning_rates=[]")
+
+
 def compare_command(
     config: ConfigFile,
     overrides: Overrides = (),
     output: Path | None = None,
     overwrite: bool = False,
     add_seeds: int = 0,
+    quick: bool = False,
 ) -> None:
     """Train arms over seeds and learning rates, and write a report with a verdict.
 
@@ -57,8 +62,9 @@ def compare_command(
         output: where to write; runs/<name of the config> by default.
         overwrite: delete another comparison that stands in the output directory.
         add_seeds: more seeds than the comparison in the output directory has.
+        quick: a smoke test of two seeds without tuning, which draws no conclusion.
     """
-    comparison = read_config(config, CompareConfig, overrides)
+    comparison = read_config(config, CompareConfig, (*overrides, *QUICK * quick))
     directory = output or Path("runs") / _name(config)
     _run(comparison, directory, overwrite=overwrite, add_seeds=add_seeds)
 
@@ -183,11 +189,36 @@ def _home(run: Path, arm: str | None) -> Path:
     return next(p.parent for p in homes if p.parent.parent.name == (arm or arms[0]))
 
 
+def numerics_command(
+    dtype: Literal["bf16", "f16", "bfloat16", "float16"] | None = None,
+    function: str | None = None,
+) -> None:
+    """Try every 16-bit input of every activation on the device at hand, beside jax.nn's.
+
+    Exit code 1 when a promise is broken.
+
+    Args:
+        dtype: bf16 or f16 alone; both by default.
+        function: one activation alone, by any of its names; all by default.
+    """
+    try:
+        functions = ACTIVATIONS if function is None else [activation(function).__name__]
+    except ValueError as error:
+        raise ConfigError([Problem("function", function, str(error).partition(": ")[2])]) from None
+    names = {"bf16": "bfloat16", "f16": "float16"}
+    dtypes = numerics.DTYPES if dtype is None else [names.get(dtype, dtype)]
+    rows = numerics.sweep(functions, dtypes)
+    numerics.report(rows)
+    if not numerics.promise_kept(rows):
+        sys.exit(1)
+
+
 COMMANDS = {
     "compare": compare_command,
     "train": train_command,
     "generate": generate_command,
     "report": report_command,
+    "numerics": numerics_command,
 }
 
 

@@ -35,7 +35,7 @@ FLOORS = {  # the longest prefix that fits counts
 ROOMS = {  # package → the modules that may import it
     "matplotlib": "gelu_jax.compare.figures",
     "plotly": "gelu_jax.compare.page",
-    "scipy": "gelu_jax.compare",
+    "scipy": ("gelu_jax.compare", "gelu_jax.activations.reference"),
     "yaml": "gelu_jax.training.document",
     "pydantic": ("gelu_jax.training.config", "gelu_jax.compare"),
     "optax": "gelu_jax.training",
