@@ -1,7 +1,7 @@
 """The command line: parse, call, print.
 
-Exit codes: 0 done; 1 the machine failed (a full disk, say) or a promise is broken; 2 the input was wrong; 130 stopped by
-Ctrl-C, to be continued by the same command.
+Exit codes: 0 done; 1 the machine failed (a full disk, say), or `numerics` found a promise broken;
+2 the input was wrong; 130 stopped by Ctrl-C, to be continued by the same command.
 """
 
 import os
@@ -208,7 +208,7 @@ def numerics_command(
     names = {"bf16": "bfloat16", "f16": "float16"}
     dtypes = numerics.DTYPES if dtype is None else [names.get(dtype, dtype)]
     rows = numerics.sweep(functions, dtypes)
-    numerics.report(rows)
+    numerics.report(rows, Console(width=None if sys.stdout.isatty() else 132))
     if not numerics.promise_kept(rows):
         sys.exit(1)
 
