@@ -37,6 +37,7 @@ CROSSINGS = {
 }
 CHUNK, BLOCK = 1 << 22, 1 << 15  # one compiled call; what NumPy keeps in the cache
 SMALLEST, LARGEST = 2.0**-126, float(np.finfo(np.float32).max)
+EVERYTHING = [0.0, float("inf")]
 Worst = dict[str, tuple[float, float]]
 
 
@@ -88,17 +89,27 @@ def both(name: str):
     return jax.jit(lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),)))
 
 
-def exhaust(name: str) -> dict[str, object]:
+def chunks(magnitudes: list[float]) -> list[int]:
+    """The first bit pattern of every chunk, of both signs, between two magnitudes."""
+    low, high = (int(np.float32(m).view(np.int32)) for m in magnitudes)
+    positive = range(low - low % CHUNK, high, CHUNK)
+    return [*positive, *((1 << 31) + start for start in positive)]
+
+
+def exhaust(name: str, magnitudes: list[float]) -> dict[str, object]:
     began = time.perf_counter()
     total: Worst = {}
     with ThreadPoolExecutor(2) as pool, np.errstate(all="ignore"):
-        for found in pool.map(lambda start: worst(name, start), range(0, 1 << 32, CHUNK)):
+        for found in pool.map(lambda start: worst(name, start), chunks(magnitudes)):
             for what, (error, x) in found.items():
                 note(total, what, np.array([error]), np.array([x]))
     kept = total.get("near zero, 2^-24 of terms", (0.0, 0.0))[0] <= 1
     kept &= total["value ulp"][0] <= 2 and total["derivative ulp"][0] <= 2
     return {
         "function": name,
+        "inputs": "all"
+        if magnitudes == EVERYTHING
+        else f"{magnitudes[0]} <= |x| < {magnitudes[1]}",
         **{what: {"worst": e, "at": x, "hex": float(x).hex()} for what, (e, x) in total.items()},
         "promise kept": bool(kept),
         "seconds": round(time.perf_counter() - began, 1),
@@ -123,10 +134,11 @@ def versions() -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("functions", nargs="*", default=sorted(ACTIVATIONS))
+    parser.add_argument("--magnitudes", type=float, nargs=2, default=EVERYTHING)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     for name in arguments.functions:
-        row = json.dumps(exhaust(name) | versions())
+        row = json.dumps(exhaust(name, arguments.magnitudes) | versions())
         print(row, flush=True)
         if arguments.out:
             with arguments.out.open("a") as out:

@@ -30,10 +30,6 @@ ALIASES = {
 }
 
 
-def every_16_bit_input(dtype: str) -> jax.Array:
-    return jax.lax.bitcast_convert_type(jnp.arange(65536, dtype=jnp.uint16), jnp.dtype(dtype))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_canonical_name_is_the_name_of_its_function(name: str):
     assert activation(name) is ACTIVATIONS[name]
@@ -65,22 +61,24 @@ def test_the_backward_pass_keeps_the_input_alone(name: str, dtype: str):
     assert all(np.array_equal(r, x) for r in kept)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_no_nan_at_any_finite_input(name: str, dtype: str):
+@pytest.mark.parametrize("name", ["relu", "selu", "gelu", "silu", "mish", "softplus"])
+def test_every_way_to_differentiate_agrees(name: str):
     f = ACTIVATIONS[name]
-    x = every_16_bit_input(dtype) if dtype != "float32" else every_16_bit_input("bfloat16")
-    x = x[jnp.isfinite(x)].astype(dtype)
-    slope = jax.vmap(jax.grad(f))
-    for g in (f, slope, jax.vmap(jax.grad(jax.grad(f)))):
-        assert not jnp.isnan(jax.jit(g)(x)).any(), g
+    x = jnp.asarray([-3.0, -0.7, 0.4, 2.0])
+    slope = jax.vmap(jax.grad(f))(x)
+    np.testing.assert_array_equal(jax.jacfwd(f)(x), jnp.diag(slope))
+    np.testing.assert_array_equal(jax.jacrev(f)(x), jnp.diag(slope))
+    np.testing.assert_array_equal(jax.grad(lambda x: jax.remat(f)(x).sum())(x), slope)
+    bend = jax.vmap(jax.grad(jax.grad(f)))(x)
+    np.testing.assert_allclose(jax.hessian(lambda x: f(x).sum())(x), jnp.diag(bend), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_nan_in_nan_out(name: str):
-    f = ACTIVATIONS[name]
-    assert jnp.isnan(f(jnp.nan))
-    assert jnp.isnan(jax.grad(f)(jnp.nan))
+def test_float32_nan_and_limits(name: str):
+    value, pull = jax.vjp(ACTIVATIONS[name], jnp.asarray([jnp.nan, -jnp.inf, jnp.inf]))
+    slope = pull(jnp.ones_like(value))[0]
+    np.testing.assert_array_equal(jnp.isnan(value), [True, False, False])
+    np.testing.assert_array_equal(jnp.isnan(slope), [True, False, False])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -60,7 +60,7 @@ PROMISES = {
     "relu": Promise((0, INF), (0, 1), **EXACT),
     "relu_squared": Promise((0, INF), (0, INF), value32=0.5, derivative32=0, value64=0.5),
     "relu6": Promise((0, 6), (0, 0), **EXACT),
-    "leaky_relu": Promise((-INF, INF), (0.01, 1), value32=1, derivative32=0.5, value64=1),
+    "leaky_relu": Promise((-INF, INF), (0.01, 1)),
     "elu": Promise((-1, INF), (0, 1), value32=1, derivative32=1),
     "celu": Promise((-1, INF), (0, 1), value32=1, derivative32=1),
     "selu": Promise((-1.7580993408473769, INF), (0, 1.0507009873554805)),

@@ -128,7 +128,7 @@ def _laplace_derivative(x: Number) -> Scaled:
 
 @elementwise(_laplace_derivative)
 def laplace(x: Number) -> Scaled:
-    """Φ((x − 0.707107)/0.282095), an approximation of relu_squared's shape (Ma et al. 2022, "Mega").
+    """Φ((x − 0.707107)/0.282095), a bounded stand-in for relu_squared (Ma et al. 2022, "Mega").
 
     >>> abs(laplace(0.707107) - 0.5).item() < 1e-6
     True

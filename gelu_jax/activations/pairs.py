@@ -46,7 +46,7 @@ def reciprocal(x: Array) -> Array:
 class Pair:
     """hi + lo, where `lo` is None if it is exactly zero.
 
-    `is_cut` tells that hi fits half the bits, and `is_wide` that the number was born of a float32 or
+    `is_cut` tells that hi fits half the bits, and `is_wide` that the number comes of a float32 or
     float64 input, for which a few bits beyond its dtype are enough.
     """
 

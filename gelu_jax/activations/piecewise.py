@@ -45,7 +45,7 @@ def relu6(x: Number) -> Array:
 def leaky_relu(x: Number) -> Array:
     """x where positive, 0.01·x elsewhere."""
     x = plain(x)
-    return jnp.where(x > 0, x, 0.01 * x)
+    return jnp.where(x > 0, x, x / 100)
 
 
 def _exp_below_0(x: Number) -> Scaled:

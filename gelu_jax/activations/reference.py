@@ -35,9 +35,26 @@ def _gelu_derivative(x: Float64) -> Float64:
     return special.ndtr(x) + np.clip(x, -40, 40) * _pdf(x)
 
 
+def _above_half(x: Float64, value: Float64) -> Float64:
+    """A value x/2 + c·x², c > 0, of which float64 keeps no more than x/2 when x is tiny.
+
+    In the next dtype that may be exactly halfway between two numbers, where c·x² decides.
+    """
+    tiny = (np.abs(x) < 2.0**-60) & (x != 0)
+    return np.where(tiny, np.nextafter(x / 2, np.inf), value)
+
+
+def _gelu(x: Float64) -> Float64:
+    return _above_half(x, x * special.ndtr(x))
+
+
+def _hard_silu(x: Float64) -> Float64:
+    return _above_half(x, x * np.clip(x + 3, 0, 6) / 6)
+
+
 def _gate(argument: Function) -> Function:
     """x·σ(v(x))."""
-    return lambda x: x * special.expit(argument(x))
+    return lambda x: _above_half(x, x * special.expit(argument(x)))
 
 
 def _gate_derivative(argument: Function, slope: Function) -> Function:
@@ -103,7 +120,7 @@ REFERENCES: Mapping[str, Reference] = {
     "relu_squared": Reference(lambda x: np.maximum(x, 0) ** 2, lambda x: 2 * np.maximum(x, 0)),
     "relu6": Reference(lambda x: np.clip(x, 0, 6), lambda x: _step(x) * _step(6 - x)),
     "leaky_relu": Reference(
-        lambda x: np.where(x > 0, x, 0.01 * x), lambda x: np.where(x > 0, 1, 0.01)
+        lambda x: np.where(x > 0, x, x / 100), lambda x: np.where(x > 0, 1, 0.01)
     ),
     "elu": Reference(_elu, _elu_derivative),
     "celu": Reference(_elu, _elu_derivative),
@@ -115,12 +132,12 @@ REFERENCES: Mapping[str, Reference] = {
         lambda x: np.clip(x + 3, 0, 6) / 6, lambda x: _step(x + 3) * _step(3 - x) / 6
     ),
     "hard_silu": Reference(
-        lambda x: x * np.clip(x + 3, 0, 6) / 6,
+        _hard_silu,
         lambda x: np.where(x >= 3, 1, _step(x + 3) * (2 * x + 3) / 6),
     ),
-    "gelu": Reference(lambda x: x * special.ndtr(x), _gelu_derivative),
+    "gelu": Reference(_gelu, _gelu_derivative),
     "gelu_10": Reference(
-        lambda x: np.minimum(x * special.ndtr(x), 10),
+        lambda x: np.minimum(_gelu(x), 10),
         lambda x: _gelu_derivative(x) * _step(10 - x),
     ),
     "laplace": Reference(

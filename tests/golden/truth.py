@@ -89,7 +89,7 @@ TRUTH: dict[str, tuple[Real, Real]] = {
     "relu_squared": (lambda x: max(x, ZERO) ** 2, lambda x: 2 * max(x, ZERO)),
     "relu6": (lambda x: min(max(x, ZERO), mpf(6)), lambda x: step(x) * step(6 - x)),
     "leaky_relu": (
-        lambda x: x if x > 0 else x * mpf("0.01"),
+        lambda x: x if x > 0 else x / 100,
         lambda x: ONE if x > 0 else mpf("0.01"),
     ),
     "elu": (elu, elu_derivative),
