@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families.settings import Settings
-from gelu_jax.nn.feed_forward import VARIANTS, Variant, branches
 from gelu_jax.nn.position import RotaryConfig, RotaryScaling
+from gelu_jax.nn.variants import VARIANTS, Variant, branches
 
 
 def heads(s: Settings, d_model: int, heads: str = "num_attention_heads") -> int:
