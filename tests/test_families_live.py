@@ -107,6 +107,8 @@ def test_stretched_rotary_positions_of_llama_3():
     cos, sin = LlamaRotaryEmbedding(config)(torch.tensor(x), torch.tensor(places))
     heads = torch.tensor(x).transpose(1, 2)
     theirs = apply_rotary_pos_emb(heads, heads, cos, sin)[0].transpose(1, 2).numpy()
-    ours = rotary(x, jnp.asarray(places), RotaryConfig(500000.0, scaling=RotaryScaling()))
+    ours = rotary(
+        jnp.asarray(x), jnp.asarray(places), RotaryConfig(500000.0, scaling=RotaryScaling())
+    )
     np.testing.assert_allclose(ours[:, :4], theirs[:, :4], rtol=0, atol=2e-4)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-3)

@@ -18,7 +18,7 @@ from gelu_jax.families.files import FLOATS, Stored, WeightsError, read_tensor, s
 from gelu_jax.families.registry import FAMILIES
 from gelu_jax.families.settings import Settings, read_json
 from gelu_jax.families.skeleton import in_dtype, leaves_of, most_common
-from gelu_jax.families.table import Place, Row, places, respell, respelt
+from gelu_jax.families.table import Place, Row, Shape, places, respell, respelt
 from gelu_jax.nn import checks
 
 
@@ -60,15 +60,14 @@ def plan(folder: Path, dtype: DTypeLike | None) -> Plan:
     spellings = _spellings(family, rows, tensors)
     text = (folder / "config.json").read_text(encoding="utf-8")
     model.source = Source(text, spellings)
-    table = places(
-        respelt(rows, spellings), {path: leaf.shape for path, leaf in leaves_of(model)[0]}
-    )
+    shapes = {path: leaf.shape for path, leaf in leaves_of(model)[0]}
+    table = places(respelt(rows, spellings), shapes)
     copies = {
         respell(copy, spellings): respell(name, spellings)
         for copy, name in family.copies(config).items()
     }
     copies = {copy: name for copy, name in copies.items() if copy in tensors and name in tensors}
-    _check_tensors(table, tensors, copies, family.ignored)
+    _check_tensors(table, shapes, tensors, copies, family.ignored)
     return Plan(model, tensors, table, copies)
 
 
@@ -123,6 +122,7 @@ def _spellings(
 
 def _check_tensors(
     table: list[Place],
+    shapes: Mapping[str, Shape],
     tensors: Mapping[str, Stored],
     copies: Mapping[str, str],
     ignored: str,
@@ -136,6 +136,8 @@ def _check_tensors(
         for name in place.names(layers):
             named.add(name)
             problems |= {p.field: p for p in _wrong(name, tensors.get(name), place)}
+    for path in shapes.keys() - {place.row.path for place in table}:
+        problems[path] = Problem(path, shapes[path], "no tensor of this family's files holds it")
     for name in tensors.keys() - named:
         if name not in copies and not re.fullmatch(ignored, name):
             problems[name] = Problem(

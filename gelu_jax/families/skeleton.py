@@ -1,7 +1,7 @@
 """A model's skeleton: its parameters by path, its config with other dtypes."""
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 import jax
@@ -25,31 +25,28 @@ def with_values(model: T, values: Mapping[str, jax.Array]) -> T:
 
 def in_dtype(config: T, dtype: DTypeLike) -> T:
     """The config with every dtype in it set."""
-    return _changed(config, {"dtype": dtype, "param_dtype": dtype})
-
-
-# What a config.json does not say, or says for training only.
-_UNSAID: Mapping[str, Any] = {
-    "dtype": "float32",
-    "param_dtype": "float32",
-    "dropout_rate": 0.0,
-    "init_std": None,
-    "output_init_scale": 1.0,
-    "scan_layers": True,
-}
+    return _changed(config, lambda f, value: dtype if f.name in _DTYPES else value)
 
 
 def essence(config: T) -> T:
-    return _changed(config, _UNSAID)
+    """The config with everything at its default that a config.json does not say of it."""
+    return _changed(config, lambda f, value: f.default if f.name in _UNSAID else value)
 
 
-def _changed(config: Any, values: Mapping[str, Any]) -> Any:
+_DTYPES = ("dtype", "param_dtype")
+_UNSAID = (
+    *(*_DTYPES, "dropout_rate", "init_std", "output_init_scale", "scan_layers"),
+    *("residuals", "residual_dtype", "chunk_size", "rounding"),
+)
+
+
+def _changed(config: Any, change: Callable[[Field[Any], Any], Any]) -> Any:
     if isinstance(config, tuple):
-        return tuple(_changed(part, values) for part in config)
+        return tuple(_changed(part, change) for part in config)
     if not is_dataclass(config) or isinstance(config, type):
         return config
-    parts = {f.name: _changed(getattr(config, f.name), values) for f in fields(config)}
-    return replace(config, **{n: values.get(n, part) for n, part in parts.items()})
+    parts = {f.name: change(f, _changed(getattr(config, f.name), change)) for f in fields(config)}
+    return replace(config, **parts)
 
 
 def most_common(sizes: Mapping[str, int]) -> str:

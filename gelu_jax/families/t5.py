@@ -11,9 +11,10 @@ from gelu_jax.families.table import Row, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from gelu_jax.nn.feed_forward import FeedForwardConfig, Variant
+from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.norm import NormConfig
 from gelu_jax.nn.position import RelativeConfig
+from gelu_jax.nn.variants import Variant
 
 
 def config(s: Settings, tensors: Collection[str]) -> EncoderDecoderConfig:

@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
-from gelu_jax.nn.feed_forward import Variant, branches, feed_forward, variant_problems
+from gelu_jax.nn.feed_forward import feed_forward
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
+from gelu_jax.nn.variants import Variant, branches, variant_problems
 from gelu_jax.nn.vision import VisionConfig, VisionTransformer
 
 
