@@ -128,9 +128,8 @@ def test_the_step_of_the_large_models_compiles(name: str):
     step = jax.jit(lambda *arguments: training.step(config, *arguments))
     compiled = step.lower(state, data, Keys.of(0), jnp.zeros(())).compile()
     after, loss = compiled.out_info
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), state
-    )
+    shapes = [[(x.shape, x.dtype) for x in jax.tree.leaves(tree)] for tree in (after, state)]
+    assert shapes[0] == shapes[1]
     assert (loss.shape, loss.dtype) == ((), jnp.float32)
 
 

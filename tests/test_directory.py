@@ -107,7 +107,7 @@ def test_a_foreign_directory_is_refused_whatever_is_told(
 def test_a_second_process_is_kept_out_and_the_first_one_lets_go(tmp_path: Path):
     directory = tmp_path / "a" / "b"
     with locked(directory):
-        (directory / "results.json").write_text("{}")
+        (directory / "config.yaml").write_text("{}")
         with (
             pytest.raises(ConfigError, match="another process is at work there"),
             locked(directory),
@@ -115,7 +115,7 @@ def test_a_second_process_is_kept_out_and_the_first_one_lets_go(tmp_path: Path):
             raise AssertionError("two at once")
     with locked(directory):
         pass
-    assert files(directory).keys() == {".lock", "results.json"}
+    assert files(directory).keys() == {".lock", "config.yaml"}
 
 
 def test_an_unused_directory_does_not_stay(tmp_path: Path):

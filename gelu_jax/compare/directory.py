@@ -22,7 +22,7 @@ _NO_FAULT_OF_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 @contextmanager
 def locked(directory: Path) -> Generator[None]:
-    """Keeps a second process out; leaves no directory behind if nothing is written to it.
+    """Keeps a second process out; leaves nothing behind where no comparison has begun.
 
     Raises ConfigError where another process is at work, or where the directory cannot be made.
     """
@@ -40,9 +40,9 @@ def locked(directory: Path) -> Generator[None]:
     try:
         yield
     finally:
-        if _is_empty(directory):
+        if not (directory / "config.yaml").exists():
             _remove(directory, ".lock", *_HALVES)
-            with suppress(OSError):  # a process that came in between works there now
+            with suppress(OSError):  # not empty, or a process that came in between works there
                 for path in new:
                     path.rmdir()
         lock.release()
