@@ -55,6 +55,12 @@ def floor(name: str) -> int:
     return FLOORS[max(prefixes, key=len)]
 
 
+def is_ours(name: str) -> bool:
+    """Whether a dotted name is a module or a package of ours."""
+    path = PACKAGE.parent / name.replace(".", "/")
+    return name.startswith("gelu_jax") and (path.with_suffix(".py").exists() or path.is_dir())
+
+
 def imports(path: Path) -> list[str]:
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
@@ -64,9 +70,7 @@ def imports(path: Path) -> list[str]:
             assert node.level == 0, f"{path}: relative import"
             # `from gelu_jax.nn import checks` imports a module: resolve it to that module
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-            own = node.module == "gelu_jax" or node.module.startswith("gelu_jax.")
-            is_module = [own and (PACKAGE.parent / n.replace(".", "/")).with_suffix(".py").exists()
-                         for n in names]  # fmt: skip
+            is_module = [is_ours(name) for name in names]
             found += [n if m else node.module for n, m in zip(names, is_module, strict=True)]
     return found
 
