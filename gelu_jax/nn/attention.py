@@ -50,10 +50,35 @@ def attention(
     >>> attention(q, k, v).shape
     (1, 3, 2, 4)
     """
-    reach = None if window is None else (window - 1, 0 if causal else window - 1)
-    return jax.nn.dot_product_attention(
-        query, key, value, bias, mask, scale=scale, is_causal=causal, local_window_size=reach
-    )
+    g, k = key.shape[2:]
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    grouped = query.reshape(*query.shape[:2], g, -1, k)
+    scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
+    scores = scores * (k**-0.5 if scale is None else scale)
+    if bias is not None:
+        scores = scores + _by_group(bias, g).astype(wide)
+    queries, keys = scores.shape[-2:]
+    for seen in (mask, _within_reach(queries, keys, causal, window)):
+        if seen is not None:
+            # Finite, so that a row that sees nothing gets a mean of the values and no NaN.
+            scores = jnp.where(_by_group(seen, g), scores, 0.7 * jnp.finfo(wide).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    return jnp.einsum("bgrts,bsgk->btgrk", weights, value).reshape(query.shape)
+
+
+def _by_group(x: Array, g: int) -> Array:
+    """(b, h or 1, t, s) with the query heads split into the groups that share a key head."""
+    return x[:, :, None] if x.shape[1] == 1 else x.reshape(x.shape[0], g, -1, *x.shape[2:])
+
+
+def _within_reach(
+    queries: int, keys: int, causal: bool, window: int | None
+) -> Bool[Array, "1 1 t s"] | None:
+    if not causal and window is None:
+        return None
+    ahead = jnp.arange(keys) - jnp.arange(queries)[:, None]
+    near = jnp.ones_like(ahead, bool) if window is None else abs(ahead) < window
+    return (near & (ahead <= 0) if causal else near)[None, None]
 
 
 @dataclass(frozen=True)
