@@ -7,7 +7,6 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from gelu_jax.compare.experiment import CompareConfig, changed, planned_steps
 from gelu_jax.compare.runs import Task
@@ -93,8 +92,10 @@ class Board:
         table = Table("arm", "now", "seeds", "mean loss", "paired gap", box=None, padding=(0, 2))
         for arm in self.config.arms:
             table.add_row(*self.row(arm))
+        progress = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=1.0, completed=self.share, width=40)
-        return Group(table, bar, Text(f"{self.share:.0%}, {self.left}"))
+        progress.add_row(bar, f"{self.share:.0%}, {self.left}")
+        return Group(table, progress)
 
     def row(self, arm: str) -> tuple[str, ...]:
         first_arm = next(iter(self.config.arms))

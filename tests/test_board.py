@@ -116,8 +116,10 @@ def test_the_view_of_a_terminal(clock: Clock):
     assert table[2] == [
         "swiglu", "report-lr0.001-seed1, step 50", "1/2", "1.5000", "−0.5000"
     ]  # fmt: skip
-    assert "━" in table[3][0]
-    assert table[4] == ["88%, about 5 seconds left"]
+    bar, text = table[3]
+    assert set(bar) == {"━"}
+    # 350 of 400 steps are done; the fake clock leaves 4.5 seconds, give or take a rounding
+    assert text in ("88%, about 4 seconds left", "88%, about 5 seconds left")
 
 
 def test_it_is_live_in_a_terminal(clock: Clock):

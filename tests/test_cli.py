@@ -273,7 +273,7 @@ TOO_SHORT = "holds 3 bytes, fewer than one window of 9 (context + 1)"
     ("override", "line"),
     [
         (f"{FEED_FORWARD}.variant=swigle",
-         f"{FEED_FORWARD}.variant = 'swigle': unknown; did you mean swiglu, silu?"),
+         f"{FEED_FORWARD}.variant = 'swigle': unknown; did you mean swiglu, swiglu_clamped, silu?"),
         (f"{FEED_FORWARD}.variant=[gelo]",
          f"{FEED_FORWARD}.variant = ('gelo',): unknown; did you mean gelu,"),
         (f"{FEED_FORWARD}.varient=relu",
@@ -314,7 +314,7 @@ def test_every_mistake_is_one_line(shell: Shell, override: str, line: str):
     [
         ("steps: 2", "steps: many", "lm.yaml:12: steps = 'many': should be a valid integer"),
         ("swiglu", "swigle",
-         "lm.yaml:11: model.block.feed_forward.variant = 'swigle': unknown; did you mean swiglu, "
+         "lm.yaml:11: model.block.feed_forward.variant = 'swigle': unknown; did you mean swiglu, swiglu_clamped, "
          "silu?"),
         ("num_heads: 2", "num_heads: 3",
          "lm.yaml:10: model.block.attention.num_heads = 3: must divide d_model = 8; nearest: 2"),
@@ -444,7 +444,7 @@ def test_help_names_the_commands(shell: Shell):
     done = shell("--help")
     assert done.code == 0
     text = " ".join("\n".join(done.out).split())
-    assert "{compare,train,generate,report}" in text
+    assert "{compare,train,generate,report,numerics}" in text
     for command in cli.COMMANDS:
         assert f"• {command} " in text
     detail = " ".join("\n".join(shell("compare", "--help").out).split())

@@ -51,11 +51,11 @@ def test_flops_are_what_xla_counts(variant, residuals):
     config = gj.FeedForwardConfig(256, 512, variant, use_bias=True, residuals=residuals)
     cost = gj.cost(config)
     forward, whole = _xla_flops(config)
-    # XLA adds the elementwise part, O(f) a token beside O(d·f): at d_model 256 up to 4 %
-    assert 0.999 <= forward / cost.flops_forward <= 1.04
+    # XLA adds the elementwise part, O(f) a token beside O(d·f): at d_model 256 up to 7.3 %
+    assert 0.999 <= forward / cost.flops_forward <= 1.08
     repeats_dropped = residuals == "input" and _merges_repeated_matmuls()
     backward = cost.flops_backward - repeats_dropped * config.num_branches * 2 * 256 * 512
-    assert 0.999 <= whole / (cost.flops_forward + backward) <= 1.04
+    assert 0.999 <= whole / (cost.flops_forward + backward) <= 1.08
 
 
 def _merges_repeated_matmuls():
