@@ -314,8 +314,8 @@ def test_every_mistake_is_one_line(shell: Shell, override: str, line: str):
     [
         ("steps: 2", "steps: many", "lm.yaml:12: steps = 'many': should be a valid integer"),
         ("swiglu", "swigle",
-         "lm.yaml:11: model.block.feed_forward.variant = 'swigle': unknown; did you mean swiglu, swiglu_clamped, "
-         "silu?"),
+         "lm.yaml:11: model.block.feed_forward.variant = 'swigle': unknown; did you mean swiglu, "
+         "swiglu_clamped, silu?"),
         ("num_heads: 2", "num_heads: 3",
          "lm.yaml:10: model.block.attention.num_heads = 3: must divide d_model = 8; nearest: 2"),
         ("batch_size", "batchsize", "lm.yaml:13: batchsize: unknown key; did you mean batch_size?"),
