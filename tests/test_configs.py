@@ -119,6 +119,7 @@ def test_the_large_models_have_their_size(name: str):
     assert sum(leaf.size for leaf in arrays) >= 2 * LARGE[name]  # AdamW's two moments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LARGE)
 def test_the_step_of_the_large_models_compiles(name: str):
     """At a batch and a context that a CPU can plan for; the parameters are never allocated."""

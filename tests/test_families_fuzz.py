@@ -21,7 +21,8 @@ from gelu_jax import families
 
 FIXTURES = Path(__file__).parent / "golden" / "families"
 NAMES = ("gpt2", "llama_bias_multi_query", "bert", "gemma", "vit", "clip", "t5", "llava")
-PER_KIND = 5  # × 8 models × 9 kinds of damage = 360 directories
+# × 8 models × 9 kinds of damage: 72 directories by default, 360 in all
+SEEDS = [range(1), pytest.param(range(1, 5), marks=pytest.mark.slow)]
 
 # Where it is missing the family's own default holds, and where it is the same the load is right.
 DEFAULTED = {
@@ -160,8 +161,9 @@ def essence(model):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
-def test_damaged_directories(name, damage, tmp_path):
-    outcomes = [outcome(name, damage, seed, tmp_path) for seed in range(PER_KIND)]
+@pytest.mark.parametrize("seeds", SEEDS, ids=["few", "many"])
+def test_damaged_directories(name, damage, seeds, tmp_path):
+    outcomes = [outcome(name, damage, seed, tmp_path) for seed in seeds]
     certain = {truncated_weights, lengthened_weights, truncated_config, wrong_tensor, wrong_shards}
     if damage in certain:
         assert set(outcomes) == {"refused"}
