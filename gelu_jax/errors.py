@@ -8,7 +8,7 @@ from typing import Final
 ABSENT: Final = object()
 """The value of a problem that has none to show: a field that is missing, or an unknown key."""
 
-_SHOWN = 160  # characters of a value: what is wrong stays on one line
+_SHOWN = 80  # characters of a value: what is wrong stays on one line
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from scipy.special import erf, expit
 
 import gelu_jax as gj
 from gelu_jax.nn.branches import XIELU
-from gelu_jax.nn.feed_forward import branch_product
+from gelu_jax.nn.feed_forward import _choice_problems, branch_product
 from gelu_jax.nn.memory import decode, encode
 
 CHOICES = {
@@ -310,8 +310,6 @@ def test_the_choices_reach_the_module(choice):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"residuals": "preactivations"}, "'preactivations': unknown; did you mean preactivation?"),
-        ({"rounding": "HF"}, "rounding = 'HF': unknown"),
         ({"chunk_size": 0}, "chunk_size = 0: must be above 0"),
         ({"residual_dtype": "float8_e4m3"}, "'float8_e4m3': unknown; did you mean float8_e4m3fn"),
         ({"residual_dtype": "bfloat16", "residuals": "input"}, "stores no pre-activation"),
@@ -325,6 +323,19 @@ def test_bad_choices_are_named(choice, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         gj.feed_forward(tokens(2), **weights("swiglu"), **choice)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("residuals", "rounding", "message"),
+    [
+        ("preactivations", "once", "'preactivations': unknown; did you mean preactivation?"),
+        ("all", "HF", "rounding = 'HF': unknown"),
+    ],
+)
+def test_bad_names_are_named(residuals, rounding, message):
+    """Under these tests beartype refuses them at the door; a user meets this check."""
+    (problem,) = _choice_problems(residuals, None, None, rounding)
+    assert message in str(problem)
 
 
 def test_one_kernel_too_few_is_named():

@@ -7,6 +7,7 @@ flushes, zero or the result at zero will do. NaN gives NaN, and ±∞ the limit.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from rich.table import Table
 from gelu_jax.activations.names import ACTIVATIONS
 from gelu_jax.activations.reference import REFERENCES, Float64, Function
 
-Halves = NDArray[np.float16]  # or bfloat16, which NumPy cannot name
+Halves = NDArray[Any]  # float16, or bfloat16, which NumPy cannot name
 
 DTYPES: Mapping[str, type] = {"bfloat16": bfloat16, "float16": np.float16}
 # least exponent of a normal number, bits of the significand, what the device may flush
