@@ -26,7 +26,7 @@ from gelu_jax.training.run import Keys, TrainConfig, Trainer, step
 HERE = Path(__file__).parent
 CONFIG = HERE.parent / "configs" / "byte_lm.yaml"
 DEPTHS = (2, 8, 32)
-REPEATS = 7
+REPEATS = 5
 
 
 def seconds(f):
@@ -82,7 +82,7 @@ def main():
     looped, alone, share = step_times(config, data)
     deep = {n: replace(config, model=replace(config.model, num_layers=n)) for n in DEPTHS}
     compiled = {n: [] for n in DEPTHS}
-    for _ in range(3):
+    for _ in range(2):
         for n, c in deep.items():
             compiled[n].append(compile_seconds(c, data))
     compiled = {n: statistics.median(times) for n, times in compiled.items()}
