@@ -157,7 +157,7 @@ def generate_command(
     check(checks.positive(length=length))
     model = load_model(_home(run, arm))
     if not isinstance(model, Transformer):
-        raise ConfigError([Problem("run", str(run), "holds a classifier, no language model")])
+        raise ConfigError([Problem("run", run, "holds a classifier, no language model")])
     written = prompt.encode(errors="surrogateescape")
     _check_length(model, len(written), length)
     draw = partial(generate, temperature=temperature, top_k=top_k, top_p=top_p)
@@ -182,7 +182,7 @@ def _home(run: Path, arm: str | None) -> Path:
     arms = list(dict.fromkeys(path.parent.parent.name for path in homes))
     if not homes:
         raise ConfigError(
-            [Problem("run", str(run), "holds no trained model; nearest: runs/byte_lm")]
+            [Problem("run", run, "holds no trained model; nearest: runs/byte_lm")]
         )
     if arm is not None and arm not in arms:
         raise ConfigError([Problem("arm", arm, f"not in {run}; {nearest(arm, arms)}")])

@@ -1,6 +1,7 @@
 """How bad input is reported: the place, the field, the value, and the nearest right one."""
 
 import difflib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -47,7 +48,9 @@ def check(problems: Iterable[Problem]) -> None:
 
 
 def shown(value: object) -> str:
-    """The value as Python writes it, cut to one short line."""
+    """The value as Python writes it, cut to one short line; a path is whole, as one needs it."""
+    if isinstance(value, os.PathLike):
+        return repr(os.fspath(value))
     text = repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 

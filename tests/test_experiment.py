@@ -96,8 +96,9 @@ def test_no_other_multiple_is_nearer(
     others = (found + k * multiple_of for k in (-3, -2, -1, 1, 2, 3))
     assert all(off(found) <= off(n) for n in others if n > 0)
     branches = len(VARIANTS[variant])
+    betas = layers * (variant == "swish_beta")
     sizes = [64] + [found] * (layers - 1)
-    by_hand = sum(branches * (d + 1) * found for d in sizes) + (found + 1) * 10
+    by_hand = sum(branches * (d + 1) * found for d in sizes) + (found + 1) * 10 + betas
     assert parameters(with_width(arm, found)) == by_hand
 
 
@@ -413,7 +414,7 @@ def test_the_source_is_part_of_the_code(tmp_path: Path, monkeypatch: pytest.Monk
     package = tmp_path / "gelu_jax"
     (package / "nn").mkdir(parents=True)
     (package / "__init__.py").write_text("")
-    monkeypatch.setattr(runs.gelu_jax, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(runs, "__file__", str(package / "compare" / "runs.py"))
     code = runs._code.__wrapped__  # pyright: ignore[reportPrivateUsage]
     hashes = [code()[-1]]
     (package / "nn" / "block.py").write_text("x = 1\n")

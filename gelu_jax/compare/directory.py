@@ -94,4 +94,4 @@ def _remove(directory: Path, *patterns: str) -> None:
 
 
 def _refused(directory: Path, reason: str) -> ConfigError:
-    return ConfigError([Problem("output", str(directory), reason)])
+    return ConfigError([Problem("output", directory, reason)])

@@ -197,7 +197,7 @@ def read_results(directory: Path) -> Comparison:
     try:
         return _ADAPTER.validate_json(path.read_bytes())
     except OSError as error:
-        problem = Problem("results.json", str(path), error.strerror or str(error))
+        problem = Problem("results.json", path, error.strerror or str(error))
         raise ConfigError([problem]) from None
     except ValidationError as error:
         raise ConfigError(_invalid(path, error)) from None

@@ -97,7 +97,7 @@ def load_model(home: Path) -> Model:
     config = read_config(home / "config.yaml", TrainConfig)
     like = jax.eval_shape(lambda: init(config, Keys.of(0)))
     state = checkpoint.restore(home / "checkpoint", like)
-    check([Problem("run", str(home), "no checkpoint to read")] if state is None else [])
+    check([Problem("run", home, "no checkpoint to read")] if state is None else [])
     return cast(State, state).model
 
 

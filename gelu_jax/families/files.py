@@ -61,7 +61,7 @@ def locate(path: str | os.PathLike[str]) -> Path:
                 return Path(snapshot_download(str(path), local_files_only=True))
             except (LocalEntryNotFoundError, HFValidationError):
                 reason += ", and no such repository in the hub's local cache"
-    raise ConfigError([Problem("path", str(path), reason)])
+    raise ConfigError([Problem("path", path, reason)])
 
 
 def stored_tensors(folder: Path) -> dict[str, Stored]:
@@ -112,10 +112,10 @@ def _header(file: Path) -> dict[str, Stored]:
                 for name, s in slices.items()
             }
     except FileNotFoundError:
-        raise WeightsError([Problem(file.name, str(file.parent), "no such file")]) from None
+        raise WeightsError([Problem(file.name, file.parent, "no such file")]) from None
     except (library().SafetensorError, OSError) as error:
         reason = f"not a whole safetensors file ({error})"
-        raise WeightsError([Problem(file.name, str(file.parent), reason)]) from None
+        raise WeightsError([Problem(file.name, file.parent, reason)]) from None
 
 
 def read_tensor(stored: Stored, name: str, index: tuple[slice, ...] = ()) -> NDArray[Any]:
@@ -134,7 +134,7 @@ def new_folder(path: Path) -> Generator[Path]:
     Raises ConfigError where the name is taken.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError([Problem("path", str(path), "exists and is not an empty directory")])
+        raise ConfigError([Problem("path", path, "exists and is not an empty directory")])
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:

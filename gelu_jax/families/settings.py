@@ -113,9 +113,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError([Problem("path", str(path), "no such file")]) from None
+        raise ConfigError([Problem("path", path, "no such file")]) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError([Problem("path", str(path), f"not readable JSON ({error})")]) from None
+        raise ConfigError([Problem("path", path, f"not readable JSON ({error})")]) from None
     if not isinstance(value, dict):
-        raise ConfigError([Problem("path", str(path), "must hold a JSON object")])
+        raise ConfigError([Problem("path", path, "must hold a JSON object")])
     return cast(dict[str, Any], value)
