@@ -27,8 +27,6 @@ from gelu_jax.activations.reference import REFERENCES, Function
 
 # where the derivative crosses zero, and the size of the terms that cancel there
 CROSSINGS = {
-    "gelu": (-0.7517915246935645, 0.2260),
-    "gelu_10": (-0.7517915246935645, 0.2260),
     "gelu_tanh": (-0.7524614220710163, 0.2258),
     "gelu_sigmoid": (-0.7511542554412227, 0.2178),
     "silu": (-1.278464542761074, 0.2178),

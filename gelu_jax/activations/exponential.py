@@ -62,7 +62,7 @@ def exp(x: Number, shift: int) -> Pair:
 
     The shift keeps eˣ in range where only its product with something else needs to be.
     """
-    x = x.cut() if isinstance(x, Pair) else x
+    x = x.cut() if isinstance(x, Pair) and not x.is_wide else x
     k, large, small = _reduced(x)
     power = _power_of_two(k + shift)
     if not isinstance(x, Pair) or x.is_wide:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -148,8 +149,10 @@ def plain(x: Number) -> Array:
     return x.sum() if isinstance(x, Pair) else x
 
 
-def where(condition: Array, then: Pair, otherwise: Pair) -> Pair:
-    """An elementwise choice between two pairs."""
+def where(condition: Array, then: Number, otherwise: Number) -> Any:
+    """An elementwise choice between two pairs, or two arrays."""
+    if not (isinstance(then, Pair) and isinstance(otherwise, Pair)):
+        return jnp.where(condition, plain(then), plain(otherwise))
     lo = None
     if then.lo is not None or otherwise.lo is not None:
         lo = jnp.where(condition, _lo(then), _lo(otherwise))
@@ -165,9 +168,9 @@ def _lo(x: Pair) -> Array:
     return jnp.zeros_like(x.hi) if x.lo is None else x.lo
 
 
-def magnitude(x: Pair) -> Pair:
+def magnitude(x: Number) -> Any:
     """|x|, differentiable at 0 from the right."""
-    return where(x.hi < 0, -x, x)
+    return where(plain(x) < 0, -x, x)
 
 
 def clamped(x: Number, low: float, high: float) -> Number:
@@ -177,10 +180,16 @@ def clamped(x: Number, low: float, high: float) -> Number:
     return _clamped(x, low, high)
 
 
+def capped(x: Number, high: float) -> Number:
+    """The number, at most `high`, as in `clamped`."""
+    return clamped(x, -jnp.inf, high)
+
+
 def _clamped(x: Array, low: float, high: float) -> Array:
     # each choice becomes one instruction; jnp.clip, which orders −0 and +0, takes several
-    x = jnp.where(x < low, jnp.asarray(low, x.dtype), x)
-    return jnp.where(x > high, jnp.asarray(high, x.dtype), x)
+    if low > -jnp.inf:
+        x = jnp.where(x < low, jnp.asarray(low, x.dtype), x)
+    return jnp.where(x > high, jnp.asarray(high, x.dtype), x) if high < jnp.inf else x
 
 
 def times(x: Number, factor: Pair) -> Number:
