@@ -8,10 +8,10 @@ compare: .venv/package
 	$(BIN)/gelu-jax compare configs/compare_activations.yaml
 
 test: .venv/dev
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-all: .venv/dev
-	$(BIN)/pytest -n 2 -m "not browser and not live"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "not browser and not live"
 
 test-browser: .venv/dev
 	$(BIN)/pytest -m browser

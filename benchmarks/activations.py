@@ -8,7 +8,6 @@ counts the processor time of the process instead of the wall clock, for a machin
 """
 
 import argparse
-import importlib.util
 import json
 import platform
 import subprocess
@@ -21,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from gelu_jax.activations import ACTIVATIONS
-from gelu_jax.activations.numerics import JAX_NN
+from gelu_jax.activations.peers import JAX_NN, tensor, torch_functions
 
 SIZE, REPEATS = 1 << 22, 15
 DTYPES = ("float32", "bfloat16", "float16")
@@ -51,34 +50,20 @@ def paired(runs: dict[str, Run], clock: Callable[[], float]) -> dict[str, np.nda
     return {name: np.asarray(t) for name, t in times.items()}
 
 
-TORCH = {
-    "gelu": lambda F, x: F.gelu(x),
-    "gelu_tanh": lambda F, x: F.gelu(x, approximate="tanh"),
-    "silu": lambda F, x: F.silu(x),
-    "mish": lambda F, x: F.mish(x),
-    "softplus": lambda F, x: F.softplus(x),
-    "sigmoid": lambda F, x: x.sigmoid(),
-    "tanh": lambda F, x: x.tanh(),
-    "relu": lambda F, x: F.relu(x),
-    "elu": lambda F, x: F.elu(x),
-    "selu": lambda F, x: F.selu(x),
-    "hard_silu": lambda F, x: F.hardswish(x),
-}
-
-
 def torch_runs(name: str, x: Array, backward: bool) -> dict[str, Run]:
     """torch's own, when it is installed."""
-    if name not in TORCH or importlib.util.find_spec("torch") is None:
+    if name not in (functions := torch_functions()):
         return {}
     import torch
 
-    t = torch.from_numpy(np.asarray(x, np.float32)).to(getattr(torch, x.dtype.name))
+    t = tensor(np.array(x))
     if not backward:
-        return {"torch": lambda: TORCH[name](torch.nn.functional, t)}
+        return {"torch": lambda: functions[name](t)}
+    dy = t.clone()
     t.requires_grad_(True)
 
     def run() -> object:
-        return torch.autograd.grad(TORCH[name](torch.nn.functional, t), t, t)
+        return torch.autograd.grad(functions[name](t), t, dy)
 
     return {"torch": run}
 

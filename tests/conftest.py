@@ -1,6 +1,17 @@
-"""Every jaxtyping signature of the package is executed by beartype while the tests run."""
+"""Every jaxtyping signature of the package is executed by beartype while the tests run.
+
+What one test, worker or process has compiled, the others take from a cache that ends with the run.
+"""
+
+import os
+import tempfile
 
 from jaxtyping import install_import_hook
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    cache = tempfile.TemporaryDirectory(prefix="gelu_jax-compiled-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 # Not gelu_jax.training.data: its datasets are pytrees, which jax also fills with what is no array.
 HOOKED = ["activations", "nn", "families", "training.run", "training.model", "training.optimizer"]

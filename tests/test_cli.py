@@ -17,6 +17,9 @@ from gelu_jax.compare.records import read_results
 from gelu_jax.training.config import from_dict, read_config, to_dict, write_config
 from gelu_jax.training.run import Trainer
 
+# one worker: what its fixtures train is trained once
+pytestmark = pytest.mark.xdist_group("cli")
+
 ROOT = Path(__file__).parent.parent
 
 DIGITS = """\

@@ -41,10 +41,14 @@ run:
   checkpoint_every: 6
 """
 
+# one worker: what its fixtures train is trained once
+pytestmark = pytest.mark.xdist_group("faults")
+
 SERVER = """
 import json, os, resource, sys, traceback
 import gelu_jax.cli, sklearn.datasets
 from jax._src import xla_bridge
+
 assert not xla_bridge.backends_are_initialized()
 
 def serve(job):

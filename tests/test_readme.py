@@ -12,8 +12,14 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 SMALL = {
-    "compare": ["run.steps=2", "run.eval_every=1", "run.batch_size=2", "seeds=1"],
-    "train": ["steps=2", "eval_every=1", "batch_size=2"],
+    "compare": [
+        "run.steps=2",
+        "run.eval_every=1",
+        "run.batch_size=2",
+        "run.data.validation_windows=2",
+        "seeds=1",
+    ],
+    "train": ["steps=2", "eval_every=1", "batch_size=2", "data.validation_windows=2"],
     "generate": ["--length", "4"],
     "numerics": ["--function", "relu"],
 }

@@ -7,6 +7,7 @@ flushes, zero or the result at zero will do. NaN gives NaN, and ±∞ the limit.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import jax
@@ -19,34 +20,15 @@ from rich.console import Console
 from rich.table import Table
 
 from gelu_jax.activations.names import ACTIVATIONS
+from gelu_jax.activations.peers import JAX_NN, torch_functions, torch_value_and_derivative
 from gelu_jax.activations.reference import REFERENCES, Float64, Function
 
 Halves = NDArray[Any]  # float16, or bfloat16, which NumPy cannot name
+Run = Callable[[Callable[[Any], Any], Halves], tuple[Halves, Halves]]
 
 DTYPES: Mapping[str, type] = {"bfloat16": bfloat16, "float16": np.float16}
 # least exponent of a normal number, bits of the significand, what the device may flush
 _LEAST = {"bfloat16": (-126, 8), "float16": (-14, 11)}
-
-JAX_NN: Mapping[str, Callable[[Array], Array]] = {
-    "identity": jax.nn.identity,
-    "relu": jax.nn.relu,
-    "relu6": jax.nn.relu6,
-    "leaky_relu": jax.nn.leaky_relu,
-    "elu": jax.nn.elu,
-    "celu": jax.nn.celu,
-    "selu": jax.nn.selu,
-    "hard_sigmoid": jax.nn.hard_sigmoid,
-    "hard_silu": jax.nn.hard_silu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": jax.nn.gelu,
-    "gelu_sigmoid": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "sigmoid": jax.nn.sigmoid,
-    "tanh": jax.nn.tanh,
-    "silu": jax.nn.silu,
-    "softplus": jax.nn.softplus,
-    "mish": jax.nn.mish,
-}
-"""What JAX itself offers, or what its users write with it (`gelu_sigmoid`)."""
 
 
 @dataclass(frozen=True)
@@ -113,13 +95,20 @@ def value_and_derivative(f: Callable[[Array], Array], x: Array) -> tuple[Array, 
     return y, pull(jnp.ones_like(x))[0]
 
 
+def jitted(f: Callable[[Array], Array], x: Halves) -> tuple[Halves, Halves]:
+    """The same of NumPy's arrays, compiled."""
+    value, derivative = jax.jit(lambda x: value_and_derivative(f, x))(jnp.asarray(x))
+    return np.asarray(value), np.asarray(derivative)
+
+
 @np.errstate(invalid="ignore")  # ml_dtypes warns of the NaN among the inputs
-def measure(f: Callable[[Array], Array], function: str, dtype: str, source: str) -> Row:
+def measure(
+    f: Callable[[Any], Any], function: str, dtype: str, source: str, run: Run = jitted
+) -> Row:
     """Compares an implementation with the truth at every input of a dtype."""
     halves = inputs(dtype)
     x = halves.astype(np.float64)
-    both = jax.jit(lambda x: value_and_derivative(f, x))(jnp.asarray(halves))
-    results = [np.asarray(result) for result in both]
+    results = run(f, halves)
     judged = [_judged(y, x, g, dtype) for y, g in zip(results, REFERENCES[function], strict=True)]
     (wrong, ulp), (wrong_slope, slope_ulp) = judged
     i, j = int(ulp.argmax()), int(slope_ulp.argmax())
@@ -133,15 +122,18 @@ def measure(f: Callable[[Array], Array], function: str, dtype: str, source: str)
 def sweep(
     functions: Iterable[str] = tuple(ACTIVATIONS), dtypes: Iterable[str] = tuple(DTYPES)
 ) -> list[Row]:
-    """Ours and JAX's own, at every input: two rows per function and dtype where JAX has one."""
-    rows: list[Row] = []
-    dtypes = tuple(dtypes)
-    for name in functions:
-        for dtype in dtypes:
-            rows.append(measure(ACTIVATIONS[name], name, dtype, "gelu_jax"))
-            if name in JAX_NN:
-                rows.append(measure(JAX_NN[name], name, dtype, "jax.nn"))
-    return rows
+    """Ours, JAX's own and, where it is installed, torch's, at every input: a row for each."""
+    sources = {
+        "gelu_jax": (ACTIVATIONS, jitted),
+        "jax.nn": (JAX_NN, jitted),
+        "torch": (torch_functions(), torch_value_and_derivative),
+    }
+    return [
+        measure(offered[name], name, dtype, source, run)
+        for name, dtype in product(functions, tuple(dtypes))
+        for source, (offered, run) in sources.items()
+        if name in offered
+    ]
 
 
 def promise_kept(rows: Iterable[Row]) -> bool:
@@ -150,7 +142,7 @@ def promise_kept(rows: Iterable[Row]) -> bool:
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The rows side by side, ours and JAX's, with the device and version they were measured on."""
+    """The rows side by side, with the device and version they were measured on."""
     device = jax.devices()[0]
     title = f"Every 16-bit input, jax {jax.__version__} on {device.platform} ({device.device_kind})"
     result = Table(title=title)
