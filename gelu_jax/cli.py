@@ -181,9 +181,7 @@ def _home(run: Path, arm: str | None) -> Path:
     homes = sorted(run.glob("runs/*/report-*/checkpoint"), key=lambda path: path.stat().st_mtime)
     arms = list(dict.fromkeys(path.parent.parent.name for path in homes))
     if not homes:
-        raise ConfigError(
-            [Problem("run", run, "holds no trained model; nearest: runs/byte_lm")]
-        )
+        raise ConfigError([Problem("run", run, "holds no trained model; nearest: runs/byte_lm")])
     if arm is not None and arm not in arms:
         raise ConfigError([Problem("arm", arm, f"not in {run}; {nearest(arm, arms)}")])
     return next(p.parent for p in homes if p.parent.parent.name == (arm or arms[0]))

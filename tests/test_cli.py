@@ -162,6 +162,11 @@ def test_all_files_are_written(trained: dict[str, Any], name: str):
     assert len(metrics) == arms
     points = [json.loads(line) for line in metrics[0].read_text().splitlines()]
     assert [point["step"] for point in points] == [0, 1, 2]
+    assert all(len(point["gradient norm"]) == 1 for point in points)  # one layer
+    for run in comparison.runs:
+        assert {"sparsity", "gradient norm"} <= run.health.keys()
+        assert {len(at) for at in run.health.values()} == {3}
+    assert "has-health" in (home / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["digits", "lm", "compare"])

@@ -177,6 +177,7 @@ def _until(run: Run, step: int) -> Run:
         validation_loss=run.validation_loss[:m],
         validation_accuracy=run.validation_accuracy[:m],
         seconds=run.seconds[:m],
+        health={name: values[:m] for name, values in run.health.items()},
     )
 
 
@@ -190,6 +191,7 @@ def _extended(run: Run, point: Point) -> Run:
         validation_loss=(*run.validation_loss, point.validation_loss),
         validation_accuracy=(*run.validation_accuracy, point.validation_accuracy),
         seconds=(*run.seconds, point.seconds),
+        health={k: (*run.health.get(k, ()), layers) for k, layers in point.health.items()},
     )
 
 
