@@ -17,6 +17,9 @@ from gelu_jax.errors import ConfigError, Problem, check
 
 SCHEMA_VERSION = 1
 
+Metric = Literal["validation loss", "training loss"]
+"""The loss that arms are held against each other by."""
+
 # JSON has no NaN and no infinity: a diverged loss is written as a string, and read back as a float
 Number = Annotated[
     float,
@@ -100,7 +103,7 @@ class Comparison:
     environment: Mapping[str, str]
     data: Mapping[str, str]
     command: str
-    metric: str = "validation loss"
+    metric: Metric = "validation loss"
     schema_version: Literal[1] = SCHEMA_VERSION
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
