@@ -210,6 +210,29 @@ def test_report_draws_equal_files_without_training(
     assert {name: (home / name).read_bytes() for name in drawn} == before
 
 
+def test_json_is_all_that_is_printed(after: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Trainer, "fit", None)
+    done = after("compare", "compare.yaml", "--json")
+    assert done.code == 0, done
+    found = json.loads("\n".join(done.out), parse_constant=lambda name: pytest.fail(name))
+    assert found["verdict"]["headline"] == "Smoke test: no conclusion is drawn."
+    runs = read_results(after.folder / "runs/compare").runs
+    relu, swiglu = found["arms"]
+    assert relu["arm"]["name"] == "relu"
+    assert relu["losses"] == {"0": runs[0].final_loss}
+    assert relu["sd"] == "NaN"  # of one seed
+    (contrast,) = found["contrasts"]
+    assert contrast["arm"] == "swiglu"
+    assert contrast["mean"] == swiglu["mean"] - relu["mean"]
+    assert all((after.folder / file).is_file() for file in found["files"])
+    assert len(found["files"]) == 4
+
+
+def test_json_prints_nothing_where_the_input_is_wrong(shell: Shell):
+    (line,) = shell.refuses("compare", "compare.yaml", "--json", "seeds=0")
+    assert line.endswith("seeds = 0: must be above 0; nearest: 1")
+
+
 def test_more_seeds_are_added(after: Shell, monkeypatch: pytest.MonkeyPatch):
     """Counted from what is finished: an interrupted command, given again, adds no more."""
     asked: list[CompareConfig] = []
