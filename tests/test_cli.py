@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gelu_jax import cli
+from gelu_jax.compare import trackers
 from gelu_jax.compare.experiment import CompareConfig
 from gelu_jax.compare.records import read_results
 from gelu_jax.training.config import from_dict, read_config, to_dict, write_config
@@ -231,6 +232,24 @@ def test_json_is_all_that_is_printed(after: Shell, monkeypatch: pytest.MonkeyPat
 def test_json_prints_nothing_where_the_input_is_wrong(shell: Shell):
     (line,) = shell.refuses("compare", "compare.yaml", "--json", "seeds=0")
     assert line.endswith("seeds = 0: must be above 0; nearest: 1")
+
+
+def test_a_run_is_written_to_tensorboard_where_that_is_asked_for(shell: Shell):
+    done = shell("train", "digits.yaml", "--log", "tensorboard", "steps=4")
+    assert done.code == 0, done
+    (home,) = (shell.folder / "runs/digits/runs/digits").iterdir()
+    tracked = shell.folder / "runs/digits/tensorboard/digits" / home.name
+    (file,) = tracked.iterdir()
+    assert b"gradient_norm/layer_1" in file.read_bytes()
+    assert shell("train", "digits.yaml", "--overwrite").code == 0
+    assert not tracked.exists()
+
+
+def test_a_missing_tracker_is_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    line = "log = 'wandb': needs wandb: pip install 'gelu-jax[wandb]'"
+    assert shell.refuses("train", "digits.yaml", "--log", "wandb") == [line]
+    assert shell.refuses("compare", "compare.yaml", "--json", "--log", "wandb") == [line]
 
 
 def test_more_seeds_are_added(after: Shell, monkeypatch: pytest.MonkeyPatch):

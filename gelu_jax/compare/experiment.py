@@ -154,8 +154,8 @@ def compare(
     The resolved config is written beside it: ``gelu-jax compare <directory>/config.yaml`` repeats
     the comparison.
 
-    ``watch`` is called with a task as it begins, and with each of its evaluations. ``trainers``
-    are those of `prepare`, where it has been called before.
+    ``watch`` is called with a task and its record, as it begins and at each evaluation.
+    ``trainers`` are those of `prepare`, where it has been called before.
     """
     trainers = trainers or prepare(config)
     arms = {name: trainer.config for name, trainer in trainers.items()}

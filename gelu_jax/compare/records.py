@@ -239,19 +239,24 @@ def write_csv(comparison: Comparison, directory: Path) -> None:
     replace_file(directory / "results.csv", text.getvalue())
 
 
-def write_metrics(run: Run, path: Path) -> None:
-    """Writes one run's `metrics.jsonl`: an object for every step that has a point."""
-    points: dict[int, dict[str, Any]] = {}
+def points(run: Run) -> list[dict[str, Any]]:
+    """All that is known at each step of a run that has a point; health has a value a layer."""
+    found: dict[int, dict[str, Any]] = {}
     for step, loss in zip(run.train_steps, run.train_loss, strict=True):
-        points.setdefault(step, {"step": step})["train_loss"] = loss
+        found.setdefault(step, {"step": step})["train_loss"] = loss
     for index, step in enumerate(run.eval_steps):
-        point = points.setdefault(step, {"step": step})
+        point = found.setdefault(step, {"step": step})
         point["validation_loss"] = run.validation_loss[index]
         if run.validation_accuracy:
             point["validation_accuracy"] = run.validation_accuracy[index]
         point["seconds"] = run.seconds[index]
         point |= {name: values[index] for name, values in run.health.items()}
-    lines = (json.dumps(_plain(points[step]), allow_nan=False) for step in sorted(points))
+    return [found[step] for step in sorted(found)]
+
+
+def write_metrics(run: Run, path: Path) -> None:
+    """Writes one run's `metrics.jsonl`: an object for every step that has a point."""
+    lines = (json.dumps(_plain(point), allow_nan=False) for point in points(run))
     replace_file(path, "".join(f"{line}\n" for line in lines))
 
 
