@@ -85,8 +85,13 @@ class Board:
         return f"about {duration(seconds)} left"
 
     def line(self, task: Task, point: Point) -> str:
-        loss = "diverged" if point.diverged else f"validation loss {point.validation_loss:.4f}"
+        loss = "diverged" if point.diverged else f"{self.config.metric} {self.loss(point):.4f}"
         return f"{self.share:4.0%}  {task.arm} {task.name}: {loss}  ({self.left})"
+
+    def loss(self, point: Point) -> float:
+        """The loss that the arms are compared by."""
+        training = self.config.metric == "training loss"
+        return point.train_loss if training else point.validation_loss
 
     def view(self) -> RenderableType:
         table = Table("arm", "now", "seeds", "mean loss", "paired gap", box=None, padding=(0, 2))
@@ -112,7 +117,7 @@ class Board:
     def finals(self, arm: str) -> dict[int, float]:
         """Final losses of an arm's reported runs, by seed."""
         return {
-            task.seed: point.validation_loss
+            task.seed: self.loss(point)
             for task, point in self.points.items()
             if (task.arm, task.purpose) == (arm, "report") and point and self.ended(task, point)
         }

@@ -7,7 +7,8 @@ Exit codes: 0 done; 1 the machine failed (a full disk, say), or `numerics` found
 import os
 import sys
 import warnings
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,14 @@ from rich.console import Console
 
 from gelu_jax.activations import ACTIVATIONS, activation, numerics
 from gelu_jax.board import Board
-from gelu_jax.compare.analysis import analyze
+from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.directory import claim, locked, same_but_for_seeds
 from gelu_jax.compare.experiment import CompareConfig, compare, prepare
-from gelu_jax.compare.records import read_results
+from gelu_jax.compare.records import Run, read_results
 from gelu_jax.compare.report import write_report
-from gelu_jax.compare.runs import load_model
+from gelu_jax.compare.runs import Task, last_point, load_model
+from gelu_jax.compare.summary import summary
+from gelu_jax.compare.trackers import Kind, trackers
 from gelu_jax.compare.verdict import verdict
 from gelu_jax.errors import ConfigError, Problem, check, nearest
 from gelu_jax.nn import checks
@@ -39,6 +42,7 @@ Overrides = Annotated[
     tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[KEY=VALUE ...]")
 ]
 Finished = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Log = Annotated[tuple[Kind, ...], tyro.conf.UseAppendAction]
 
 
 QUICK = ("protocol=smoke test", "seeds=2", "learning_rates=[]")
@@ -51,6 +55,8 @@ def compare_command(
     overwrite: bool = False,
     add_seeds: int = 0,
     quick: bool = False,
+    json: bool = False,
+    log: Log = (),
 ) -> None:
     """Train arms over seeds and learning rates, and write a report with a verdict.
 
@@ -63,10 +69,16 @@ def compare_command(
         overwrite: delete another comparison that stands in the output directory.
         add_seeds: more seeds than the comparison in the output directory has.
         quick: a smoke test of two seeds without tuning, which draws no conclusion.
+        json: print one JSON document and nothing else; progress goes to standard error.
+        log: also write to a tracker, as runs go; may be given twice.
     """
     comparison = read_config(config, CompareConfig, (*overrides, *QUICK * quick))
     directory = output or Path("runs") / _name(config)
-    _run(comparison, directory, overwrite=overwrite, add_seeds=add_seeds)
+    analysis, files = _run(comparison, directory, overwrite=overwrite, add_seeds=add_seeds, log=log)
+    if json:
+        print(summary(analysis, files))
+    else:
+        _tell(analysis, files)
 
 
 def train_command(
@@ -74,6 +86,7 @@ def train_command(
     overrides: Overrides = (),
     output: Path | None = None,
     overwrite: bool = False,
+    log: Log = (),
 ) -> None:
     """Train one config, and write its curves. Goes on where it stopped.
 
@@ -82,11 +95,12 @@ def train_command(
         overrides: section.key=value for any field, such as steps=200.
         output: where to write; runs/<name of the config> by default.
         overwrite: delete another run that stands in the output directory.
+        log: also write to a tracker, as the run goes; may be given twice.
     """
     run = read_config(config, TrainConfig, overrides)
     name = _name(config)
     alone = CompareConfig(run=run, arms={name: {}}, seeds=1)
-    _run(alone, output or Path("runs") / name, overwrite=overwrite)
+    _tell(*_run(alone, output or Path("runs") / name, overwrite=overwrite, log=log))
 
 
 def _name(config: Path) -> str:
@@ -94,17 +108,37 @@ def _name(config: Path) -> str:
     return config.parent.name if config.stem == "config" else config.stem
 
 
-def _run(config: CompareConfig, directory: Path, *, overwrite: bool, add_seeds: int = 0) -> None:
+def _run(
+    config: CompareConfig,
+    directory: Path,
+    *,
+    overwrite: bool,
+    add_seeds: int = 0,
+    log: Sequence[Kind] = (),
+) -> tuple[Analysis, tuple[Path, ...]]:
     check([Problem("add_seeds", add_seeds, "must not be below 0")] if add_seeds < 0 else [])
     trainers = prepare(config)  # all that can be wrong with it shows before anything is written
+    tracked = trackers(log, directory, trainers)
     with locked(directory):
         claim(directory, config, overwrite=overwrite)
         config = _with_seeds(config, directory, add_seeds)
-        with Board(config, Console(stderr=True)) as board:
-            comparison = compare(config, directory, board.watch, trainers)
-        paths = write_report(comparison, directory)
-    print(verdict(analyze(comparison)))
-    print(*paths, sep="\n")
+        with ExitStack() as stack:
+            board = stack.enter_context(Board(config, Console(stderr=True)))
+            for tracker in tracked:
+                stack.enter_context(tracker)
+
+            def watch(task: Task, run: Run) -> None:
+                board.watch(task, last_point(run))
+                for tracker in tracked:
+                    tracker.watch(task, run)
+
+            comparison = compare(config, directory, watch, trainers)
+        return analyze(comparison), write_report(comparison, directory)
+
+
+def _tell(analysis: Analysis, files: Sequence[Path]) -> None:
+    print(verdict(analysis))
+    print(*files, sep="\n")
 
 
 def _with_seeds(config: CompareConfig, directory: Path, more: int) -> CompareConfig:
@@ -126,9 +160,7 @@ def report_command(run: Finished) -> None:
         run: its directory, such as runs/compare_activations.
     """
     comparison = read_results(run)
-    paths = write_report(comparison, run)
-    print(verdict(analyze(comparison)))
-    print(*paths, sep="\n")
+    _tell(analyze(comparison), write_report(comparison, run))
 
 
 def generate_command(

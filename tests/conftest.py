@@ -14,6 +14,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 # Not gelu_jax.training.data: its datasets are pytrees, which jax also fills with what is no array.
-HOOKED = ["activations", "nn", "families", "training.run", "training.model", "training.optimizer"]
+HOOKED = ["activations", "nn", "families", "training.run", "training.health", "training.model"]
+HOOKED += ["training.optimizer"]
 
 install_import_hook([f"gelu_jax.{name}" for name in HOOKED], "typechecker.check")

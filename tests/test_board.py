@@ -168,3 +168,14 @@ def test_nothing_yet(clock: Clock):
     board.watch(task("relu"), None)
     assert (board.share, board.left) == (0.0, "compiling")
     assert board.row("relu") == ("relu", "report-lr0.001-seed0, step 0", "0/2", "", "")
+
+
+def test_it_shows_the_loss_that_is_compared(clock: Clock):
+    config = replace(CONFIG, metric="training loss")
+    board = Board(config, Console(file=io.StringIO()))
+    for arm in ("relu", "swiglu"):
+        board.watch(task(arm), None)
+    board.watch(task("relu"), Point(100, 0.5, 7.0, 0.5, 1.0))
+    board.watch(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
+    assert board.row("swiglu")[-2:] == ("0.2500", "−0.2500")
+    assert "training loss 0.2500" in board.line(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gelu_jax import cli
+from gelu_jax.compare import trackers
 from gelu_jax.compare.experiment import CompareConfig
 from gelu_jax.compare.records import read_results
 from gelu_jax.training.config import from_dict, read_config, to_dict, write_config
@@ -165,6 +166,11 @@ def test_all_files_are_written(trained: dict[str, Any], name: str):
     assert len(metrics) == arms
     points = [json.loads(line) for line in metrics[0].read_text().splitlines()]
     assert [point["step"] for point in points] == [0, 1, 2]
+    assert all(len(point["gradient norm"]) == 1 for point in points)  # one layer
+    for run in comparison.runs:
+        assert {"sparsity", "gradient norm"} <= run.health.keys()
+        assert {len(at) for at in run.health.values()} == {3}
+    assert "has-health" in (home / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["digits", "lm", "compare"])
@@ -206,6 +212,47 @@ def test_report_draws_equal_files_without_training(
     assert done.code == 0, done
     assert done.out[0] == "Smoke test: no conclusion is drawn."
     assert {name: (home / name).read_bytes() for name in drawn} == before
+
+
+def test_json_is_all_that_is_printed(after: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Trainer, "fit", None)
+    done = after("compare", "compare.yaml", "--json")
+    assert done.code == 0, done
+    found = json.loads("\n".join(done.out), parse_constant=lambda name: pytest.fail(name))
+    assert found["verdict"]["headline"] == "Smoke test: no conclusion is drawn."
+    runs = read_results(after.folder / "runs/compare").runs
+    relu, swiglu = found["arms"]
+    assert relu["arm"]["name"] == "relu"
+    assert relu["losses"] == {"0": runs[0].final_loss}
+    assert relu["sd"] == "NaN"  # of one seed
+    (contrast,) = found["contrasts"]
+    assert contrast["arm"] == "swiglu"
+    assert contrast["mean"] == swiglu["mean"] - relu["mean"]
+    assert all((after.folder / file).is_file() for file in found["files"])
+    assert len(found["files"]) == 4
+
+
+def test_json_prints_nothing_where_the_input_is_wrong(shell: Shell):
+    (line,) = shell.refuses("compare", "compare.yaml", "--json", "seeds=0")
+    assert line.endswith("seeds = 0: must be above 0; nearest: 1")
+
+
+def test_a_run_is_written_to_tensorboard_where_that_is_asked_for(shell: Shell):
+    done = shell("train", "digits.yaml", "--log", "tensorboard", "steps=4")
+    assert done.code == 0, done
+    (home,) = (shell.folder / "runs/digits/runs/digits").iterdir()
+    tracked = shell.folder / "runs/digits/tensorboard/digits" / home.name
+    (file,) = tracked.iterdir()
+    assert b"gradient_norm/layer_1" in file.read_bytes()
+    assert shell("train", "digits.yaml", "--overwrite").code == 0
+    assert not tracked.exists()
+
+
+def test_a_missing_tracker_is_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    line = "log = 'wandb': needs wandb: pip install 'gelu-jax[wandb]'"
+    assert shell.refuses("train", "digits.yaml", "--log", "wandb") == [line]
+    assert shell.refuses("compare", "compare.yaml", "--json", "--log", "wandb") == [line]
 
 
 def test_more_seeds_are_added(after: Shell, monkeypatch: pytest.MonkeyPatch):

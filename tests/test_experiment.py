@@ -29,7 +29,7 @@ from gelu_jax.compare.experiment import (
 from gelu_jax.compare.matching import matched, parameters, width, with_width
 from gelu_jax.compare.records import Comparison, Run, read_results
 from gelu_jax.errors import ConfigError
-from gelu_jax.nn.variants import VARIANTS
+from gelu_jax.nn.variants import VARIANTS, num_learned
 from gelu_jax.training.config import from_dict, read_config, to_dict
 from gelu_jax.training.data import load_data
 from gelu_jax.training.run import Point, State, TrainConfig, Trainer, evaluate
@@ -63,7 +63,6 @@ LM = {
     "eval_every": 2,
 }
 RUN = from_dict(DIGITS, TrainConfig)
-LEARNED = {"prelu": 1, "swish_beta": 1, "xielu": 2}  # numbers that an activation itself learns
 ARMS = {"relu": {"model.variant": "relu"}, "swiglu": {"model.variant": "swiglu"}}
 
 
@@ -100,7 +99,7 @@ def test_no_other_multiple_is_nearer(
     others = (found + k * multiple_of for k in (-3, -2, -1, 1, 2, 3))
     assert all(off(found) <= off(n) for n in others if n > 0)
     branches = len(VARIANTS[variant])
-    learned = layers * LEARNED.get(variant, 0)
+    learned = layers * num_learned(variant)
     sizes = [64] + [found] * (layers - 1)
     by_hand = sum(branches * (d + 1) * found for d in sizes) + (found + 1) * 10 + learned
     assert parameters(with_width(arm, found)) == by_hand
@@ -319,10 +318,13 @@ def test_best_rate_by_hand():
         curves = ((1,), (1.0,), (0,), (loss,), (0.0,))
         return Run("a", 0, float(rate), "tuning", status, *curves)  # type: ignore[arg-type]
 
-    assert best_rate([run(1, 3.0), run(1, 1.0), run(2, 2.1), run(2, 2.2)]) == 1
-    assert best_rate([run(1, 3.0), run(1, 1.0), run(2, 1.9), run(2, 1.8)]) == 2
-    assert best_rate([run(1, 0.1, "diverged"), run(1, 0.1), run(2, 9.0)]) == 2
-    assert best_rate([run(2, 1.0), run(1, 1.0)]) == 2  # the first of equals
+    assert best_rate([run(1, 3.0), run(1, 1.0), run(2, 2.1), run(2, 2.2)], "validation loss") == 1
+    assert best_rate([run(1, 3.0), run(1, 1.0), run(2, 1.9), run(2, 1.8)], "validation loss") == 2
+    assert best_rate([run(1, 0.1, "diverged"), run(1, 0.1), run(2, 9.0)], "validation loss") == 2
+    assert best_rate([run(2, 1.0), run(1, 1.0)], "validation loss") == 2  # the first of equals
+    low, high = replace(run(1, 5.0), train_loss=(0.1,)), replace(run(2, 1.0), train_loss=(0.2,))
+    assert best_rate([low, high], "validation loss") == 2
+    assert best_rate([low, high], "training loss") == 1
 
 
 def test_one_rate_or_none_is_not_tuned(

@@ -36,6 +36,7 @@ CASES = {
     "diverged": synthetic.with_status(FULL, "gelu", 103, "diverged"),
     "interrupted": synthetic.with_status(ALONE, "relu", 100, "interrupted"),
     "diverged alone": synthetic.with_status(ALONE, "relu", 100, "diverged"),
+    "training loss": replace(FULL, metric="training loss"),
     "no run": replace(FULL, runs=()),
     "no evaluation": replace(
         ALONE,
@@ -66,7 +67,6 @@ def hostile() -> Comparison:
         name=HOSTILE,
         description=HOSTILE,
         unit=HOSTILE,
-        metric=HOSTILE,
         command=HOSTILE,
         arms=arms,
         runs=tuple(
@@ -177,6 +177,31 @@ def test_the_curves_in_the_page_are_those_of_the_runs():
             assert shown["values"] == pytest.approx(run.validation_loss, rel=1e-5)
         means = [sum(at) / 8 for at in zip(*(run.validation_loss for run in runs), strict=True)]
         assert curves["band"]["mean"] == pytest.approx(means, rel=1e-5)
+
+
+def test_the_training_loss_may_be_what_is_compared():
+    made = CASES["training loss"]
+    analysis = analyze(made)
+    for arm in analysis.arms:
+        runs = made.runs_of(arm.arm.name)
+        assert arm.losses == {run.seed: run.train_loss[-1] for run in runs}
+        tried = [r for r in made.runs_of(arm.arm.name, "tuning") if r.learning_rate == 1e-2]
+        assert arm.rates[1e-2] == pytest.approx(sum(r.train_loss[-1] for r in tried) / 2)
+        best = min(arm.rates.values())
+        assert arm.sensitivity == pytest.approx(sum(arm.rates.values()) / 3 - best)
+    gelu = analysis.contrasts[0]
+    first, arm = (made.runs_of(name) for name in ("relu", "gelu"))
+    differences = [b.train_loss[-1] - a.train_loss[-1] for a, b in zip(first, arm, strict=True)]
+    assert gelu.differences == pytest.approx(differences)
+    assert gelu.speed_up != analyze(FULL).contrasts[0].speed_up
+    outline = Outline(page(analysis))
+    (shown,) = (
+        a["value"] for _, a in outline.tags if a.get("name") == "measure" and "checked" in a
+    )
+    assert shown == "training"
+    assert "training loss than relu" in outline.text
+    assert "the mean over the steps since the one before" in methods(analysis)
+    assert literature_table(analysis) is None
 
 
 def test_a_diverged_run_is_shown_but_not_averaged_in():

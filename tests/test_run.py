@@ -71,7 +71,7 @@ def trainer(request: pytest.FixtureRequest) -> Trainer:
 
 def curve(points: list[Point]) -> list[tuple[Any, ...]]:
     """All of a curve but its seconds; a NaN (the training loss at step 0) as its repr."""
-    return [tuple(map(repr, point[:-1])) for point in points]
+    return [tuple(map(repr, point._replace(seconds=0.0))) for point in points]
 
 
 def assert_equal_bits(one: Any, other: Any) -> None:

@@ -7,7 +7,8 @@ from itertools import combinations
 
 import numpy as np
 
-from gelu_jax.compare.records import Arm, Comparison, Run
+from gelu_jax.compare.curves import LOSSES, final_loss
+from gelu_jax.compare.records import Arm, Comparison
 from gelu_jax.compare.statistics import (
     detectable_difference,
     fewest_pairs,
@@ -26,7 +27,7 @@ ALPHA = 0.05
 class ArmSummary:
     """One arm's reported runs, by seed, and what its learning-rate search said.
 
-    `losses` holds the final validation loss of the runs that finished, and no other;
+    `losses` holds the final loss of the runs that finished, and no other;
     `rates` the mean final loss at each rate that was tried; `sensitivity` is the mean excess over
     the best of them, no loss counted above the one at the first evaluation (Wortsman et al.,
     "Small-scale proxies for large-scale Transformer training instabilities", 2023, eq. 1).
@@ -129,12 +130,12 @@ def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:
     runs = comparison.runs_of(arm.name)
     finished = [run for run in runs if run.status == "finished"]
     timed = [run for run in finished if run.eval_steps and run.eval_steps[-1] > 0]
-    rates = _rates(comparison.runs_of(arm.name, "tuning"))
+    rates = _rates(comparison, arm)
     chosen = runs[0].learning_rate if runs else math.nan
     return ArmSummary(
         arm=arm,
         learning_rate=chosen,
-        losses={run.seed: run.final_loss for run in finished},
+        losses={run.seed: final_loss(run, comparison.metric) for run in finished},
         accuracies=tuple(r.validation_accuracy[-1] for r in finished if r.validation_accuracy),
         diverged=tuple(run.seed for run in runs if run.status == "diverged"),
         interrupted=tuple(run.seed for run in runs if run.status == "interrupted"),
@@ -148,12 +149,13 @@ def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:
     )
 
 
-def _rates(runs: tuple[Run, ...]) -> Mapping[float, float]:
-    """Mean final loss by rate; a run that diverged counts with its loss before training."""
+def _rates(comparison: Comparison, arm: Arm) -> Mapping[float, float]:
+    """Mean final loss by rate; a run that diverged counts with the first loss of its curve."""
     losses: dict[float, list[float]] = {}
-    for run in runs:
-        if run.validation_loss and run.status != "interrupted":
-            start, end = run.validation_loss[0], run.final_loss
+    for run in comparison.runs_of(arm.name, "tuning"):
+        curve = LOSSES[comparison.metric](run).values
+        if curve and run.status != "interrupted":
+            start, end = curve[0], curve[-1]
             worse = run.status == "diverged" or not end <= start
             losses.setdefault(run.learning_rate, []).append(start if worse else end)
     return {rate: float(np.mean(values)) for rate, values in losses.items()}
@@ -210,11 +212,13 @@ def _speed_up(
     """Speed-up over the paired seeds; NaN where the curves do not share their steps."""
     runs = {(run.arm, run.seed): run for run in comparison.runs if run.purpose == "report"}
     pairs = [(runs[first.arm.name, seed], runs[arm.arm.name, seed]) for seed in seeds]
-    if len({run.eval_steps for pair in pairs for run in pair}) != 1 or not pairs[0][0].eval_steps:
+    curves = [[LOSSES[comparison.metric](run) for run in pair] for pair in pairs]
+    shared = {curve.steps for pair in curves for curve in pair}
+    steps = shared.pop() if len(shared) == 1 else ()
+    if not steps:
         return math.nan, None
-    steps = np.array(pairs[0][0].eval_steps, float)
-    curves = np.array([[run.validation_loss for run in pair] for pair in pairs])
-    return speed_up(steps, curves[:, 0], curves[:, 1])
+    values = np.array([[curve.values for curve in pair] for pair in curves])
+    return speed_up(np.array(steps, float), values[:, 0], values[:, 1])
 
 
 def _told_apart(

@@ -2,13 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from gelu_jax.compare.records import Run
+from gelu_jax.compare.records import Metric, Run
 
 
 class CurvePoints(NamedTuple):
@@ -35,6 +35,18 @@ def training_curve(run: Run) -> CurvePoints:
     known = ((0, *run.eval_steps), (0.0, *run.seconds))
     seconds = np.interp(run.train_steps, *known)
     return CurvePoints(run.train_steps, tuple(map(float, seconds)), run.train_loss)
+
+
+LOSSES: Mapping[Metric, Callable[[Run], CurvePoints]] = {
+    "validation loss": validation_curve,
+    "training loss": training_curve,
+}
+
+
+def final_loss(run: Run, metric: Metric) -> float:
+    """The last value of the metric's curve; NaN where there is none."""
+    values = LOSSES[metric](run).values
+    return values[-1] if values else math.nan
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import jax
 
 from gelu_jax.compare import matching
-from gelu_jax.compare.records import Arm, Comparison, Run, write_results
+from gelu_jax.compare.curves import final_loss
+from gelu_jax.compare.records import Arm, Comparison, Metric, Run, write_results
 from gelu_jax.compare.runs import Task, Watch, perform
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
@@ -41,12 +42,16 @@ class CompareConfig:
 
     With several ``learning_rates`` each arm takes the one that is best on ``tuning_seeds`` seeds,
     which are not the reported ones. Reported seeds count up from ``run.seed``.
+
+    ``metric`` is the loss that rates are chosen and arms told apart by; the training loss at an
+    evaluation is the mean over the steps since the one before, with dropout where there is any.
     """
 
     run: TrainConfig
     arms: Mapping[str, Changes]
     description: str = ""
     unit: str = "nats per byte"
+    metric: Metric = "validation loss"
     seeds: int = 8
     learning_rates: tuple[float, ...] = ()
     tuning_seeds: int = 1
@@ -149,8 +154,8 @@ def compare(
     The resolved config is written beside it: ``gelu-jax compare <directory>/config.yaml`` repeats
     the comparison.
 
-    ``watch`` is called with a task as it begins, and with each of its evaluations. ``trainers``
-    are those of `prepare`, where it has been called before.
+    ``watch`` is called with a task and its record, as it begins and at each evaluation.
+    ``trainers`` are those of `prepare`, where it has been called before.
     """
     trainers = trainers or prepare(config)
     arms = {name: trainer.config for name, trainer in trainers.items()}
@@ -208,7 +213,7 @@ def _tune(config: CompareConfig, do: Callable[..., Run]) -> Iterator[Run]:
     seeds = range(start, start + config.tuning_seeds)
     runs = [do(seed, rate, "tuning") for rate in rates for seed in seeds]
     yield from runs
-    best = best_rate(runs)
+    best = best_rate(runs, config.metric)
     beyond = {rates[0]: rates[0] ** 2 / rates[1], rates[-1]: rates[-1] ** 2 / rates[-2]}
     if best in beyond:
         yield from (do(seed, beyond[best], "tuning") for seed in seeds)
@@ -217,15 +222,15 @@ def _tune(config: CompareConfig, do: Callable[..., Run]) -> Iterator[Run]:
 def _rate(config: CompareConfig, arm: TrainConfig, tuning: Sequence[Run]) -> float:
     """The rate of the reported runs: tuned, or the only one of the grid, or the arm's own."""
     if tuning:
-        return best_rate(tuning)
+        return best_rate(tuning, config.metric)
     return config.learning_rates[0] if config.learning_rates else arm.optimizer.learning_rate
 
 
-def best_rate(runs: Sequence[Run]) -> float:
+def best_rate(runs: Sequence[Run], metric: Metric) -> float:
     """The rate of the lowest mean final loss, a diverged run counting as infinite."""
     losses: dict[float, list[float]] = {}
     for run in runs:
-        loss = run.final_loss if run.status == "finished" else math.inf
+        loss = final_loss(run, metric) if run.status == "finished" else math.inf
         losses.setdefault(run.learning_rate, []).append(loss)
     return min(losses, key=lambda rate: fmean(losses[rate]))
 
@@ -267,6 +272,7 @@ def _record(
         environment=environment(),
         data={"description": data.facts.description, "hash": data.facts.hash},
         command=f"gelu-jax compare runs/{name}/config.yaml",
+        metric=config.metric,
     )
 
 

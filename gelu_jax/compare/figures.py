@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gelu_jax.compare.analysis import Analysis
-from gelu_jax.compare.curves import Band, band, validation_curve
+from gelu_jax.compare.curves import LOSSES, Band, band
 
 COLOURS = (
     "#3d3d3d", "#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#56b4e9", "#cc6677",
@@ -63,11 +63,13 @@ def _style(index: int) -> dict[str, Any]:
 def _draw_curves(axes: Axes, analysis: Analysis) -> None:
     comparison = analysis.comparison
     bands: list[Band] = []
+    curve = LOSSES[comparison.metric]
     for index, arm in enumerate(comparison.arms):
         runs = [run for run in comparison.runs_of(arm.name) if run.status == "finished"]
         for run in runs if len(runs) > 1 else ():
-            axes.plot(run.eval_steps, run.validation_loss, **_style(index), lw=0.4, alpha=0.3)
-        if drawn := band([validation_curve(run) for run in runs]):
+            points = curve(run)
+            axes.plot(points.steps, points.values, **_style(index), lw=0.4, alpha=0.3)
+        if drawn := band([curve(run) for run in runs]):
             bands.append(drawn)
             axes.plot(drawn.steps, drawn.mean, **_style(index), lw=1.5, label=arm.name)
             axes.fill_between(

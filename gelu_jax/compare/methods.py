@@ -26,6 +26,8 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
     yield from _described(comparison.config)
     if description := comparison.data.get("description"):
         yield f"Source of the data: {description.rstrip('.')}."
+    if comparison.metric == "training loss":
+        yield "The training loss at an evaluation is the mean over the steps since the one before."
     if analysis.contrasts:
         yield from _compared(analysis)
 

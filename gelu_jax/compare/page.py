@@ -15,6 +15,7 @@ from gelu_jax.compare.curves import (
     CurvePoints,
     accuracy_curve,
     band,
+    final_loss,
     training_curve,
     validation_curve,
 )
@@ -116,10 +117,11 @@ def _kicker(comparison: Comparison) -> str:
 
 
 def _measures(analysis: Analysis) -> str:
-    has_accuracy = any(run.validation_accuracy for run in analysis.comparison.runs)
+    comparison = analysis.comparison
+    has_accuracy = any(run.validation_accuracy for run in comparison.runs)
     return "".join(
         f'<label><input type="radio" name="measure" value="{key}"'
-        f"{' checked' if key == 'validation' else ''}><span>{title}</span></label>"
+        f"{' checked' if title.lower() == comparison.metric else ''}><span>{title}</span></label>"
         for key, (title, _) in MEASURES.items()
         if key != "accuracy" or has_accuracy
     )
@@ -149,7 +151,6 @@ def _data(analysis: Analysis) -> dict[str, Any]:
     """What the page's script draws from; numbers in six digits, null where not finite."""
     comparison = analysis.comparison
     return {
-        "metric": comparison.metric,
         "unit": comparison.unit,
         "tokensPerStep": comparison.tokens_per_step,
         "decimals": analysis.decimals,
@@ -173,13 +174,14 @@ def _arm_data(analysis: Analysis, index: int) -> dict[str, Any]:
     arm = analysis.arms[index]
     runs = analysis.comparison.runs_of(arm.arm.name)
     tuning = analysis.comparison.runs_of(arm.arm.name, "tuning")
+    metric = analysis.comparison.metric
     return {
         "name": arm.arm.name,
         "flopsPerStep": _number(arm.arm.flops_per_step),
         "measures": {key: _measure_data(runs, curve) for key, (_, curve) in MEASURES.items()},
         "rates": [[_number(rate), _number(loss)] for rate, loss in sorted(arm.rates.items())],
         "tried": [
-            [run.learning_rate, _number(run.final_loss), run.seed, run.status] for run in tuning
+            [r.learning_rate, _number(final_loss(r, metric)), r.seed, r.status] for r in tuning
         ],
         "chosen": _number(arm.learning_rate),
         "health": _health_data(runs),

@@ -17,6 +17,9 @@ from gelu_jax.errors import ConfigError, Problem, check
 
 SCHEMA_VERSION = 1
 
+Metric = Literal["validation loss", "training loss"]
+"""The loss that arms are held against each other by."""
+
 # JSON has no NaN and no infinity: a diverged loss is written as a string, and read back as a float
 Number = Annotated[
     float,
@@ -100,7 +103,7 @@ class Comparison:
     environment: Mapping[str, str]
     data: Mapping[str, str]
     command: str
-    metric: str = "validation loss"
+    metric: Metric = "validation loss"
     schema_version: Literal[1] = SCHEMA_VERSION
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -236,19 +239,24 @@ def write_csv(comparison: Comparison, directory: Path) -> None:
     replace_file(directory / "results.csv", text.getvalue())
 
 
-def write_metrics(run: Run, path: Path) -> None:
-    """Writes one run's `metrics.jsonl`: an object for every step that has a point."""
-    points: dict[int, dict[str, Any]] = {}
+def points(run: Run) -> list[dict[str, Any]]:
+    """All that is known at each step of a run that has a point; health has a value a layer."""
+    found: dict[int, dict[str, Any]] = {}
     for step, loss in zip(run.train_steps, run.train_loss, strict=True):
-        points.setdefault(step, {"step": step})["train_loss"] = loss
+        found.setdefault(step, {"step": step})["train_loss"] = loss
     for index, step in enumerate(run.eval_steps):
-        point = points.setdefault(step, {"step": step})
+        point = found.setdefault(step, {"step": step})
         point["validation_loss"] = run.validation_loss[index]
         if run.validation_accuracy:
             point["validation_accuracy"] = run.validation_accuracy[index]
         point["seconds"] = run.seconds[index]
         point |= {name: values[index] for name, values in run.health.items()}
-    lines = (json.dumps(_plain(points[step]), allow_nan=False) for step in sorted(points))
+    return [found[step] for step in sorted(found)]
+
+
+def write_metrics(run: Run, path: Path) -> None:
+    """Writes one run's `metrics.jsonl`: an object for every step that has a point."""
+    lines = (json.dumps(_plain(point), allow_nan=False) for point in points(run))
     replace_file(path, "".join(f"{line}\n" for line in lines))
 
 

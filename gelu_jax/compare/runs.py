@@ -49,9 +49,9 @@ class Task:
         return f"{self.purpose}-lr{self.learning_rate:g}-seed{self.seed}"
 
 
-Watch = Callable[[Task, Point | None], None]
-"""Called with a task and the last point it already has (None for none) before it goes on, or in
-its stead if it has been done; then with each of its evaluations."""
+Watch = Callable[[Task, Run], None]
+"""Called with a task and the record that it already has before it goes on, or in its stead if it
+has been done; then with the record after each of its evaluations."""
 
 
 def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
@@ -63,12 +63,12 @@ def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
     home = folder(trainer, task, directory)
     run = _read(home / "run.json")
     if run is not None and run.status != "interrupted":
-        watch(task, _last_point(run))
+        watch(task, run)
         return run
     home.mkdir(parents=True, exist_ok=True)
-    write_config(_config(trainer, task), home / "config.yaml")
+    write_config(resolved(trainer, task), home / "config.yaml")
     run, state = _standing(home, run or _empty(trainer, task), trainer.abstract_state)
-    watch(task, _last_point(run))
+    watch(task, run)
     resume = None if state is None else (state, run.seconds[-1])
     try:
         for state, point in trainer.fit(task.seed, task.learning_rate, resume):
@@ -76,7 +76,7 @@ def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
             _write(home, run)  # before the state, so that a state is never ahead of its curve
             if _is_due(trainer.config, point):
                 checkpoint.save(home / "checkpoint", point.step, state)
-            watch(task, point)
+            watch(task, run)
     except KeyboardInterrupt:  # there is time to keep what has been trained
         if state is not None and 0 < int(state.step) == run.eval_steps[-1]:
             _write(home, run)
@@ -107,11 +107,12 @@ def folder(trainer: Trainer, task: Task, directory: Path) -> Path:
 
 
 def _address(trainer: Trainer, task: Task) -> str:
-    identity = [to_dict(_config(trainer, task)), trainer.data.facts.hash, _code()]
+    identity = [to_dict(resolved(trainer, task)), trainer.data.facts.hash, _code()]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
-def _config(trainer: Trainer, task: Task) -> TrainConfig:
+def resolved(trainer: Trainer, task: Task) -> TrainConfig:
+    """What is trained: the arm's config with the seed and rate of a task."""
     optimizer = replace(trainer.config.optimizer, learning_rate=task.learning_rate)
     return replace(trainer.config, optimizer=optimizer, seed=task.seed)
 
@@ -177,6 +178,7 @@ def _until(run: Run, step: int) -> Run:
         validation_loss=run.validation_loss[:m],
         validation_accuracy=run.validation_accuracy[:m],
         seconds=run.seconds[:m],
+        health={name: values[:m] for name, values in run.health.items()},
     )
 
 
@@ -190,10 +192,12 @@ def _extended(run: Run, point: Point) -> Run:
         validation_loss=(*run.validation_loss, point.validation_loss),
         validation_accuracy=(*run.validation_accuracy, point.validation_accuracy),
         seconds=(*run.seconds, point.seconds),
+        health={k: (*run.health.get(k, ()), layers) for k, layers in point.health.items()},
     )
 
 
-def _last_point(run: Run) -> Point | None:
+def last_point(run: Run) -> Point | None:
+    """The newest point of a record, but for its health; None where there is none."""
     if not run.eval_steps:
         return None
     loss = run.train_loss[-1] if run.train_loss else math.nan
@@ -207,7 +211,7 @@ def _last_point(run: Run) -> Point | None:
 
 
 def _diverged(run: Run) -> bool:
-    point = _last_point(run)
+    point = last_point(run)
     return point is not None and point.diverged
 
 

@@ -172,6 +172,8 @@ def _field(config: Mapping[str, Any], path: str) -> Any:
 
 def literature_table(analysis: Analysis) -> Table | None:
     """Our gaps to the first arm beside the published ones; None where no paper has both arms."""
+    if analysis.comparison.metric != "validation loss":
+        return None  # what the papers give is held out
     first = analysis.arms[0].arm.name
     anchors = [anchor for anchor in ANCHORS if first in anchor.losses]
     rows = [

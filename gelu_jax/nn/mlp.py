@@ -55,7 +55,9 @@ class MLPConfig:
         yield from variant_problems(self.variant)
 
 
-class _Layer(nnx.Module):
+class HiddenLayer(nnx.Module):
+    """One hidden layer: h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), then dropout."""
+
     def __init__(self, config: MLPConfig, d_in: int, *, rngs: nnx.Rngs):
         c, f = config, config.d_ff
         self.config = config
@@ -89,7 +91,7 @@ class MLP(nnx.Module):
         # A key for each layer, so that what one layer draws never shifts another.
         *keys, head_key = jax.random.split(rngs.params(), c.num_layers + 1)
         self.layers = nnx.List(
-            _Layer(c, d_in, rngs=nnx.Rngs(key)) for d_in, key in zip(widths, keys, strict=True)
+            HiddenLayer(c, d_in, rngs=nnx.Rngs(key)) for d_in, key in zip(widths, keys, strict=True)
         )
         self.head = kernel(
             nnx.Rngs(head_key), (f, c.num_classes), fan_in=f, std=c.init_std, dtype=c.param_dtype
@@ -99,13 +101,22 @@ class MLP(nnx.Module):
     def __call__(
         self, x: Float[Array, "b *shape"], *, dropout_key: Key[Array, ""] | None = None
     ) -> Float[Array, "b c"]:
-        """Logits in float32; all axes of x but the first are flattened to d_in entries."""
-        c, n = self.config, self.config.num_layers
+        """Logits in float32."""
+        n = self.config.num_layers
         keys = [None] * n if dropout_key is None else jax.random.split(dropout_key, n)
-        h = x.reshape(len(x), -1).astype(c.dtype)
+        h = self.enter(x)
         for layer, key in zip(self.layers, keys, strict=True):
             h = layer(h, key)
-        logits = h @ cast(self.head, c.dtype)
-        return (
-            logits if self.head_bias is None else logits + cast(self.head_bias, c.dtype)
-        ).astype(jnp.float32)
+        return self.logits(h)
+
+    def enter(self, x: Float[Array, "b *shape"]) -> Float[Array, "b d"]:
+        """What the first layer sees: all axes of x but the first flattened to d_in entries."""
+        return x.reshape(len(x), -1).astype(self.config.dtype)
+
+    def logits(self, h: Float[Array, "b f"]) -> Float[Array, "b c"]:
+        """The head's scores of the classes, in float32."""
+        c = self.config
+        y = h @ cast(self.head, c.dtype)
+        return (y if self.head_bias is None else y + cast(self.head_bias, c.dtype)).astype(
+            jnp.float32
+        )

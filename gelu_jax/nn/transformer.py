@@ -144,6 +144,20 @@ class Transformer(nnx.Module):
 
         ``token_types`` None means type 0 throughout.
         """
+        x = self.enter(rows, cache, mask=mask, token_types=token_types)
+        scan = self.config.scan_layers
+        x, cache = run(self.layers, x, cache, mask=mask, dropout_key=dropout_key, scan=scan)
+        return self.leave(x), cache
+
+    def enter(
+        self,
+        rows: Float[Array, "b t d"],
+        cache: Cache | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
+        token_types: Int[Array, "b t"] | None = None,
+    ) -> Float[Array, "b t d"]:
+        """What the first block sees of embedded tokens: positions and types added, normed."""
         dtype = self.config.dtype
         x = rows.astype(dtype)
         if self.positions is not None:
@@ -152,10 +166,11 @@ class Transformer(nnx.Module):
         if self.token_types is not None:
             types = 0 if token_types is None else token_types
             x = x + cast(self.token_types, dtype)[types]
-        x = x if self.embedding_norm is None else self.embedding_norm(x)
-        scan = self.config.scan_layers
-        x, cache = run(self.layers, x, cache, mask=mask, dropout_key=dropout_key, scan=scan)
-        return x if self.final_norm is None else self.final_norm(x), cache
+        return x if self.embedding_norm is None else self.embedding_norm(x)
+
+    def leave(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """What the last block gives, after the final norm where there is one."""
+        return x if self.final_norm is None else self.final_norm(x)
 
     def logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         """The head's scores over the vocabulary, in float32 (float64 stays)."""

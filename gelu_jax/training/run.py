@@ -7,9 +7,10 @@ compiled program of `eval_every` scanned steps; the host only logs, evaluates an
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.training.data import DataConfig, Dataset
+from gelu_jax.training.health import health, rounded
 from gelu_jax.training.model import Model, ModelConfig, architecture, make_model, with_weights
 from gelu_jax.training.optimizer import OptimizerConfig, make_optimizer
 
@@ -80,13 +82,17 @@ class Keys(NamedTuple):
 
 
 class Point(NamedTuple):
-    """What is known at one evaluation; losses are means in nats, seconds are of training alone."""
+    """What is known at one evaluation; losses are means in nats, seconds are of training alone.
+
+    ``health`` holds a number for each layer by the names of `gelu_jax.training.health`.
+    """
 
     step: int
     train_loss: float
     validation_loss: float
     validation_accuracy: float
     seconds: float
+    health: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
     @property
     def diverged(self) -> bool:
@@ -146,6 +152,7 @@ class Programs(NamedTuple):
     init: Callable[[Keys], State]
     chunk: Callable[[State, Dataset, Keys, Array], tuple[State, Array]]
     evaluate: Callable[[Model, Dataset], tuple[Array, Array]]
+    health: Callable[[Model, Dataset], dict[str, Array]]
     seconds: float
 
 
@@ -166,11 +173,11 @@ class Trainer:
         start = time.perf_counter()
         config, data, state = self.config, self.data, self.abstract_state
         keys, rate = Keys.of(0), jnp.zeros(())
-        evaluation = partial(evaluate, batch_size=config.batch_size)
         return Programs(
             _compile(partial(init, config), keys),
             _compile(partial(_chunk, config), state, data, keys, rate),
-            _compile(evaluation, state.model, data),
+            _compile(partial(evaluate, batch_size=config.batch_size), state.model, data),
+            _compile(partial(_health, batch_size=config.batch_size), state.model, data),
             time.perf_counter() - start,
         )
 
@@ -203,7 +210,8 @@ class Trainer:
     def _point(self, state: State, losses: Array, seconds: float) -> Point:
         metrics = self.programs.evaluate(state.model, self.data)
         train_loss, validation_loss, accuracy = map(float, (losses.mean(), *metrics))
-        return Point(int(state.step), train_loss, validation_loss, accuracy, seconds)
+        noted = rounded(self.programs.health(state.model, self.data))
+        return Point(int(state.step), train_loss, validation_loss, accuracy, seconds, noted)
 
 
 def _misfits(config: ModelConfig, data: Dataset) -> Iterator[Problem]:
@@ -225,6 +233,11 @@ def _misfits(config: ModelConfig, data: Dataset) -> Iterator[Problem]:
         if given < needed:
             reason = f"the data needs at least {needed}; nearest: {needed}"
             yield Problem(f"model.{field_name}", given, reason)
+
+
+def _health(model: Model, data: Dataset, batch_size: int) -> dict[str, Array]:
+    inputs, targets = data.validation
+    return health(model, inputs[:batch_size], targets[:batch_size])
 
 
 def _chunk(

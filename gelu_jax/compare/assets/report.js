@@ -64,7 +64,7 @@ const AXES = {
   seconds: { title: "seconds of training", format: ".1f", of: (curve) => curve.seconds },
 };
 const MEASURES = {
-  validation: `${data.metric} (${data.unit})`,
+  validation: `validation loss (${data.unit})`,
   training: `training loss (${data.unit})`,
   accuracy: "validation accuracy",
 };
