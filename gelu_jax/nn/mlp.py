@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import Axes, laid_out
 from gelu_jax.nn.feed_forward import branch_product, dropout
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.variants import (
@@ -56,6 +57,8 @@ class MLPConfig:
 
 
 class _Layer(nnx.Module):
+    axes: ClassVar[Axes] = {"w_in": "d f", "b_in": "f"}
+
     def __init__(self, config: MLPConfig, d_in: int, *, rngs: nnx.Rngs):
         c, f = config, config.d_ff
         self.config = config
@@ -82,6 +85,8 @@ class MLP(nnx.Module):
     (2, 10)
     """
 
+    axes: ClassVar[Axes] = {"head": "f v", "head_bias": "v"}
+
     def __init__(self, config: MLPConfig, *, rngs: nnx.Rngs):
         self.config = config
         c, f = config, config.d_ff
@@ -104,7 +109,9 @@ class MLP(nnx.Module):
         keys = [None] * n if dropout_key is None else jax.random.split(dropout_key, n)
         h = x.reshape(len(x), -1).astype(c.dtype)
         for layer, key in zip(self.layers, keys, strict=True):
-            h = layer(h, key)
+            # Laid out at every layer: left to itself, XLA (jax 0.12, CPU) computes a wrong gradient
+            # where a mesh spreads the kernels along both axes.
+            h = layer(laid_out(h, "b d"), key)
         logits = h @ cast(self.head, c.dtype)
         return (
             logits if self.head_bias is None else logits + cast(self.head_bias, c.dtype)
