@@ -5,6 +5,7 @@ prints what a check finds, as JSON.
 """
 
 import json
+import math
 import re
 import sys
 import tempfile
@@ -20,9 +21,11 @@ from flax import nnx
 import gelu_jax as gj
 from gelu_jax import linen
 from gelu_jax.training import checkpoint
+from gelu_jax.training.chips import CHIPS
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import load_data
 from gelu_jax.training.mesh import MeshConfig, make_mesh, on, shardings, spread
+from gelu_jax.training.plan import gradient, needed, plan
 from gelu_jax.training.run import Keys, TrainConfig, Trainer
 
 LM = {
@@ -51,6 +54,23 @@ DIGITS = {
     "steps": 4,
     "batch_size": 32,
     "eval_every": 2,
+}
+LARGER = {
+    "data": {"kind": "stdlib", "context": 128, "validation_windows": 16},
+    "model": {
+        "kind": "transformer",
+        "vocab_size": 1024,
+        "num_layers": 4,
+        "d_model": 128,
+        "block": {
+            "norm": {"kind": "rms"},
+            "attention": {"num_heads": 8, "rotary": {}},
+            "feed_forward": {"variant": "swiglu", "d_ff": 512},
+        },
+    },
+    "steps": 4,
+    "batch_size": 16,
+    "eval_every": 4,
 }
 SPLITS = {
     "data": MeshConfig(),
@@ -253,10 +273,80 @@ def checkpoints():
             read = checkpoint.restore(Path(folder, str(n)), trainer(mesh, DIGITS).abstract_state)
             pairs = zip(jax.tree.leaves(read), jax.tree.leaves(state), strict=True)
             equal += [np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs]
-            places.append(len(jax.tree.leaves(read)[-2].sharding.device_set))
+            places.append(len(jax.tree.leaves(read)[0].sharding.device_set))
             state = read
-        steps = [point.step for _, point in trainer(None, DIGITS).fit(0, 3e-3, (state, 0.0))]
-    return {"equal": all(equal), "devices": places, "further": steps}
+    return {"equal": all(equal), "devices": places}
+
+
+def sent(text):
+    """Bytes that a device sends and receives in a compiled program, by ring algorithms.
+
+    An all-reduce that stands for a reduce-scatter, as on a CPU, counts as what it is.
+    """
+    bodies, name = {}, ""
+    for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
+        if match := re.match(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$", line):
+            name = match[1]
+        bodies.setdefault(name, []).append(line)
+
+    def total(name):
+        return sum(map(of_line, bodies[name]))
+
+    def of_line(line):
+        if match := re.search(r" while\(.*body=%?([\w.\-]+)", line):
+            return total(match[1]) * int(re.search(r'known_trip_count":{"n":"(\d+)"', line)[1])
+        if match := re.search(r"= (.*?) (all-gather|all-reduce)(?:-start)?\(", line):
+            n = devices_of(line)
+            return (1 + (match[2] == "all-reduce")) * (n - 1) / n * size(match[1])
+        return 0
+
+    def devices_of(line):
+        if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+            return int(match[1])
+        match = re.search(r"replica_groups={{([\d,]*)}", line)
+        return match[1].count(",") + 1 if match else 8
+
+    def size(shapes):
+        found = re.findall(r"[fs]32\[([\d,]*)\]", shapes)
+        return 4 * sum(math.prod(int(n) for n in axes.split(",") if n) for axes in found)
+
+    return total(re.search(r"^ENTRY %?([\w.\-]+)", text, re.M)[1])
+
+
+def planned():
+    """(by the plan, by XLA): bytes in memory and sent by one device, and FLOPs."""
+    rows = {}
+    for name in ("alone", "data", "fsdp", "tensor", "mixed"):
+        t = trainer(SPLITS.get(name), LARGER)
+        made, sizes = plan(t.config, CHIPS["h100"], 1 if t.mesh is None else 8), {}
+        compiled = t.programs.chunk.memory_analysis()
+        data = sum(x.nbytes for x in jax.tree.leaves(t.data))
+        program = compiled.argument_size_in_bytes - data + compiled.output_size_in_bytes
+        sizes["memory"] = (
+            needed(made, "preactivation"),
+            program + compiled.temp_size_in_bytes,
+        )
+        if t.mesh is not None:
+            # what a CPU sends more, having no reduce-scatter: once more the gradients along fsdp
+            ways = t.mesh.shape["fsdp"]
+            matrices = made.parameters * 4 // (ways * t.mesh.shape["tensor"])
+            more = (ways - 1) * (matrices + 4 * 1024 * 128 // ways // t.mesh.shape["tensor"])
+            steps = t.config.eval_every
+            text = t.programs.chunk.as_text()
+            sizes["sent"] = sum(made.sent.values()) + more, sent(text) / steps
+        rows[name] = sizes
+    return rows | {choice: {"flops": flops(choice)} for choice in ("preactivation", "input")}
+
+
+def flops(choice):
+    """Wide enough that XLA's count, in which elementwise work counts too, is one of matmuls."""
+    feed_forward = {"variant": "swiglu", "d_ff": 1024, "residuals": choice}
+    block = LARGER["model"]["block"] | {"feed_forward": feed_forward}
+    model = {"d_model": 256, "num_layers": 2, "scan_layers": False, "block": block}
+    config = from_dict(LARGER | {"model": LARGER["model"] | model}, TrainConfig)
+    f, arguments = gradient(config, lambda f, model: jax.grad(f)(model))
+    compiled = jax.jit(f).lower(*arguments).compile().cost_analysis()
+    return plan(config, CHIPS["h100"], 1).choices[choice].flops, compiled["flops"]
 
 
 if __name__ == "__main__":
