@@ -34,6 +34,7 @@ from gelu_jax.errors import ConfigError, Problem, check, nearest
 from gelu_jax.nn import checks
 from gelu_jax.nn.decoding import generate
 from gelu_jax.nn.transformer import Transformer
+from gelu_jax.training import plan as planning
 from gelu_jax.training.config import from_dict, read_config
 from gelu_jax.training.run import TrainConfig
 
@@ -101,6 +102,26 @@ def train_command(
     name = _name(config)
     alone = CompareConfig(run=run, arms={name: {}}, seeds=1)
     _tell(*_run(alone, output or Path("runs") / name, overwrite=overwrite, log=log))
+
+
+def plan_command(
+    config: ConfigFile,
+    overrides: Overrides = (),
+    chip: str = "h100",
+    devices: int = 1,
+) -> None:
+    """Print what a config would need on chips that are not here; nothing is run.
+
+    Args:
+        config: a YAML file such as configs/llama_small.yaml.
+        overrides: section.key=value for any field, such as mesh.fsdp=8.
+        chip: one of a100, h100, h200, b200, mi300x.
+        devices: how many of them.
+    """
+    check(checks.positive(devices=devices))
+    run, found = read_config(config, TrainConfig, overrides), planning.chip(chip)
+    report = planning.describe(planning.plan(run, found, devices), found, chip)
+    print(report)
 
 
 def _name(config: Path) -> str:
@@ -246,6 +267,7 @@ def numerics_command(
 COMMANDS = {
     "compare": compare_command,
     "train": train_command,
+    "plan": plan_command,
     "generate": generate_command,
     "report": report_command,
     "numerics": numerics_command,

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from functools import partial
@@ -82,6 +83,36 @@ def test_the_last_two_are_kept(tmp_path: Path):
             str(s) for s in (step - 1, step) if s >= 0
         )
         assert_equal_bits(checkpoint.restore(tmp_path, like()), tree(step))
+
+
+def test_saving_goes_on_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A save returns before its checkpoint stands; the next one, and the end, wait for it."""
+    slow = threading.Event()
+    sums = checkpoint._sums
+    monkeypatch.setattr(checkpoint, "_sums", lambda folder: (slow.wait(60), sums(folder))[1])
+    with checkpoint.Saver(tmp_path) as saver:
+        saver.save(1, tree(1))
+        assert not (tmp_path / "1").exists()
+        slow.set()
+        saver.save(2, tree(2))
+        assert (tmp_path / "1").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+    assert_equal_bits(checkpoint.restore(tmp_path, like()), tree(2))
+
+
+def test_what_goes_wrong_in_the_background_is_raised_by_the_next_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with checkpoint.Saver(tmp_path) as saver:
+        saver.save(1, tree(1))
+        saver.wait()
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, "_sums", lambda _: 1 / 0)
+            saver.save(2, tree(2))
+            with pytest.raises(ZeroDivisionError):
+                saver.save(3, tree(3))
+        saver.save(4, tree(4))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "4"]
 
 
 def test_a_run_that_goes_back_leaves_no_later_checkpoint(tmp_path: Path):

@@ -1,15 +1,14 @@
 """Arms of equal cost: the hidden width at which one config costs what another does."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import jax
 from flax import nnx
 
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.training.data import Dataset
+from gelu_jax.training.flops import products
 from gelu_jax.training.model import PretrainedConfig, architecture, make_model
 from gelu_jax.training.run import Keys, TrainConfig, init, step
 
@@ -32,30 +31,8 @@ def flops_per_step(config: TrainConfig, data: Dataset) -> float:
     """
     keys, rate = Keys.of(0), jax.numpy.zeros(())
     state = jax.eval_shape(lambda keys: init(config, keys), keys)
-    program = jax.make_jaxpr(lambda *args: step(config, *args))(state, data, keys, rate)
-    return float(_products(program.jaxpr))
-
-
-def _products(jaxpr: Any) -> int:
-    return sum(
-        _product(eqn) + eqn.params.get("length", 1) * sum(map(_products, _inside(eqn)))
-        for eqn in jaxpr.eqns
-    )
-
-
-def _product(eqn: Any) -> int:
-    if eqn.primitive.name != "dot_general":
-        return 0
-    (contracted, _), _ = eqn.params["dimension_numbers"]
-    left, out = eqn.invars[0].aval, eqn.outvars[0].aval
-    return 2 * out.size * math.prod(left.shape[axis] for axis in contracted)
-
-
-def _inside(eqn: Any) -> list[Any]:
-    """The programs that an operation runs: the body of a scan, the function of a call."""
-    values = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "jaxpr"))
-    programs = (getattr(value, "jaxpr", value) for value in values)
-    return [program for program in programs if hasattr(program, "eqns")]
+    counted = products(lambda *args: step(config, *args), state, data, keys, rate)
+    return float(sum(product.flops for product in counted))
 
 
 def width(config: TrainConfig) -> int:

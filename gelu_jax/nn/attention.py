@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
@@ -141,6 +142,11 @@ class Attention(nnx.Module):
     >>> layer(jnp.ones((1, 3, 8))).shape
     (1, 3, 8)
     """
+
+    axes: ClassVar[Axes] = {
+        "w_query": "d h k", "w_key": "d g k", "w_value": "d g k", "w_out": "h k d",
+        "b_query": "h k", "b_key": "g k", "b_value": "g k", "b_out": "d",
+    }  # fmt: skip
 
     def __init__(self, config: AttentionConfig, *, rngs: nnx.Rngs):
         self.config = config

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import mul
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.memory import Residuals, in_chunks, keeping, memory_problems
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.variants import (
@@ -203,6 +204,8 @@ class FeedForward(nnx.Module):
     >>> ffn(jnp.ones((2, 4))).shape
     (2, 4)
     """
+
+    axes: ClassVar[Axes] = {"w_in": "d f", "w_out": "f d", "b_in": "f", "b_out": "d"}
 
     def __init__(self, config: FeedForwardConfig, *, rngs: nnx.Rngs):
         self.config = config

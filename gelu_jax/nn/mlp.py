@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import Axes, laid_out
 from gelu_jax.nn.feed_forward import branch_product, dropout
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.variants import (
@@ -58,6 +59,8 @@ class MLPConfig:
 class HiddenLayer(nnx.Module):
     """One hidden layer: h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), then dropout."""
 
+    axes: ClassVar[Axes] = {"w_in": "d f", "b_in": "f"}
+
     def __init__(self, config: MLPConfig, d_in: int, *, rngs: nnx.Rngs):
         c, f = config, config.d_ff
         self.config = config
@@ -84,6 +87,8 @@ class MLP(nnx.Module):
     (2, 10)
     """
 
+    axes: ClassVar[Axes] = {"head": "f v", "head_bias": "v"}
+
     def __init__(self, config: MLPConfig, *, rngs: nnx.Rngs):
         self.config = config
         c, f = config, config.d_ff
@@ -106,7 +111,9 @@ class MLP(nnx.Module):
         keys = [None] * n if dropout_key is None else jax.random.split(dropout_key, n)
         h = self.enter(x)
         for layer, key in zip(self.layers, keys, strict=True):
-            h = layer(h, key)
+            # Laid out at every layer: left to itself, XLA (jax 0.12, CPU) computes a wrong gradient
+            # where a mesh spreads the kernels along both axes.
+            h = layer(laid_out(h, "b d"), key)
         return self.logits(h)
 
     def enter(self, x: Float[Array, "b *shape"]) -> Float[Array, "b d"]:

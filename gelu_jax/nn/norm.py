@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.parameters import constant
 
 
@@ -90,6 +91,8 @@ class Norm(nnx.Module):
     >>> Norm(NormConfig(4, kind="rms"), rngs=nnx.Rngs(0))(jnp.ones((2, 4))).shape
     (2, 4)
     """
+
+    axes: ClassVar[Axes] = {"scale": "d", "bias": "d"}
 
     def __init__(self, config: NormConfig, *, rngs: nnx.Rngs):
         self.config = config

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
+from gelu_jax.nn.axes import Axes, laid_out
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel
@@ -71,6 +72,13 @@ class Transformer(nnx.Module):
     A post-norm stack ends in its last block's norm; the others have a ``final_norm``.
     """
 
+    axes: ClassVar[Axes] = {
+        "embedding": "v d",
+        "head": "v d",
+        "positions": "t d",
+        "token_types": "n d",
+    }
+
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
         norm = config.block.norm
@@ -128,8 +136,12 @@ class Transformer(nnx.Module):
 
     def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
         """The tokens' rows of the embedding, scaled, before positions."""
-        dtype = self.config.dtype
-        return cast(self.embedding, dtype)[tokens] * jnp.asarray(self.config.embedding_scale, dtype)
+        scale = jnp.asarray(self.config.embedding_scale, self.config.dtype)
+        return self._rows(self.embedding, "v", tokens) * scale
+
+    def _rows(self, table: nnx.Param[Array], axis: str, indices: Int[Array, "..."]) -> Array:
+        """Rows of a table, which is whole along d while it is looked up in."""
+        return laid_out(cast(table, self.config.dtype), f"{axis} -")[indices]
 
     def run(
         self,
@@ -162,7 +174,7 @@ class Transformer(nnx.Module):
         x = rows.astype(dtype)
         if self.positions is not None:
             earlier = None if cache is None else cache.mask[0]
-            x = x + cast(self.positions, dtype)[token_positions(x.shape[1], mask, earlier)]
+            x = x + self._rows(self.positions, "t", token_positions(x.shape[1], mask, earlier))
         if self.token_types is not None:
             types = 0 if token_types is None else token_types
             x = x + cast(self.token_types, dtype)[types]

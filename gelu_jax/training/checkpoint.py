@@ -14,13 +14,18 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import SingleDeviceSharding
 
 T = TypeVar("T")
+C = TypeVar("C", bound=ocp.Checkpointer)
 
 _SUMS = "sums.json"
 _OVERHEAD = 64 * 1024  # bytes of indices and metadata beside the arrays
@@ -31,26 +36,75 @@ def save(directory: Path, step: int, tree: Any) -> None:
 
     Keeps the one before it, and no other. Raises OSError where the disk is full.
     """
-    half, whole = directory / f".{step}", directory / str(step)
-    _remove(*directory.glob(".*"))
-    try:
-        half.mkdir(parents=True)
-        _reserve(half / "state", tree)
-        _write(half / "state", tree)
-        (half / _SUMS).write_text(json.dumps(_sums(half / "state")))
-        _remove(whole)
-        half.replace(whole)
-    finally:
-        _remove(half)
-    others = [other for other in _steps(directory) if other != step]
-    before = max((other for other in others if other < step), default=None)
-    _remove(*(directory / str(other) for other in others if other != before))
+    with Saver(directory) as saver:
+        saver.save(step, tree)
+
+
+class Saver:
+    """Saves as `save` does, in the background: the training waits only until the arrays are copied.
+
+    A save begins when the one before it is done, and the last is done when the ``with`` block ends;
+    what went wrong is raised there.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self._writer = _quiet(ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler()))
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._writer.close()
+
+    def save(self, step: int, tree: Any) -> None:
+        """Begins to save a step; returns when its arrays are copied off the devices."""
+        self.wait()
+        _remove(*self.directory.glob(".*"))
+        half = self.directory / f".{step}"
+        try:
+            half.mkdir(parents=True)
+            _reserve(half / "state", tree)
+            with _os_errors(half):
+                args = ocp.args.StandardSave(_flat(tree))
+                self._writer.save(half.resolve() / "state", args=args)
+        except BaseException:
+            _remove(half)
+            raise
+        self._pending = self._thread.submit(self._finish, step, half)
+
+    def wait(self) -> None:
+        """Returns when what was begun is saved; raises OSError where it could not be."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _finish(self, step: int, half: Path) -> None:
+        whole = self.directory / str(step)
+        try:
+            with _os_errors(half):
+                self._writer.wait_until_finished()
+            (half / _SUMS).write_text(json.dumps(_sums(half / "state")))
+            _remove(whole)
+            half.replace(whole)
+        finally:
+            _remove(half)
+        others = [other for other in _steps(self.directory) if other != step]
+        before = max((other for other in others if other < step), default=None)
+        _remove(*(self.directory / str(other) for other in others if other != before))
 
 
 def restore(directory: Path, like: T) -> T | None:
     """The newest checkpoint that can be read, in the structure of `like`; None where there is none.
 
-    A damaged checkpoint is passed over with a warning that names it.
+    Its leaves lie where those of `like` do, whatever mesh they were written from; where `like` has
+    no places, on one device. A damaged checkpoint is passed over with a warning that names it.
     """
     for step in sorted(_steps(directory), reverse=True):
         path = directory / str(step)
@@ -73,11 +127,12 @@ def _reserve(path: Path, tree: Any) -> None:
         path.unlink()
 
 
-def _write(path: Path, tree: Any) -> None:
+@contextmanager
+def _os_errors(path: Path) -> Generator[None]:
+    """Raises as OSError what the operating system refused, which tensorstore wraps."""
     try:
-        with _checkpointer() as checkpointer:
-            checkpointer.save(path.resolve(), args=ocp.args.StandardSave(_flat(tree)))
-    except ValueError as error:  # how tensorstore reports what the operating system refused
+        yield
+    except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None:
             raise
@@ -85,15 +140,21 @@ def _write(path: Path, tree: Any) -> None:
 
 
 def _read(path: Path, like: T) -> T:
-    abstract = _flat(jax.eval_shape(lambda: like))
-    with _checkpointer() as checkpointer:
-        flat = checkpointer.restore(path.resolve(), args=ocp.args.StandardRestore(abstract))
+    abstract = _flat(jax.tree.map(_placed, like))
+    with _quiet(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as reader:
+        flat = reader.restore(path.resolve(), args=ocp.args.StandardRestore(abstract))
     return jax.tree.unflatten(jax.tree.structure(like), [flat[name] for name in abstract])
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _placed(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Where a leaf is read to: never where it was written from, which may not be here."""
+    place = leaf.sharding or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+
+def _quiet(checkpointer: C) -> C:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # it prints what is raised as well
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    return checkpointer
 
 
 def _steps(directory: Path) -> list[int]:

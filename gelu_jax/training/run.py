@@ -17,13 +17,23 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import laid_out
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.training.data import DataConfig, Dataset
 from gelu_jax.training.health import health, rounded
+from gelu_jax.training.mesh import (
+    MeshConfig,
+    everywhere,
+    make_mesh,
+    mesh_problems,
+    on,
+    shardings,
+    spread,
+)
 from gelu_jax.training.model import Model, ModelConfig, architecture, make_model, with_weights
 from gelu_jax.training.optimizer import OptimizerConfig, make_optimizer
 
@@ -33,7 +43,7 @@ class TrainConfig:
     """What a run is: its data, model and optimizer, its length, and how often it is evaluated.
 
     ``checkpoint_every`` steps, a multiple of ``eval_every``, the state is saved; None saves it
-    where the run ends.
+    where the run ends. ``mesh`` spreads the run over several devices; None means one device.
     """
 
     data: DataConfig
@@ -44,6 +54,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint_every: int | None = None
     seed: int = 0
+    mesh: MeshConfig | None = None
 
     def __post_init__(self):
         check(self._problems())
@@ -112,9 +123,17 @@ def loss(
     model: Model, inputs: Array, targets: Int[Array, "..."], dropout_key: Array | None = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean cross-entropy in nats, and accuracy, over all targets."""
-    logits = model(inputs, dropout_key=dropout_key)
+    losses, right = _scores(model, inputs, targets, dropout_key)
+    return losses.mean(), right.mean()
+
+
+def _scores(
+    model: Model, inputs: Array, targets: Int[Array, "b ..."], dropout_key: Array | None = None
+) -> tuple[Float[Array, "b ..."], Bool[Array, "b ..."]]:
+    """The cross-entropy of each target, and whether it was thought the likeliest."""
+    logits = model(laid_out(inputs, "b"), dropout_key=dropout_key)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return losses.mean(), (logits.argmax(-1) == targets).mean()
+    return losses, logits.argmax(-1) == targets
 
 
 def step(
@@ -137,13 +156,18 @@ def evaluate(
     model: Model, data: Dataset, batch_size: int
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Mean loss and accuracy over the validation examples, batch_size at a time."""
+    n = len(data.validation[0])
 
-    def one(example: tuple[Array, Array]) -> tuple[Array, Array]:
-        inputs, targets = example
-        return loss(model, inputs[None], targets[None])
+    def in_batches(x: Array) -> Array:  # the last one filled up with what is then left out
+        filled = jnp.pad(x, [(0, -n % batch_size)] + [(0, 0)] * (x.ndim - 1))
+        return filled.reshape(-1, batch_size, *x.shape[1:])
 
-    losses, accuracies = jax.lax.map(one, data.validation, batch_size=batch_size)
-    return losses.mean(), accuracies.mean()
+    def one(batch: tuple[Array, Array]) -> tuple[Array, Array]:
+        return _scores(model, *batch)
+
+    scores = jax.lax.map(one, tuple(in_batches(x) for x in data.validation))
+    losses, right = (x.reshape(-1, *x.shape[2:])[:n] for x in scores)
+    return losses.mean(), right.mean()
 
 
 class Programs(NamedTuple):
@@ -164,8 +188,11 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, data: Dataset):
         check(_misfits(config.model, data))
-        self.config, self.data = config, data
-        self.abstract_state: State = jax.eval_shape(partial(init, config), Keys.of(0))
+        check(_uneven(config))
+        self.config, self.mesh = config, make_mesh(config.mesh)
+        self.data = everywhere(data, self.mesh)
+        state = jax.eval_shape(partial(init, config), Keys.of(0))
+        self.abstract_state: State = spread(state, self.mesh)
 
     @cached_property
     def programs(self) -> "Programs":
@@ -173,13 +200,15 @@ class Trainer:
         start = time.perf_counter()
         config, data, state = self.config, self.data, self.abstract_state
         keys, rate = Keys.of(0), jnp.zeros(())
-        return Programs(
-            _compile(partial(init, config), keys),
-            _compile(partial(_chunk, config), state, data, keys, rate),
-            _compile(partial(evaluate, batch_size=config.batch_size), state.model, data),
-            _compile(partial(_health, batch_size=config.batch_size), state.model, data),
-            time.perf_counter() - start,
-        )
+        size = config.batch_size
+        with on(self.mesh):
+            return Programs(
+                _compile(partial(init, config), keys, out=state),
+                _compile(partial(_chunk, config), state, data, keys, rate, out=(state, None)),
+                _compile(partial(evaluate, batch_size=size), state.model, data),
+                _compile(partial(_health, batch_size=size), state.model, data),
+                time.perf_counter() - start,
+            )
 
     def fit(
         self, seed: int, learning_rate: float, resume: tuple[State, float] | None = None
@@ -205,7 +234,8 @@ class Trainer:
 
     def _start(self, keys: Keys) -> State:
         state = self.programs.init(keys)
-        return state._replace(model=with_weights(state.model, self.config.model))
+        model: Any = with_weights(state.model, self.config.model)
+        return state._replace(model=jax.device_put(model, shardings(self.abstract_state.model)))
 
     def _point(self, state: State, losses: Array, seconds: float) -> Point:
         metrics = self.programs.evaluate(state.model, self.data)
@@ -235,6 +265,12 @@ def _misfits(config: ModelConfig, data: Dataset) -> Iterator[Problem]:
             yield Problem(f"model.{field_name}", given, reason)
 
 
+def _uneven(config: TrainConfig) -> Iterator[Problem]:
+    if config.mesh is not None:
+        sizes = config.mesh.sizes(jax.device_count())
+        yield from mesh_problems(sizes, architecture(config.model), config.batch_size)
+
+
 def _health(model: Model, data: Dataset, batch_size: int) -> dict[str, Array]:
     inputs, targets = data.validation
     return health(model, inputs[:batch_size], targets[:batch_size])
@@ -249,5 +285,5 @@ def _chunk(
     return jax.lax.scan(body, state, length=config.eval_every)
 
 
-def _compile(f: Any, *arguments: Any) -> Any:
-    return jax.jit(f).lower(*arguments).compile()
+def _compile(f: Any, *arguments: Any, out: Any = None) -> Any:
+    return jax.jit(f, out_shardings=shardings(out)).lower(*arguments).compile()

@@ -1,0 +1,27 @@
+"""Accelerators: what the vendors' data sheets say, dense bfloat16, one direction of a link."""
+
+from typing import NamedTuple
+
+
+class Chip(NamedTuple):
+    """FLOP/s, bytes and bytes/s of one device.
+
+    ``link`` reaches the ``domain`` devices around it (a node, a slice), ``network`` all others.
+    """
+
+    flops: float
+    memory: float
+    bandwidth: float
+    link: float
+    domain: int
+    network: float
+    source: str
+
+
+CHIPS = {
+    "a100": Chip(312e12, 80e9, 2.039e12, 300e9, 8, 25e9, "NVIDIA A100 80GB SXM, DGX A100"),
+    "h100": Chip(989e12, 80e9, 3.35e12, 450e9, 8, 50e9, "NVIDIA H100 SXM, DGX H100"),
+    "h200": Chip(989e12, 141e9, 4.8e12, 450e9, 8, 50e9, "NVIDIA H200 SXM, DGX H200"),
+    "b200": Chip(2250e12, 180e9, 8.0e12, 900e9, 8, 50e9, "NVIDIA DGX B200"),
+    "mi300x": Chip(1307e12, 192e9, 5.3e12, 448e9, 8, 50e9, "AMD Instinct MI300X, OAM platform"),
+}

@@ -1,0 +1,47 @@
+"""Matrix products counted in a program as it is written, whatever a compiler makes of it."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Product(NamedTuple):
+    """One matrix product: its FLOPs, 2·m·n·k, and the bytes of what it reads and writes."""
+
+    flops: int
+    bytes: int
+
+
+def products(f: Callable[..., Any], *arguments: Any) -> list[Product]:
+    """Every matrix product of a function; arguments may be abstract, and nothing is run.
+
+    >>> x = jax.ShapeDtypeStruct((2, 3), "float32")
+    >>> products(lambda x: x @ x.T, x)
+    [Product(flops=24, bytes=64)]
+    """
+    return list(_inside(jax.make_jaxpr(f)(*arguments).jaxpr))
+
+
+def _inside(jaxpr: Any) -> Iterator[Product]:
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield _product(eqn)
+        for program in _programs(eqn):
+            yield from list(_inside(program)) * eqn.params.get("length", 1)
+
+
+def _product(eqn: Any) -> Product:
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    left, right = (v.aval for v in eqn.invars)
+    out = eqn.outvars[0].aval
+    flops = 2 * out.size * math.prod(left.shape[axis] for axis in contracted)
+    return Product(flops, sum(a.size * a.dtype.itemsize for a in (left, right, out)))
+
+
+def _programs(eqn: Any) -> list[Any]:
+    """The programs that an operation runs: the body of a scan, the function of a call."""
+    values = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "jaxpr"))
+    programs = (getattr(value, "jaxpr", value) for value in values)
+    return [program for program in programs if hasattr(program, "eqns")]

@@ -1,0 +1,156 @@
+"""Several devices: one table says on which axis of the mesh each axis of an array is spread out.
+
+The devices form a mesh of three axes. Along ``data`` each device holds the whole state and a share
+of the batch. Along ``fsdp`` batch and state are spread out, and a layer's weights are gathered
+when it runs (Rajbhandari et al. 2020, stage 3). Along ``tensor`` the heads, the hidden layer and
+the vocabulary are (Shoeybi et al. 2019). The program is the one that runs on a single device; XLA
+puts in what has to be sent.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any, TypeVar
+
+import jax
+from flax.linen import logical_axis_rules
+from flax.linen.spmd import logical_to_mesh_axes
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.nn.axes import axis_names
+from gelu_jax.nn.mlp import MLPConfig
+from gelu_jax.nn.transformer import TransformerConfig
+
+T = TypeVar("T")
+
+RULES = (
+    ("b", ("data", "fsdp")),
+    ("f", "tensor"),
+    ("h", "tensor"),
+    ("g", "tensor"),
+    ("v", "tensor"),
+    ("d", "fsdp"),
+)
+"""Axis of an array → axis of the mesh. An axis that is not here is never spread out, nor is one
+of a parameter whose length the mesh does not divide."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How many devices lie along each axis of the mesh; −1, for one of them: all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        for name, size in vars(self).items():
+            if size < 1 and size != -1:
+                yield Problem(name, size, "must be above 0, or -1 for what is left; nearest: 1")
+        left = [name for name, size in vars(self).items() if size == -1]
+        for name in left[1:]:
+            yield Problem(name, -1, f"{left[0]} is -1 already; nearest: 1, or {left[0]}: 1")
+
+    def sizes(self, devices: int) -> dict[str, int]:
+        """Devices along each axis, of so many in all; ConfigError where there are too few.
+
+        >>> MeshConfig(tensor=2).sizes(8)
+        {'data': 4, 'fsdp': 1, 'tensor': 2}
+        """
+        known = prod(size for size in vars(self).values() if size > 0)
+        if known > devices or (-1 in vars(self).values() and devices % known):
+            raise ConfigError([Problem("mesh", vars(self), f"does not fit on {devices} devices")])
+        return {k: devices // known if size == -1 else size for k, size in vars(self).items()}
+
+
+def make_mesh(config: MeshConfig | None) -> Mesh | None:
+    """The mesh of the devices that are here; None where one device is all it would have."""
+    sizes = {} if config is None else config.sizes(jax.device_count())
+    devices = prod(sizes.values())
+    if devices == 1:
+        return None
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        tuple(sizes),
+        (AxisType.Auto,) * len(sizes),
+        devices=jax.devices()[:devices],
+    )
+
+
+@contextmanager
+def on(mesh: Mesh | None) -> Generator[None]:
+    """What is traced inside is spread out over the mesh, by `RULES`."""
+    if mesh is None:
+        yield
+    else:
+        with jax.set_mesh(mesh), logical_axis_rules(RULES):
+            yield
+
+
+def spread(tree: T, mesh: Mesh | AbstractMesh | None, names: Sequence[str] | None = None) -> T:
+    """Shapes and dtypes of a tree, each leaf with its place on the mesh.
+
+    ``names`` are the axes of each leaf; None asks the modules in the tree (`axis_names`).
+    """
+    if mesh is None:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    names = axis_names(tree) if names is None else names
+    places = [_place(leaf.shape, axes, mesh) for leaf, axes in zip(leaves, names, strict=True)]
+    return jax.tree.unflatten(
+        structure,
+        [
+            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+            for leaf, place in zip(leaves, places, strict=True)
+        ],
+    )
+
+
+def shardings(tree: Any) -> Any:
+    """The places that `spread` gave to each leaf; None where all are left to jax."""
+    places = [leaf.sharding for leaf in jax.tree.leaves(tree)]
+    return jax.tree.map(lambda leaf: leaf.sharding, tree) if any(places) else None
+
+
+def everywhere(tree: T, mesh: Mesh | None) -> T:
+    """The tree with every array whole on every device."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def _place(shape: tuple[int, ...], axes: str, mesh: Any) -> NamedSharding:
+    letters: list[str | None] = list(axes.split())
+    # A vector is so small that gathering it would cost more than holding it everywhere.
+    rules = [rule for rule in RULES if len(letters) > 1 or rule[1] != "fsdp"]
+    letters = [None] * (len(shape) - len(letters)) + letters
+    spec = zip(shape, logical_to_mesh_axes(letters, rules) or (), strict=True)
+    fitting = (None if n % mesh.shape.get(axis, 1) else axis for n, axis in spec)
+    return NamedSharding(mesh, PartitionSpec(*fitting))
+
+
+def mesh_problems(
+    sizes: dict[str, int], model: TransformerConfig | MLPConfig, batch_size: int
+) -> Iterator[Problem]:
+    """Where a mesh cannot divide a run evenly."""
+    if isinstance(model, TransformerConfig):
+        block = model.block
+        lengths = {
+            "num_heads": ("tensor", block.attention.num_heads),
+            "d_ff": ("tensor", block.feed_forward.d_ff),
+            "d_model": ("fsdp", block.d_model),
+        }
+    else:
+        lengths = {"d_ff": ("tensor", model.d_ff)}
+    for name, (axis, length) in lengths.items():
+        if length % sizes[axis]:
+            yield Problem(f"mesh.{axis}", sizes[axis], f"must divide {name} = {length}")
+    rows = sizes["data"] * sizes["fsdp"]
+    if batch_size % rows:
+        best = max(1, round(batch_size / rows)) * rows
+        yield Problem(
+            "batch_size", batch_size, f"must be a multiple of data × fsdp = {rows}; nearest: {best}"
+        )
