@@ -196,22 +196,38 @@ def test_float32(name: str):
     assert slope_errors.max() <= promise.derivative32
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_float64_against_160_bits(name: str):
+def assert_float64(name: str, x: np.ndarray, true: np.ndarray, true_slope: np.ndarray):
     promise = PROMISES[name]
-    with np.load(GOLDEN / "float64.npz") as golden:
-        x, true, true_slope = (golden[k] for k in ("x", f"{name} value", f"{name} derivative"))
     with jax.enable_x64(True):
         both = jax.jit(lambda x: value_and_derivative(ACTIVATIONS[name], x))
         value, slope = (np.asarray(r) for r in both(jnp.asarray(x)))
     assert value.dtype == np.float64
     with np.errstate(all="ignore"):
-        # the golden is itself rounded, which may cost half a unit
+        # the truth is itself rounded, which may cost half a unit
         assert ulp_errors(value, true, x, 2.0**-1022).max() <= max(promise.value64 - 0.5, 0)
         slope_errors = ulp_errors(slope, true_slope, x, 2.0**-1022)
     if promise.crossing:
         slope_errors = slope_errors[np.abs(x - promise.crossing[0]) > 0.05]
     assert slope_errors.max() <= max(promise.derivative64 - 0.5, 0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float64_against_160_bits(name: str):
+    with np.load(GOLDEN / "float64.npz") as golden:
+        assert_float64(name, *(golden[k] for k in ("x", f"{name} value", f"{name} derivative")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_float64_at_a_hundred_thousand_points(name: str, monkeypatch: pytest.MonkeyPatch):
+    """As above, the truth computed here: some seconds a function."""
+    monkeypatch.syspath_prepend(GOLDEN)
+    from generate import FLOAT64, TRUTH, mpf, rounded, sample
+
+    x = sample(100_000, seed=1)
+    assert_float64(
+        name, x, *(np.array([rounded(f(mpf(v)), *FLOAT64) for v in x]) for f in TRUTH[name])
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

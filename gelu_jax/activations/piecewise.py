@@ -88,7 +88,7 @@ def selu(x: Number) -> Scaled:
     """λ·(x where positive, α(eˣ − 1) elsewhere) (Klambauer et al. 2017)."""
     v = plain(x)
     # close to 0 it is linear, and so small that the low part of a product would be subnormal
-    tiny = jnp.abs(v) < 2.0**-40
+    tiny = jnp.abs(v) < (2.0**-40 if v.dtype == jnp.float32 else 2.0**-64)
     up = jnp.where(tiny, jnp.asarray(2.0**64, v.dtype), jnp.asarray(1, v.dtype))
     raised = x.scaled(up) if isinstance(x, Pair) else pair(x * up)
     left = where(tiny, raised, exp(pair(clamped(x, -80, 0)), 0) - 1)
