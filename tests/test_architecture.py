@@ -42,6 +42,8 @@ ROOMS = {  # package → the modules that may import it
     "orbax": "gelu_jax.training.checkpoint",
     "sklearn": "gelu_jax.training.data",
     "tyro": "gelu_jax.cli",
+    "tensorboardX": "gelu_jax.compare.trackers",
+    "wandb": "gelu_jax.compare.trackers",
 }
 
 
