@@ -1,40 +1,41 @@
 # Every target makes its own .venv; nothing else has to be installed but Python >= 3.11.
 PYTHON ?= python3
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 
-.PHONY: compare test test-all test-live test-browser lint types clean
+.PHONY: compare test test-slow test-live test-browser lint types clean
 
-compare: .venv/package
+compare: $(VENV)/package
 	$(BIN)/gelu-jax compare configs/compare_activations.yaml
 
-test: .venv/dev
+test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadgroup
 
-test-all: .venv/dev
-	$(BIN)/pytest -n 2 --dist loadgroup -m "not browser and not live"
+test-slow: $(VENV)/dev
+	$(BIN)/pytest -n 2 --dist loadgroup -m slow
 
-test-browser: .venv/dev
+test-browser: $(VENV)/dev
 	$(BIN)/pytest -m browser
 
-test-live: .venv/dev
+test-live: $(VENV)/dev
 	$(BIN)/pip install --quiet ".[peers]"
 	$(BIN)/pytest -m live
 
-lint: .venv/dev
+lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: .venv/dev
+types: $(VENV)/dev
 	$(BIN)/pyright
 
 clean:
-	rm -rf .venv
+	rm -rf $(VENV)
 
-.venv/package: pyproject.toml
-	$(PYTHON) -m venv .venv
+$(VENV)/package: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
 	touch $@
 
-.venv/dev: .venv/package
+$(VENV)/dev: $(VENV)/package
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	touch $@
