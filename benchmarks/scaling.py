@@ -65,15 +65,16 @@ def table(rows: dict[str, dict[int, dict[str, float]]]) -> list[str]:
 
 
 def main() -> None:
-    rows = {axis: {n: measure(axis, n) for n in (1, 2, 4, 8)} for axis in AXES}
+    alone = measure(AXES[0], 1)
+    rows = {axis: {1: alone} | {n: measure(axis, n) for n in (2, 4, 8)} for axis in AXES}
     where = environment()
     text = [
         "# Weak scaling on virtual devices, counted in the compiled program",
         "",
-        "`python benchmarks/scaling.py`: a transformer of 4 layers, d_model 128, d_ff 512 (swiglu), "
-        f"float32, {ROWS_A_DEVICE} rows of 128 tokens for each device, one training step. XLA counts "
-        "the body of a loop once, so that the FLOPs are those of one layer; an ideal is 1.000. "
-        "Along `tensor` every device meets all rows with its share of the model.",
+        "`python benchmarks/scaling.py`: a transformer of 4 layers, d_model 128, d_ff 512",
+        f"(swiglu), float32, {ROWS_A_DEVICE} rows of 128 tokens for each device, a step.",
+        "XLA counts the body of a loop once, so that the FLOPs are those of one layer; ideal is",
+        "1.000. Along `tensor` every device meets all rows with its share of the model.",
         "",
         *table(rows),
         "",

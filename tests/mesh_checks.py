@@ -283,6 +283,7 @@ def sent(text):
 
     An all-reduce that stands for a reduce-scatter, as on a CPU, counts as what it is.
     """
+    everybody = int(re.search(r"num_partitions=(\d+)", text)[1])
     bodies, name = {}, ""
     for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
         if match := re.match(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$", line):
@@ -304,7 +305,7 @@ def sent(text):
         if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
             return int(match[1])
         match = re.search(r"replica_groups={{([\d,]*)}", line)
-        return match[1].count(",") + 1 if match else 8
+        return match[1].count(",") + 1 if match else everybody
 
     def size(shapes):
         found = re.findall(r"[fs]32\[([\d,]*)\]", shapes)

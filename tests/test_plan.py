@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,7 +9,6 @@ import pytest
 from test_mesh import found
 from test_run import DIGITS
 
-from gelu_jax.cli import main
 from gelu_jax.errors import ConfigError
 from gelu_jax.training.chips import CHIPS
 from gelu_jax.training.config import from_dict
@@ -129,14 +127,6 @@ def test_products_inside_loops_and_calls():
         return jax.lax.scan(lambda x, _: (jax.jit(body)(x), None), x, length=5)[0]
 
     assert sum(p.flops for p in products(f, x)) == 5 * 2 * 4**3
-
-
-def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    file = Path(__file__).parent.parent / "configs" / "byte_lm.yaml"
-    command = ["gelu-jax", "plan", str(file), "mesh.fsdp=4", "--devices", "32", "--chip", "a100"]
-    monkeypatch.setattr("sys.argv", command)
-    main()
-    assert "32 × a100 (data 8, fsdp 4, tensor 1)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
