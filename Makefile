@@ -9,10 +9,10 @@ compare: $(VENV)/package
 	$(BIN)/gelu-jax compare configs/compare_activations.yaml
 
 test: $(VENV)/dev
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/dev
-	$(BIN)/pytest -n 2 --dist loadgroup -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 test-browser: $(VENV)/dev
 	$(BIN)/pytest -m browser

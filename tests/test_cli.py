@@ -18,9 +18,6 @@ from gelu_jax.compare.records import read_results
 from gelu_jax.training.config import from_dict, read_config, to_dict, write_config
 from gelu_jax.training.run import Trainer
 
-# one worker: what its fixtures train is trained once
-pytestmark = pytest.mark.xdist_group("cli")
-
 ROOT = Path(__file__).parent.parent
 
 DIGITS = """\
@@ -494,7 +491,7 @@ def test_help_names_the_commands(shell: Shell):
     done = shell("--help")
     assert done.code == 0
     text = " ".join("\n".join(done.out).split())
-    assert "{compare,train,generate,report,numerics}" in text
+    assert "{compare,train,plan,generate,report,numerics}" in text
     for command in cli.COMMANDS:
         assert f"• {command} " in text
     detail = " ".join("\n".join(shell("compare", "--help").out).split())

@@ -19,6 +19,7 @@ from gelu_jax.training.run import Keys, State, TrainConfig, Trainer, init
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 LARGE = {"gpt2_small": 124_439_808, "llama_small": 123_551_232}
+IN_README = ("byte_lm", "text_file_lm")
 SMALL = ["steps=2", "eval_every=1", "batch_size=2"]
 
 
@@ -64,7 +65,8 @@ def mnist(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name not in LARGE])
+# Those that the README trains are trained by tests/test_readme.py.
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in {*LARGE, *IN_README}])
 def test_it_trains(name: str, tmp_path: Path, request: pytest.FixtureRequest):
     """Two steps of its own model, on its own data (MNIST and the text are written here)."""
     overrides = [*SMALL]

@@ -34,9 +34,6 @@ from gelu_jax.training.config import from_dict, read_config, to_dict
 from gelu_jax.training.data import load_data
 from gelu_jax.training.run import Point, State, TrainConfig, Trainer, evaluate
 
-# one worker: what its fixtures train is trained once
-pytestmark = pytest.mark.xdist_group("experiment")
-
 DIGITS = {
     "data": {"kind": "digits"},
     "model": {"kind": "mlp", "d_in": 64, "num_classes": 10, "num_layers": 2, "d_ff": 16},

@@ -41,9 +41,6 @@ run:
   checkpoint_every: 6
 """
 
-# one worker: what its fixtures train is trained once
-pytestmark = pytest.mark.xdist_group("faults")
-
 SERVER = """
 import json, os, resource, sys, traceback
 import gelu_jax.cli, sklearn.datasets

@@ -13,9 +13,6 @@ from gelu_jax.training.config import from_dict
 from gelu_jax.training.model import with_weights
 from gelu_jax.training.run import Keys, TrainConfig, init
 
-# one worker: what its fixtures train is trained once
-pytestmark = pytest.mark.xdist_group("pretrained")
-
 LLAMA = {
     "model_type": "llama",
     "vocab_size": 256,

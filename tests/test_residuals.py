@@ -152,6 +152,7 @@ SHARDED = """
 """
 
 
+@pytest.mark.slow
 def test_sharded_over_data_and_model():
     code = "import os; os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'\n"
     done = subprocess.run(
