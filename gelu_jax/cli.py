@@ -5,10 +5,12 @@ Exit codes: 0 done; 1 the machine failed (a full disk, say), or `numerics` found
 """
 
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -149,6 +151,8 @@ def _run(
                 stack.enter_context(tracker)
 
             def watch(task: Task, run: Run) -> None:
+                if _interrupted.is_set():
+                    raise KeyboardInterrupt
                 board.watch(task, last_point(run))
                 for tracker in tracked:
                     tracker.watch(task, run)
@@ -276,7 +280,8 @@ COMMANDS = {
 
 def main() -> None:
     """Runs a command; an error of the user's is one line for each mistake, and no traceback."""
-    with warnings.catch_warnings():
+    _interrupted.clear()
+    with warnings.catch_warnings(), _remembered_interrupts():
         warnings.showwarning = _remark
         try:
             tyro.extras.subcommand_cli_from_dict(
@@ -292,6 +297,24 @@ def main() -> None:
             sys.exit(_complaint(f"{error.filename or 'disk'}: {reason}", 1))
         except KeyboardInterrupt:
             sys.exit(_complaint("stopped; the same command goes on from here", 130))
+
+
+_interrupted = threading.Event()
+
+
+@contextmanager
+def _remembered_interrupts() -> Generator[None]:
+    """Ctrl-C raises, and is remembered: what is raised in a finalizer, Python drops."""
+
+    def interrupt(*_: object) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _remark(message: Warning | str, *_: object) -> None:

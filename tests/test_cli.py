@@ -1,8 +1,10 @@
 """The command line: what it writes, and one clear line for every mistake."""
 
+import contextlib
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -485,6 +487,18 @@ def test_a_damaged_model_is_named(after: Shell):
 
 
 # --- The command line itself ------------------------------------------------------------------
+
+
+def test_an_interrupt_that_python_drops_stops_it_all_the_same(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    def dropping(*_: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(cli.Board, "watch", dropping)
+    done = shell("train", "digits.yaml")
+    assert (done.code, done.err[-1]) == (130, "stopped; the same command goes on from here")
 
 
 def test_help_names_the_commands(shell: Shell):

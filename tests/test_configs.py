@@ -67,17 +67,10 @@ def mnist(tmp_path: Path) -> Path:
 
 # Those that the README trains are trained by tests/test_readme.py.
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in {*LARGE, *IN_README}])
-def test_it_trains(name: str, tmp_path: Path, request: pytest.FixtureRequest):
-    """Two steps of its own model, on its own data (MNIST and the text are written here)."""
-    overrides = [*SMALL]
-    if "text_file" in name:
-        (tmp_path / "text.txt").write_text("to be, or not to be, that is the question\n" * 50)
-        overrides.append(f"data.path={tmp_path / 'text.txt'}")
-    if "mnist" in name:
-        overrides.append(f"data.path={request.getfixturevalue('mnist')}")
-    else:
-        overrides += [] if "digits" in name else ["data.validation_windows=2"]
-    config = read(name, *overrides)
+def test_it_trains(name: str, request: pytest.FixtureRequest):
+    """Two steps of its own model, on its own data (MNIST is written here)."""
+    mnist = [f"data.path={request.getfixturevalue('mnist')}"] if "mnist" in name else []
+    config = read(name, *SMALL, *mnist)
     trainer = Trainer(config, load_data(config.data, config.batch_size))
     points = [point for _, point in trainer.fit(0, config.optimizer.learning_rate)]
     assert [point.step for point in points] == [0, 1, 2]
