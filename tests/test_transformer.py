@@ -34,7 +34,7 @@ def sensitivity(model, tokens):
         y, _ = jax.lax.scan(lambda x, block: (block(x), None), x, model.layers)
         return y
 
-    jacobian = jax.jacrev(run)(x)[0, :, :, 0]
+    jacobian = jax.jit(jax.jacrev(run))(x)[0, :, :, 0]
     return jnp.abs(jacobian).sum((1, 3))
 
 
