@@ -70,15 +70,18 @@ def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
     run, state = _standing(home, run or _empty(trainer, task), trainer.abstract_state)
     watch(task, run)
     resume = None if state is None else (state, run.seconds[-1])
+    kept = run, state  # one name, so that no interrupt comes between the two
     try:
         for state, point in trainer.fit(task.seed, task.learning_rate, resume):
             run = _extended(run, point)
+            kept = run, state
             _write(home, run)  # before the state, so that a state is never ahead of its curve
             if _is_due(trainer.config, point):
                 checkpoint.save(home / "checkpoint", point.step, state)
             watch(task, run)
     except KeyboardInterrupt:  # there is time to keep what has been trained
-        if state is not None and 0 < int(state.step) == run.eval_steps[-1]:
+        run, state = kept
+        if state is not None and int(state.step) > 0:
             _write(home, run)
             checkpoint.save(home / "checkpoint", int(state.step), state)
         raise
