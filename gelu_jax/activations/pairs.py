@@ -180,11 +180,6 @@ def clamped(x: Number, low: float, high: float) -> Number:
     return _clamped(x, low, high)
 
 
-def capped(x: Number, high: float) -> Number:
-    """The number, at most `high`, as in `clamped`."""
-    return clamped(x, -jnp.inf, high)
-
-
 def _clamped(x: Array, low: float, high: float) -> Array:
     # each choice becomes one instruction; jnp.clip, which orders −0 and +0, takes several
     if low > -jnp.inf:

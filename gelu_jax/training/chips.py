@@ -1,4 +1,7 @@
-"""Accelerators: what the vendors' data sheets say, dense bfloat16, one direction of a link."""
+"""Accelerators: published peak figures, dense bfloat16, one direction of a link; none measured here.
+
+The network is taken to be one adapter of 400 Gbit/s a device, of 200 for the A100.
+"""
 
 from typing import NamedTuple
 
