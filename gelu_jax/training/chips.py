@@ -1,4 +1,4 @@
-"""Accelerators: published peak figures, dense bfloat16, one direction of a link; none measured here.
+"""Accelerators: published peak figures, dense bfloat16, links counted one way; none measured here.
 
 The network is taken to be one adapter of 400 Gbit/s a device, of 200 for the A100.
 """
