@@ -335,9 +335,10 @@ def test_one_rate_or_none_is_not_tuned(
 
 
 def test_everything_is_on_record(tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer]):
-    config = config_of(description="what for", unit="nats per image", run=replace(RUN, seed=7))
+    config = config_of(description="what for", run=replace(RUN, seed=7))
     comparison = compare(config, tmp_path / "x", trainers=trainers)
     assert read_results(tmp_path / "x") == comparison
+    assert comparison.unit == "nats per image"  # the digits' own
     assert to_dict(read_config(tmp_path / "x" / "config.yaml", CompareConfig)) == to_dict(config)
     assert to_dict(from_dict(comparison.config, CompareConfig)) == to_dict(config)
     relu, swiglu = comparison.arms

@@ -50,7 +50,6 @@ class CompareConfig:
     run: TrainConfig
     arms: Mapping[str, Changes]
     description: str = ""
-    unit: str = "nats per byte"
     metric: Metric = "validation loss"
     seeds: int = 8
     learning_rates: tuple[float, ...] = ()
@@ -254,7 +253,7 @@ def _record(
     return Comparison(
         name=name,
         description=config.description,
-        unit=config.unit,
+        unit=data.facts.unit,
         tokens_per_step=data.tokens_per_step,
         protocol=config.protocol,
         arms=tuple(

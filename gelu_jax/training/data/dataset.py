@@ -36,9 +36,10 @@ Batch: TypeAlias = tuple[jax.Array, jax.Array]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a dataset was read from; sizes in bytes of text or in images."""
+    """What a dataset was read from; in bytes of text or in images; ``unit`` is a loss's."""
 
     description: str
+    unit: str
     hash: str
     train_size: int
     validation_size: int

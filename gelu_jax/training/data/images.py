@@ -135,6 +135,7 @@ def _image_data(
     arrays = *train, *held_out
     facts = Facts(
         f"{name}, {sum(sizes)} images of {train[0].shape[1]}×{train[0].shape[2]}",
+        "nats per image",
         content_hash(part for a in arrays for part in (str(a.shape).encode(), a.tobytes())),
         *sizes,
     )

@@ -140,11 +140,12 @@ def _load(
             reason = f"leaves {len(data)} bytes for {part}, fewer than one window of {window}"
             raise wrong("validation_fraction", config.validation_fraction, reason)
     description = f"{len(files)} file{'s' * (len(files) > 1)}, {size} bytes"
+    digest = content_hash([train, validation])
     return ByteData(
         jnp.asarray(np.frombuffer(train, np.uint8)),
         jnp.asarray(_even_windows(validation, config.context, config.validation_windows)),
         batch_size,
-        Facts(description, content_hash([train, validation]), len(train), len(validation)),
+        Facts(description, "nats per byte", digest, len(train), len(validation)),
     )
 
 
