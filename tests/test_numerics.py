@@ -106,6 +106,16 @@ def test_every_16_bit_input_is_correctly_rounded(name: str, dtype: str):
     assert max(row.worst_value_ulp, row.worst_derivative_ulp) <= 0.5, row
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu_10", "gelu_sigmoid", "gelu_tanh", "laplace"])
+def test_bfloat16_needs_no_pairs_where_2_ulp_of_float32_change_no_bit(name: str):
+    x = jnp.asarray(inputs("bfloat16")).astype(jnp.float32)
+    for y in map(np.asarray, value_and_derivative(ACTIVATIONS[name], x)):
+        normal = np.isfinite(y) & (np.abs(y) > 2.0**-125) & (y != x)
+        bits = y[normal].view(np.int32)
+        below, above = ((bits + n).view(np.float32) for n in (-2, 2))
+        np.testing.assert_array_equal(below.astype(jnp.bfloat16), above.astype(jnp.bfloat16))
+
+
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [(name, "float16") for name in NAMES] + [("gelu", "bfloat16"), ("silu", "bfloat16")],

@@ -3,7 +3,9 @@
 An activation is two equations, its value and its derivative, written for numbers that are either
 arrays or pairs (`pairs.py`). float32 and float64 arrive as arrays; an equation that needs more bits
 makes a pair of them with `pair(x)`. Narrower dtypes arrive as pairs in float32 and leave with one
-rounding. Derivatives of higher order differentiate the derivative's equation.
+rounding. In bfloat16 no true result lies so close to the middle between two numbers that a few bits
+beyond float32 would not do (its pairs are wide), and for some functions float32 itself is enough.
+Derivatives of higher order differentiate the derivative's equation.
 
 What correct rounding in 16 bits rests on: float32 additions and multiplications that round to
 nearest, in an order the compiler keeps (XLA does, but for merging constants); float32 results that
@@ -79,10 +81,11 @@ def _wide(x: Array) -> Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-def _evaluate(equation: Equation, x: Array) -> Array:
+def _evaluate(equation: Equation, x: Array, bfloat16_in_pairs: bool) -> Array:
     """The equation's result in float32 or float64, good for one more rounding."""
-    narrow = x.dtype not in (jnp.float32, jnp.float64)
-    result = equation(Pair(x.astype(jnp.float32), is_cut=True) if narrow else x)
+    bfloat16 = x.dtype == jnp.bfloat16
+    narrow = bfloat16_in_pairs if bfloat16 else x.dtype not in (jnp.float32, jnp.float64)
+    result = equation(Pair(_wide(x), is_cut=True, is_wide=bfloat16) if narrow else _wide(x))
     if isinstance(result, Scaled):
         return result.finished(_rounded(result.number, narrow))
     return _rounded(result, narrow)
@@ -96,18 +99,24 @@ def floating(x: ArrayLike, name: str) -> Array:
     return x
 
 
-def elementwise(derivative: Equation) -> Callable[[Equation], Elementwise]:
-    """Makes an activation of its equation and the equation of its derivative."""
+def elementwise(
+    derivative: Equation, *, bfloat16_in_pairs: bool = True
+) -> Callable[[Equation], Elementwise]:
+    """Makes an activation of its equation and the equation of its derivative.
+
+    ``bfloat16_in_pairs`` may be False where no true bfloat16 result is within 2 ulp of float32 of
+    the middle between two numbers.
+    """
 
     def decorate(value: Equation) -> Elementwise:
         # without `checkpoint` the backward pass would keep the derivative beside the input
         @jax.checkpoint
         def tangent(x: Array, dx: Array) -> Array:
-            return (_evaluate(derivative, x) * _wide(dx)).astype(x.dtype)
+            return (_evaluate(derivative, x, bfloat16_in_pairs) * _wide(dx)).astype(x.dtype)
 
         @jax.custom_jvp
         def activation(x: Array) -> Array:
-            return _evaluate(value, x).astype(x.dtype)
+            return _evaluate(value, x, bfloat16_in_pairs).astype(x.dtype)
 
         @activation.defjvp
         def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:  # pyright: ignore[reportUnusedFunction]

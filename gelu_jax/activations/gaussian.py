@@ -181,7 +181,7 @@ def _gelu_derivative(x: Number) -> Scaled:
     return Scaled(*_sides(x, -dip, 1 + _lowered(dip, x)))
 
 
-@elementwise(_gelu_derivative)
+@elementwise(_gelu_derivative, bfloat16_in_pairs=False)
 def gelu(x: Number) -> Scaled:
     """x·Φ(x) (Hendrycks and Gimpel 2016, section 2); its derivative is Φ(x) + x·φ(x).
 
@@ -198,7 +198,7 @@ def _gelu_10_derivative(x: Number) -> Scaled:
     return Scaled(slope.number, jnp.where(plain(x) >= 10, jnp.zeros_like(slope.power), slope.power))
 
 
-@elementwise(_gelu_10_derivative)
+@elementwise(_gelu_10_derivative, bfloat16_in_pairs=False)
 def gelu_10(x: Number) -> Scaled:
     """gelu(x) clipped to [−10, 10]; its derivative is 0 from 10 on.
 
@@ -221,7 +221,7 @@ def _laplace_derivative(x: Number) -> Scaled:
     return Scaled(bell * _INVERSE_SQRT_2PI * _INVERSE_DEVIATION, _C)
 
 
-@elementwise(_laplace_derivative)
+@elementwise(_laplace_derivative, bfloat16_in_pairs=False)
 def laplace(x: Number) -> Scaled:
     """Φ((x − 0.707107)/0.282095), a bounded stand-in for relu_squared (Ma et al. 2022, "Mega").
 

@@ -127,7 +127,7 @@ def _gelu_sigmoid_derivative(x: Number) -> Scaled:
     return _gate_derivative(v, v)
 
 
-@elementwise(_gelu_sigmoid_derivative)
+@elementwise(_gelu_sigmoid_derivative, bfloat16_in_pairs=False)
 def gelu_sigmoid(x: Number) -> Scaled:
     """x·σ(1.702·x), within 0.0203 of gelu (Hendrycks and Gimpel 2016, section 2).
 
@@ -155,7 +155,7 @@ def _gelu_tanh_derivative(x: Number) -> Scaled:
     return _gate_derivative(near * (square * _CUBIC + _LINEAR), near * (square * _SLOPE + _LINEAR))
 
 
-@elementwise(_gelu_tanh_derivative)
+@elementwise(_gelu_tanh_derivative, bfloat16_in_pairs=False)
 def gelu_tanh(x: Number) -> Scaled:
     """½x(1 + tanh u) = x·σ(2u) with u = √(2/π)(x + 0.044715·x³) (Hendrycks and Gimpel 2016).
 

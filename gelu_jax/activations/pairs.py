@@ -47,8 +47,8 @@ def reciprocal(x: Array) -> Array:
 class Pair:
     """hi + lo, where `lo` is None if it is exactly zero.
 
-    `is_cut` tells that hi fits half the bits, and `is_wide` that the number comes of a float32 or
-    float64 input, for which a few bits beyond its dtype are enough.
+    `is_cut` tells that hi fits half the bits, and `is_wide` that a few bits beyond float32, or
+    float64, are enough: for an input of that dtype, and for bfloat16.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ def magnitude(x: Number) -> Any:
 def clamped(x: Number, low: float, high: float) -> Number:
     """The number kept within bounds of at most 12 bits, NaN handed on; a pair must have no lo."""
     if isinstance(x, Pair):
-        return Pair(_clamped(x.hi, low, high), is_cut=True)
+        return Pair(_clamped(x.hi, low, high), is_cut=True, is_wide=x.is_wide)
     return _clamped(x, low, high)
 
 
