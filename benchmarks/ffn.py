@@ -397,4 +397,6 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Args)))
+    arguments = tyro.cli(Args)
+    sys.argv[1:] = []  # tokamax takes what stands there for flags of its own
+    sys.exit(main(arguments))

@@ -39,14 +39,18 @@ def example(name):
     return jax.random.normal(jax.random.key(1), shape)
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=MODULES, scope="module")
 def name(request):
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(name):
-    return getattr(gj, name)(MODULES[name], rngs=nnx.Rngs(0))
+    return made(name, MODULES[name])
+
+
+def made(name, config, seed=0):
+    return getattr(gj, name)(config, rngs=nnx.Rngs(seed))
 
 
 def test_every_module_is_in_the_table():
@@ -73,12 +77,11 @@ def test_jit_equals_eager(name, model):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_parameters_keep_their_dtype_and_outputs_take_the_compute_dtype(name, dtype):
-    config = _with_dtype(MODULES[name], dtype)
-    model = getattr(gj, name)(config, rngs=nnx.Rngs(0))
+    model = jax.eval_shape(lambda: made(name, _with_dtype(MODULES[name], dtype)))
     assert {leaf.dtype.name for leaf in jax.tree.leaves(model)} == {"float32"}
     # logits are float32, and a block's stream keeps the dtype of its input
     expected = "float32" if name in ("Transformer", "MLP", "Block") else dtype
-    assert model(example(name)).dtype == expected
+    assert jax.eval_shape(lambda model, x: model(x), model, example(name)).dtype == expected
 
 
 def _with_dtype(config, dtype):
@@ -94,8 +97,13 @@ def _with_dtype(config, dtype):
 
 def test_gradients_are_finite_and_reach_every_parameter(name, model):
     x = example(name)
-    weights = jax.random.normal(jax.random.key(2), model(x).shape)
-    gradient = jax.grad(lambda model: (model(x) * weights).sum())(model)
+
+    @jax.jit
+    def gradient_of(model):
+        y, transposed = jax.vjp(lambda model: model(x), model)
+        return transposed(jax.random.normal(jax.random.key(2), y.shape))[0]
+
+    gradient = gradient_of(model)
     chex.assert_tree_all_finite(gradient)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert jnp.abs(leaf).max() > 0, path
@@ -105,19 +113,21 @@ def test_one_trace_serves_every_call(name, model):
     chex.clear_trace_counter()
     run = jax.jit(chex.assert_max_traces(lambda model, x: model(x), n=1))
     for seed in range(3):
-        again = getattr(gj, name)(MODULES[name], rngs=nnx.Rngs(seed))
-        run(again, example(name))
+        run(made(name, MODULES[name], seed), example(name))
 
 
 def test_scan_vmap_and_remat(name, model):
     x = example(name)
-    expected = model(x)
-    stacked = jnp.stack([x, x])
-    vmapped = jax.vmap(lambda x: model(x))(stacked)
-    _, scanned = jax.lax.scan(lambda _, x: (None, model(x)), None, stacked)
-    rematerialised = jax.checkpoint(lambda model, x: model(x))(model, x)
-    for y in (*vmapped, *scanned, rematerialised):
-        np.testing.assert_allclose(y, expected, atol=2e-6)
+
+    @jax.jit
+    def in_every_way(model, x):
+        twice = jnp.stack([x, x])
+        vmapped = jax.vmap(lambda x: model(x))(twice)
+        scanned = jax.lax.scan(lambda _, x: (None, model(x)), None, twice)[1]
+        return *vmapped, *scanned, jax.checkpoint(lambda model, x: model(x))(model, x)
+
+    for y in in_every_way(model, x):
+        np.testing.assert_allclose(y, model(x), atol=2e-6)
 
 
 def test_gradient_under_remat_is_the_same(name, model):
@@ -126,7 +136,7 @@ def test_gradient_under_remat_is_the_same(name, model):
     def loss(model):
         return jnp.square(model(x)).sum()
 
-    plain, remat = jax.grad(loss)(model), jax.grad(jax.checkpoint(loss))(model)
+    plain, remat = (jax.jit(jax.grad(f))(model) for f in (loss, jax.checkpoint(loss)))
     chex.assert_trees_all_close(plain, remat, atol=1e-4, rtol=1e-4)
 
 
