@@ -3,8 +3,9 @@
     python benchmarks/launch.py
 
 `configs/compare_activations.yaml` at one learning rate, 3 arms × 8 seeds of 100 steps, by
-`gelu-jax compare` and by `gelu-jax compare --launcher local`, wall time of the whole command from an
-empty folder: imports, compilation, training, report. Every run must end at the very same loss.
+`gelu-jax compare` and by `gelu-jax compare --launcher local`: wall time of the whole command from
+an empty folder, with imports, compilation, training and report. Every run must end at the very same
+loss.
 
 Each call adds one round, in an order that alternates, to benchmarks/results/launch.json, and writes
 the medians to launch.md; what another commit measured is dropped.
@@ -58,8 +59,9 @@ def table(found):
     return "\n".join(rows) + (
         f"\n\nWorkers to one process: {median(ratios):.2f} (median of {len(ratios)} rounds; "
         f"{', '.join(f'{ratio:.2f}' for ratio in ratios)}). Every run ended at the same loss.\n\n"
-        f"{os.cpu_count()} workers; {where['device']}; Python {where['python']}, jax {where['jax']}; "
-        f"commit {where['commit']}; {where['date']}. `python benchmarks/launch.py` adds a round.\n"
+        f"{os.cpu_count()} workers; {where['device']}; Python {where['python']}, "
+        f"jax {where['jax']}; commit {where['commit']}; {where['date']}. "
+        "`python benchmarks/launch.py` adds a round.\n"
     )
 
 
