@@ -17,7 +17,7 @@ from gelu_jax.training.config import read_config, to_dict
 # All that a comparison writes, in the order of deleting it: without its config it is unknown
 _RUNS = ("runs/*/tuning-lr*-seed*", "runs/*/report-lr*-seed*")
 _FILES = ("results.json", "results.csv", "report.html", "curves.png", "curves.svg", "config.yaml")
-_TRACKED = ("tensorboard", "wandb", "workers")
+_TRACKED = ("tensorboard", "wandb")
 _HALVES = tuple(f".{name}.*" for name in _FILES)  # what a killed process leaves
 _PATIENCE = 60.0  # seconds
 _NO_FAULT_OF_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -95,7 +95,7 @@ def claim(directory: Path, config: CompareConfig, *, overwrite: bool) -> None:
             reason = "holds another comparison; choose another --output, or --overwrite"
             raise _refused(directory, reason)
         _remove(directory, *_RUNS, *_TRACKED, *_FILES)
-    _remove(directory, *_HALVES, *(f"{runs}/.*" for runs in _RUNS))
+    _remove(directory, "workers", *_HALVES, *(f"{runs}/.*" for runs in _RUNS))
 
 
 def same_but_for_seeds(one: CompareConfig, other: CompareConfig) -> bool:

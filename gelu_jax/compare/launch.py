@@ -22,7 +22,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -77,6 +77,19 @@ class Launch:
             raise ConfigError([Problem("launcher", self.kind, reason)])
         if self.kind == "slurm" and shutil.which("srun") is None:
             raise ConfigError([Problem("launcher", "slurm", "there is no srun on the PATH")])
+        check(self._unknown_resources())
+
+    def _unknown_resources(self) -> Iterator[Problem]:
+        given = dict(self.resources)
+        if self.kind == "local" and not all(
+            key == "gpus_per_node" and isinstance(value, int) for key, value in given.items()
+        ):
+            yield Problem("resources", given, "only gpus_per_node, which is a whole number")
+        if self.kind == "slurm":
+            try:
+                _slurm(Path(), given)
+            except (AssertionError, TypeError, ValueError) as error:
+                yield Problem("resources", given, str(error).partition("\n")[0])
 
 
 def launch(kind: str | None, workers: int | None, resources: Sequence[str]) -> Launch | None:
@@ -206,7 +219,6 @@ class Crew:
         self._what: dict[str, Any] = {}
 
     def __enter__(self) -> "Crew":
-        shutil.rmtree(self.folder, ignore_errors=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -329,29 +341,32 @@ class Jobs(Protocol):
 
 
 def _jobs(launch: Launch, folder: Path) -> Jobs:
-    try:
-        if launch.kind == "ray":
-            return _Ray(launch.resources)
-        return _Submitit(launch.kind, launch.resources, folder)
-    except (TypeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError([Problem("resources", dict(launch.resources), reason)]) from None
+    return (_Ray if launch.kind == "ray" else _Submitit)(launch, folder)
+
+
+def _slurm(folder: Path, resources: Mapping[str, Any]) -> Any:
+    from submitit import SlurmExecutor
+
+    executor = SlurmExecutor(folder)
+    executor.update_parameters(**{"job_name": "gelu-jax", "time": 60, **resources})
+    return executor
+
+
+def _local(folder: Path, gpus: int) -> Any:
+    from submitit import LocalExecutor
+
+    executor = LocalExecutor(folder)
+    executor.update_parameters(timeout_min=_LONG, gpus_per_node=gpus)
+    return executor
 
 
 class _Submitit:
     """Processes of this machine, or jobs of Slurm; what they print stands in ``workers/*.err``."""
 
-    def __init__(self, kind: str, resources: Mapping[str, Any], folder: Path):
-        import submitit
-
-        self._gpus = resources.get("gpus_per_node", 0) if kind == "local" else 0
-        self._executor: Any
-        if kind == "local":
-            self._executor = submitit.LocalExecutor(folder)
-            self._executor.update_parameters(timeout_min=_LONG, gpus_per_node=self._gpus)
-        else:
-            self._executor = submitit.SlurmExecutor(folder)
-            self._executor.update_parameters(**{"job_name": "gelu-jax", "time": 60, **resources})
+    def __init__(self, launch: Launch, folder: Path):
+        local = launch.kind == "local"
+        self._gpus = launch.resources.get("gpus_per_node", 0) if local else 0
+        self._executor = _local(folder, self._gpus) if local else _slurm(folder, launch.resources)
         self._living: list[Any] = []
         self._ended: list[str] = []
 
@@ -389,10 +404,10 @@ def _deaf_children() -> Generator[None]:
 class _Ray:
     """Tasks of a Ray cluster: the one that RAY_ADDRESS names, or one of this machine alone."""
 
-    def __init__(self, resources: Mapping[str, Any]):
+    def __init__(self, launch: Launch, folder: Path):
         self._ray: Any = import_module("ray")
         self._ray.init(log_to_driver=False, logging_level="ERROR")
-        options = {"max_retries": 0, "num_cpus": 1, **resources}
+        options = {"max_retries": 0, "num_cpus": 1, **launch.resources}
         self._work: Any = self._ray.remote(Worker().__call__).options(**options)
         self._living: list[Any] = []
         self._ended: list[str] = []
