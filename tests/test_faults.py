@@ -81,7 +81,7 @@ for line in sys.stdin:
 NOTES = """
 import os, sys
 
-if "submitit.core._submit" in sys.orig_argv or "ray::" in sys.argv[0]:
+if {"submitit.core._submit", "default_worker.py"} & {os.path.basename(a) for a in sys.orig_argv}:
     from gelu_jax.training.run import Trainer
 
     fit = Trainer.fit
@@ -314,7 +314,7 @@ def test_a_damaged_record_and_a_damaged_checkpoint(
     assert_whole(folder, undisturbed)
 
 
-# --- Workers ----------------------------------------------------------------------------------
+# --- Workers: 20 seconds a test, of which most go into starting two of them ---------------------
 
 LOCAL = (*COMPARE, "--launcher", "local", "--workers", "2")
 SLURM = (
@@ -396,6 +396,7 @@ def assert_each_run_done_once(folder: Path, killed: int, interrupted: str) -> No
     assert all(list(by.values()) == [STEPS] for by in steps.values())
 
 
+@pytest.mark.slow
 def test_one_of_two_workers_is_killed(
     server: Server, undisturbed: dict[str, dict[str, Any]], tmp_path: Path
 ):

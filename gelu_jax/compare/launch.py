@@ -183,6 +183,8 @@ def _attempt(trainer: Trainer, task: Task, directory: Path, home: Path) -> bool:
 
     try:
         with FileLock(home / ".claim", timeout=0):
+            for half in home.glob(".*.*"):  # what a killed worker was writing
+                half.unlink()
             perform(trainer, task, directory, watch)
     except Timeout:
         return False
