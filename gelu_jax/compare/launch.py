@@ -22,7 +22,7 @@ import signal
 import socket
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -225,11 +225,10 @@ class Crew:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._lead.release()
-        limit = time.monotonic() + _GRACE
-        while workers_at(self.directory) and time.monotonic() < limit:
-            time.sleep(_LOOK)
-        if self._jobs is not None:
-            self._jobs.stop()
+        _wait_while(lambda: bool(workers_at(self.directory)), _GRACE)
+        if (jobs := self._jobs) is not None:
+            jobs.stop()
+            _wait_while(lambda: len(jobs.ended()) < self.launch.workers, _GRACE / 4)
         if kind is None:  # else somebody may want to read what they said
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -299,6 +298,12 @@ class Crew:
         if len(ended) == self.launch.workers:
             reason = "no worker is left; the same command goes on from here"
             raise ChildProcessError(errno.ECHILD, reason, str(self.folder))
+
+
+def _wait_while(busy: Callable[[], bool], seconds: float) -> None:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit and busy():
+        time.sleep(_LOOK)
 
 
 @dataclass
@@ -432,4 +437,5 @@ class _Ray:
         return "without a word"
 
     def stop(self) -> None:
-        self._ray.shutdown()
+        for job in self._living:
+            self._ray.cancel(job, force=True)
