@@ -1,7 +1,7 @@
 """The command line: parse, call, print.
 
-Exit codes: 0 done; 1 the machine failed (a full disk, no worker left), or `numerics` found a promise
-broken; 2 the input was wrong; 130 stopped by Ctrl-C, to be continued by the same command.
+Exit codes: 0 done; 1 the machine failed (a full disk, no worker left), or `numerics` found a
+promise broken; 2 the input was wrong; 130 stopped by Ctrl-C, to be continued by the same command.
 """
 
 import os
