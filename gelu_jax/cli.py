@@ -1,7 +1,7 @@
 """The command line: parse, call, print.
 
-Exit codes: 0 done; 1 the machine failed (a full disk, say), or `numerics` found a promise broken;
-2 the input was wrong; 130 stopped by Ctrl-C, to be continued by the same command.
+Exit codes: 0 done; 1 the machine failed (a full disk, no worker left), or `numerics` found a
+promise broken; 2 the input was wrong; 130 stopped by Ctrl-C, to be continued by the same command.
 """
 
 import os
@@ -26,6 +26,7 @@ from gelu_jax.board import Board
 from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.directory import claim, locked, same_but_for_seeds
 from gelu_jax.compare.experiment import CompareConfig, compare, prepare
+from gelu_jax.compare.launch import Crew, Launch, launch
 from gelu_jax.compare.records import Run, read_results
 from gelu_jax.compare.report import write_report
 from gelu_jax.compare.runs import Task, last_point, load_model
@@ -60,6 +61,9 @@ def compare_command(
     quick: bool = False,
     json: bool = False,
     log: Log = (),
+    launcher: str | None = None,
+    workers: int | None = None,
+    resources: tuple[str, ...] = (),
 ) -> None:
     """Train arms over seeds and learning rates, and write a report with a verdict.
 
@@ -74,10 +78,17 @@ def compare_command(
         quick: a smoke test of two seeds without tuning, which draws no conclusion.
         json: print one JSON document and nothing else; progress goes to standard error.
         log: also write to a tracker, as runs go; may be given twice.
+        launcher: local, slurm or ray: have workers do the runs, on this machine or on others.
+        workers: how many; as many as this machine has cores by default.
+        resources: key=value, what each worker asks its launcher for: partition=gpu time=60
+            gpus_per_node=1 (slurm), num_gpus=1 (ray).
     """
+    staff = launch(launcher, workers, resources)
     comparison = read_config(config, CompareConfig, (*overrides, *QUICK * quick))
     directory = output or Path("runs") / _name(config)
-    analysis, files = _run(comparison, directory, overwrite=overwrite, add_seeds=add_seeds, log=log)
+    analysis, files = _run(
+        comparison, directory, overwrite=overwrite, add_seeds=add_seeds, log=log, staff=staff
+    )
     if json:
         print(summary(analysis, files))
     else:
@@ -138,6 +149,7 @@ def _run(
     overwrite: bool,
     add_seeds: int = 0,
     log: Sequence[Kind] = (),
+    staff: Launch | None = None,
 ) -> tuple[Analysis, tuple[Path, ...]]:
     check([Problem("add_seeds", add_seeds, "must not be below 0")] if add_seeds < 0 else [])
     trainers = prepare(config)  # all that can be wrong with it shows before anything is written
@@ -154,10 +166,12 @@ def _run(
                 if _interrupted.is_set():
                     raise KeyboardInterrupt
                 board.watch(task, last_point(run))
-                for tracker in tracked:
-                    tracker.watch(task, run)
+                if staff is None or run.status != "interrupted":  # of several at once, when done
+                    for tracker in tracked:
+                        tracker.watch(task, run)
 
-            comparison = compare(config, directory, watch, trainers)
+            crew = staff and stack.enter_context(Crew(staff, directory, trainers, watch))
+            comparison = compare(config, directory, watch, trainers, crew)
         return analyze(comparison), write_report(comparison, directory)
 
 

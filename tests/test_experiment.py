@@ -384,7 +384,7 @@ def test_only_what_is_missing_is_done(
     longer = {name: Trainer(replace(t.config, steps=8), t.data) for name, t in trainers.items()}
     assert fits(config_of(run=replace(RUN, steps=8)), longer) == 4
     assert fits(config_of()) == 0
-    monkeypatch.setattr(runs, "_code", lambda: ["another jax", "cpu", "same source"])
+    monkeypatch.setattr(runs, "code", lambda: ["another jax", "cpu", "same source"])
     assert fits(config_of()) == 4
     monkeypatch.undo()
 
@@ -405,12 +405,12 @@ def test_the_address_covers_config_data_and_code(
     data: Any = trainer.data
     facts = replace(data.facts, hash="0" * 64)
     other_data = address(Trainer(trainer.config, replace(data, facts=facts)), task)
-    monkeypatch.setattr(runs, "_code", lambda: ["x"])
+    monkeypatch.setattr(runs, "code", lambda: ["x"])
     other_code = address(trainer, task)
     assert len({base, other_rate, other_config, other_data, other_code}) == 5
     monkeypatch.undo()
     assert address(trainer, task) == base
-    assert len(runs._code()) == 3  # pyright: ignore[reportPrivateUsage]
+    assert len(runs.code()) == 3
 
 
 def test_the_source_is_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -419,7 +419,7 @@ def test_the_source_is_part_of_the_code(tmp_path: Path, monkeypatch: pytest.Monk
     (package / "nn").mkdir(parents=True)
     (package / "__init__.py").write_text("")
     monkeypatch.setattr(runs, "__file__", str(package / "compare" / "runs.py"))
-    code = runs._code.__wrapped__  # pyright: ignore[reportPrivateUsage]
+    code = runs.code.__wrapped__
     hashes = [code()[-1]]
     (package / "nn" / "block.py").write_text("x = 1\n")
     hashes.append(code()[-1])

@@ -1,4 +1,4 @@
-"""What can happen to a comparison: killed, interrupted, disk full, two at once.
+"""What can happen to a comparison: killed, interrupted, disk full, two at once, workers that die.
 
 Real processes on real files. To spare each of them the seconds that importing JAX takes, a server
 imports everything and forks before JAX has started; each child then is a process of its own, whose
@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,25 @@ for line in sys.stdin:
         print(pid, flush=True)
 """
 
+# Found by every Python that is started: a worker notes each point that it trains.
+NOTES = """
+import os, sys
+
+if {"submitit.core._submit", "default_worker.py"} & {os.path.basename(a) for a in sys.orig_argv}:
+    from gelu_jax.training.run import Trainer
+
+    fit = Trainer.fit
+
+    def noted(self, seed, learning_rate, resume=None):
+        for state, point in fit(self, seed, learning_rate, resume):
+            note = f"{os.getpid()} {self.config.model.variant}-{learning_rate}-{seed} {point.step}"
+            with open("points", "a") as file:
+                file.write(note + chr(10))
+            yield state, point
+
+    Trainer.fit = noted
+"""
+
 
 @dataclass
 class Process:
@@ -102,8 +121,10 @@ class Server:
     """Starts `gelu-jax` with some arguments in a folder, as many times as it is asked."""
 
     def __init__(self, cache: Path):
+        (cache / "sitecustomize.py").write_text(NOTES)
         environment = os.environ | {
-            "PYTHONPATH": str(ROOT),
+            "PATH": f"{ROOT / 'tests' / 'slurm'}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{cache}:{ROOT}",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -189,7 +210,7 @@ def assert_whole(folder: Path, undisturbed: dict[str, dict[str, Any]]) -> None:
     assert {run.status for run in comparison.runs} == {"finished"}
     assert len(comparison.runs) == len(undisturbed)
     hidden = {p.name for p in (folder / "runs").rglob(".*")}
-    assert hidden == {".lock"}
+    assert hidden in ({".lock"}, {".lock", ".claim"})
     kept = {p.name for p in (folder / "runs").glob("*/runs/*/*/checkpoint/*")}
     assert kept == {"24", "30"}
 
@@ -290,4 +311,166 @@ def test_a_damaged_record_and_a_damaged_checkpoint(
     assert "relu" in warnings[0]
     assert "damaged record" in warnings[0]
     assert "checkpoint/30: damaged checkpoint, passed over" in warnings[1]
+    assert_whole(folder, undisturbed)
+
+
+# --- Workers: 20 to 50 seconds a test, which start two or more processes each ---------------------
+
+LOCAL = (*COMPARE, "--launcher", "local", "--workers", "2")
+SLURM = (
+    *COMPARE,
+    "--launcher",
+    "slurm",
+    "--workers",
+    "2",
+    "--resources",
+    "partition=any",
+    "time=9",
+)
+STEPS = list(range(0, 31, 3))
+
+
+def notes(folder: Path) -> list[tuple[int, str, int]]:
+    """The process, the run and the step of each point that workers trained."""
+    path = folder / "points"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(int(pid), run, int(step)) for pid, run, step in map(str.split, lines)]
+
+
+def workers(folder: Path) -> list[int]:
+    """The processes of all workers that have begun."""
+    said = (folder / "runs/tiny/workers").glob("worker-*.json")
+    return [json.loads(path.read_text())["pid"] for path in said]
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit:
+        if found := what():
+            return found
+        time.sleep(0.003)
+    raise AssertionError("it did not happen within two minutes")
+
+
+def lives(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def kill_in_mid_run(folder: Path) -> tuple[int, str]:
+    """SIGKILLs a worker between two points of a run; which, and the run."""
+
+    def stopped() -> tuple[int, str] | None:
+        pid, run, step = (notes(folder) or [(0, "", 0)])[-1]
+        if not 6 < step < 24:
+            return None
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.05)
+        _, now, step = [note for note in notes(folder) if note[0] == pid][-1]
+        if now == run and step < 30:
+            return pid, run
+        os.kill(pid, signal.SIGCONT)
+        return None
+
+    pid, run = wait_for(stopped)
+    os.kill(pid, signal.SIGKILL)
+    return pid, run
+
+
+def assert_each_run_done_once(folder: Path, killed: int, interrupted: str) -> None:
+    """One process trains a run from its first point to its last, whole; the one that was cut short
+    another takes up at a checkpoint."""
+    steps: dict[str, dict[int, list[int]]] = {}
+    for pid, run, step in notes(folder):
+        steps.setdefault(run, {}).setdefault(pid, []).append(step)
+    assert len({pid for by in steps.values() for pid in by}) == 2
+    first, second = steps.pop(interrupted).items()
+    assert first[0] == killed
+    begun, ended = first[1], second[1]
+    assert begun == STEPS[: len(begun)]
+    assert ended == STEPS[-len(ended) :]
+    assert ended[0] <= begun[-1] + 3
+    assert (ended[0] - 3) % 6 == 0 or ended[0] == 0
+    assert all(list(by.values()) == [STEPS] for by in steps.values())
+
+
+@pytest.mark.slow
+def test_one_of_two_workers_is_killed(
+    server: Server, undisturbed: dict[str, dict[str, Any]], tmp_path: Path
+):
+    """Local workers finish what it had begun; nothing is done twice; each run has its line."""
+    folder = prepared(tmp_path)
+    lead = server.start(folder, *LOCAL)
+    killed, interrupted = kill_in_mid_run(folder)
+    assert lead.wait() == 0, lead.lines
+    assert_whole(folder, undisturbed)
+    assert_each_run_done_once(folder, killed, interrupted)
+    assert sum(": validation loss " in line for line in lead.lines) == len(undisturbed)
+    assert not (folder / "runs/tiny/workers").exists()
+    runs = read_results(folder / "runs/tiny").environment["runs"]
+    assert runs == "by 2 workers (local)"
+
+
+@pytest.mark.slow
+def test_a_slurm_job_is_killed(
+    server: Server, undisturbed: dict[str, dict[str, Any]], tmp_path: Path
+):
+    """Through submitit and scripts that stand in for sbatch, srun, sacct and scancel."""
+    folder = prepared(tmp_path)
+    lead = server.start(folder, *SLURM)
+    script = wait_for(lambda: list((folder / "runs/tiny/workers").glob("*_submission.sh")))[0]
+    assert "#SBATCH --partition=any\n" in script.read_text()
+    assert "#SBATCH --time=9\n" in script.read_text()
+    killed, interrupted = kill_in_mid_run(folder)
+    assert lead.wait() == 0, lead.lines
+    assert_whole(folder, undisturbed)
+    assert_each_run_done_once(folder, killed, interrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [LOCAL, SLURM], ids=["local", "slurm"])
+def test_no_worker_is_left(
+    server: Server,
+    undisturbed: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    command: tuple[str, ...],
+):
+    folder = prepared(tmp_path)
+    lead = server.start(folder, *command)
+    wait_for(lambda: len(workers(folder)) == 2 and notes(folder))
+    for pid in workers(folder):
+        os.kill(pid, signal.SIGKILL)
+    assert lead.wait() == 1
+    last = f"{folder}/runs/tiny/workers: no worker is left; the same command goes on from here"
+    assert lead.lines[-1] == last
+    assert sum("warning: a worker ended: " in line for line in lead.lines) == 2
+    assert not any("Traceback" in line for line in lead.lines)
+    assert server.run(folder, *command)[0] == 0
+    assert_whole(folder, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("command", [LOCAL, SLURM], ids=["local", "slurm"])
+def test_the_lead_is_stopped(
+    server: Server,
+    undisturbed: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    command: tuple[str, ...],
+    how: signal.Signals,
+):
+    """Its workers end by themselves, and a command in one process waits for them."""
+    folder = prepared(tmp_path)
+    lead = server.start(folder, *command)
+    pids = wait_for(lambda: len(workers(folder)) == 2 and notes(folder) and workers(folder))
+    if how == signal.SIGINT:
+        assert lead.end(how) == 130
+        assert lead.lines[-1] == "stopped; the same command goes on from here"
+        wait_for(lambda: not any(map(lives, pids)))
+    else:
+        assert lead.end(how) == -signal.SIGKILL
+    assert server.run(folder, *COMPARE)[0] == 0
+    wait_for(lambda: not any(map(lives, pids)))
     assert_whole(folder, undisturbed)

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -18,6 +19,7 @@ _RUNS = ("runs/*/tuning-lr*-seed*", "runs/*/report-lr*-seed*")
 _FILES = ("results.json", "results.csv", "report.html", "curves.png", "curves.svg", "config.yaml")
 _TRACKED = ("tensorboard", "wandb")
 _HALVES = tuple(f".{name}.*" for name in _FILES)  # what a killed process leaves
+_PATIENCE = 60.0  # seconds
 _NO_FAULT_OF_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -25,7 +27,8 @@ _NO_FAULT_OF_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 def locked(directory: Path) -> Generator[None]:
     """Keeps a second process out; leaves nothing behind where no comparison has begun.
 
-    Raises ConfigError where another process is at work, or where the directory cannot be made.
+    Raises ConfigError where another process is at work, or its workers still are, or where the
+    directory cannot be made.
     """
     new = [path for path in (directory, *directory.parents) if not path.exists()]
     lock = FileLock(directory / ".lock", timeout=0)
@@ -39,6 +42,7 @@ def locked(directory: Path) -> Generator[None]:
             raise
         raise _refused(directory, (error.strerror or str(error)).lower()) from None
     try:
+        _wait_for_workers(directory)
         yield
     finally:
         if not (directory / "config.yaml").exists():
@@ -47,6 +51,30 @@ def locked(directory: Path) -> Generator[None]:
                 for path in new:
                     path.rmdir()
         lock.release()
+
+
+def is_free(lock: Path) -> bool:
+    """Whether no process holds a lock that exists."""
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def workers_at(directory: Path) -> list[Path]:
+    """The locks of the workers (`gelu_jax.compare.launch`) that live."""
+    return [lock for lock in directory.glob("workers/worker-*.lock") if not is_free(lock)]
+
+
+def _wait_for_workers(directory: Path) -> None:
+    """Until those of a process that was killed have stopped: nobody leads them any more."""
+    limit = time.monotonic() + _PATIENCE
+    while workers_at(directory):
+        if time.monotonic() > limit:
+            reason = "workers of an earlier command still stop there, each at its next evaluation"
+            raise _refused(directory, reason)
+        time.sleep(0.1)
 
 
 def claim(directory: Path, config: CompareConfig, *, overwrite: bool) -> None:
@@ -67,7 +95,7 @@ def claim(directory: Path, config: CompareConfig, *, overwrite: bool) -> None:
             reason = "holds another comparison; choose another --output, or --overwrite"
             raise _refused(directory, reason)
         _remove(directory, *_RUNS, *_TRACKED, *_FILES)
-    _remove(directory, *_HALVES, *(f"{runs}/.*" for runs in _RUNS))
+    _remove(directory, "workers", *_HALVES, *(f"{runs}/.*" for runs in _RUNS))
 
 
 def same_but_for_seeds(one: CompareConfig, other: CompareConfig) -> bool:

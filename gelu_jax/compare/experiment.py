@@ -4,15 +4,14 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 
@@ -147,6 +146,7 @@ def compare(
     directory: Path,
     watch: Watch = lambda *_: None,
     trainers: Mapping[str, Trainer] | None = None,
+    staff: "Staff | None" = None,
 ) -> Comparison:
     """Tunes, trains, and writes ``results.json``; does only what is missing in the directory.
 
@@ -154,30 +154,57 @@ def compare(
     the comparison.
 
     ``watch`` is called with a task and its record, as it begins and at each evaluation.
-    ``trainers`` are those of `prepare`, where it has been called before.
+    ``trainers`` are those of `prepare`, where it has been called before. ``staff`` does the runs;
+    without one they are done here, one after another.
     """
     trainers = trainers or prepare(config)
     arms = {name: trainer.config for name, trainer in trainers.items()}
     directory.mkdir(parents=True, exist_ok=True)
     write_config(config, directory / "config.yaml")
-
-    def do(arm: str, seed: int, rate: float, purpose: Literal["tuning", "report"]) -> Run:
-        return perform(trainers[arm], Task(arm, seed, rate, purpose), directory, watch)
-
-    tuning = {name: list(_tune(config, partial(do, name))) for name in arms}
+    staff = staff or Alone(trainers, directory, watch)
+    tuning = _tune(config, staff)
     # Seeds outside, arms inside: the running differences are paired from the first seed on.
-    rates = {name: _rate(config, arms[name], runs) for name, runs in tuning.items()}
+    rates = {name: _rate(config, arms[name], tuning[name]) for name in arms}
     first = config.run.seed
-    reported = [
-        do(name, seed, rate, "report")
+    reported = staff.perform([
+        Task(name, seed, rate, "report")
         for seed in range(first, first + config.seeds)
         for name, rate in rates.items()
-    ]
+    ])  # fmt: skip
     runs = (*chain.from_iterable(tuning.values()), *reported)
     data = next(iter(trainers.values())).data
-    comparison = _record(directory.name, config, arms, data, runs)
+    comparison = _record(directory.name, config, arms, data, runs, staff.environment)
     write_results(comparison, directory)
     return comparison
+
+
+class Staff(Protocol):
+    """Who does the runs of a comparison."""
+
+    def perform(self, tasks: Sequence[Task]) -> list[Run]:
+        """The records of some tasks, in their order; what is done already is only read."""
+        ...
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Where they are done, and how."""
+        ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """This process, which does one run after another."""
+
+    trainers: Mapping[str, Trainer]
+    directory: Path
+    watch: Watch
+
+    def perform(self, tasks: Sequence[Task]) -> list[Run]:
+        return [perform(self.trainers[t.arm], t, self.directory, self.watch) for t in tasks]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return environment() | {"runs": "one after another, in one process"}
 
 
 def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]:
@@ -203,19 +230,31 @@ def _names_width(changes: Changes) -> bool:
     return any(path.split(".")[-1] == "d_ff" for path in changes)
 
 
-def _tune(config: CompareConfig, do: Callable[..., Run]) -> Iterator[Run]:
-    """The runs of the learning-rate search; a best rate at the edge extends the grid once."""
+def _tune(config: CompareConfig, staff: Staff) -> dict[str, list[Run]]:
+    """The runs of each arm's search for its rate; a best rate at the edge extends the grid once."""
+    found: dict[str, list[Run]] = {name: [] for name in config.arms}
     rates = sorted(config.learning_rates)
     if len(rates) < 2:
-        return
+        return found
     start = config.run.seed + _TUNING
     seeds = range(start, start + config.tuning_seeds)
-    runs = [do(seed, rate, "tuning") for rate in rates for seed in seeds]
-    yield from runs
-    best = best_rate(runs, config.metric)
+
+    def search(rates_of: Mapping[str, Sequence[float]]) -> None:
+        # Arms inside, as with the seeds: workers begin with different arms, compile each one once
+        tasks = [
+            Task(name, seed, rates_of[name][index], "tuning")
+            for index in range(max(map(len, rates_of.values()), default=0))
+            for seed in seeds
+            for name in rates_of
+        ]
+        for run in staff.perform(tasks) if tasks else ():
+            found[run.arm].append(run)
+
+    search(dict.fromkeys(found, rates))
     beyond = {rates[0]: rates[0] ** 2 / rates[1], rates[-1]: rates[-1] ** 2 / rates[-2]}
-    if best in beyond:
-        yield from (do(seed, beyond[best], "tuning") for seed in seeds)
+    best = {name: best_rate(runs, config.metric) for name, runs in found.items()}
+    search({name: [beyond[rate]] for name, rate in best.items() if rate in beyond})
+    return found
 
 
 def _rate(config: CompareConfig, arm: TrainConfig, tuning: Sequence[Run]) -> float:
@@ -247,6 +286,7 @@ def _record(
     arms: Mapping[str, TrainConfig],
     data: Dataset,
     runs: Sequence[Run],
+    where: Mapping[str, str],
 ) -> Comparison:
     flat = {name: flatten(to_dict(arm)) for name, arm in arms.items()}
     base = next(iter(flat.values()))
@@ -268,7 +308,7 @@ def _record(
         ),
         runs=tuple(runs),
         config=to_dict(config),
-        environment=environment(),
+        environment=where,
         data={"description": data.facts.description, "hash": data.facts.hash},
         command=f"gelu-jax compare runs/{name}/config.yaml",
         metric=config.metric,

@@ -16,7 +16,7 @@ import math
 import shutil
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -61,7 +61,7 @@ def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
     evaluation. The curve is the same, bit for bit, however often the run was stopped.
     """
     home = folder(trainer, task, directory)
-    run = _read(home / "run.json")
+    run = read_run(home / "run.json")
     if run is not None and run.status != "interrupted":
         watch(task, run)
         return run
@@ -79,7 +79,7 @@ def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
             if _is_due(trainer.config, point):
                 checkpoint.save(home / "checkpoint", point.step, state)
             watch(task, run)
-    except KeyboardInterrupt:  # there is time to keep what has been trained
+    except (KeyboardInterrupt, SystemExit):  # there is time to keep what has been trained
         run, state = kept
         if state is not None and int(state.step) > 0:
             _write(home, run)
@@ -104,13 +104,16 @@ def load_model(home: Path) -> Model:
     return cast(State, state).model
 
 
-def folder(trainer: Trainer, task: Task, directory: Path) -> Path:
-    """Where the run of a task lives."""
-    return directory / "runs" / task.arm / f"{task.name}-{_address(trainer, task)[:12]}"
+def folder(
+    trainer: Trainer, task: Task, directory: Path, trained_by: Sequence[str] | None = None
+) -> Path:
+    """Where the run of a task lives; ``trained_by`` is the `code` of another process."""
+    address = _address(trainer, task, trained_by or code())
+    return directory / "runs" / task.arm / f"{task.name}-{address[:12]}"
 
 
-def _address(trainer: Trainer, task: Task) -> str:
-    identity = [to_dict(resolved(trainer, task)), trainer.data.facts.hash, _code()]
+def _address(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> str:
+    identity = [to_dict(resolved(trainer, task)), trainer.data.facts.hash, trained_by]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
@@ -121,7 +124,7 @@ def resolved(trainer: Trainer, task: Task) -> TrainConfig:
 
 
 @cache
-def _code() -> list[str]:
+def code() -> list[str]:
     """The versions that decide a result: jax, and a hash of this package's own source."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
@@ -129,7 +132,7 @@ def _code() -> list[str]:
     return [jax.__version__, jax.default_backend(), digest.hexdigest()]
 
 
-def _read(path: Path) -> Run | None:
+def read_run(path: Path) -> Run | None:
     """A record, or None where there is none that can be read: the run is then done anew."""
     try:
         return _RUN.validate_json(path.read_bytes())
@@ -161,8 +164,8 @@ def _standing(home: Path, run: Run, like: State) -> tuple[Run, State | None]:
     state = checkpoint.restore(home / "checkpoint", like)
     if state is None or int(state.step) not in run.eval_steps:
         shutil.rmtree(home / "checkpoint", ignore_errors=True)
-        return _until(run, -1), None
-    return _until(run, int(state.step)), state
+        return until(run, -1), None
+    return until(run, int(state.step)), state
 
 
 def _write(home: Path, run: Run) -> None:
@@ -170,7 +173,7 @@ def _write(home: Path, run: Run) -> None:
     write_metrics(run, home / "metrics.jsonl")
 
 
-def _until(run: Run, step: int) -> Run:
+def until(run: Run, step: int) -> Run:
     """The record up to and with a step: what came after it was not saved."""
     n, m = bisect_right(run.train_steps, step), bisect_right(run.eval_steps, step)
     return replace(
