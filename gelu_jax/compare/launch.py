@@ -138,6 +138,11 @@ class Worker:
         return DelayedSubmission(self, directory)
 
 
+def begin(directory: Path) -> None:
+    """A worker as a function, which is what Ray takes."""
+    Worker()(directory)
+
+
 def _led(directory: Path) -> bool:
     lead = directory / "workers" / "lead.lock"
     return lead.exists() and not is_free(lead)
@@ -371,7 +376,7 @@ class _Submitit:
     """Processes of this machine, or jobs of Slurm; what they print stands in ``workers/*.err``."""
 
     def __init__(self, launch: Launch, folder: Path):
-        local = launch.kind == "local"
+        self._resources, local = launch.resources, launch.kind == "local"
         self._gpus = launch.resources.get("gpus_per_node", 0) if local else 0
         self._executor = _local(folder, self._gpus) if local else _slurm(folder, launch.resources)
         self._living: list[Any] = []
@@ -381,8 +386,12 @@ class _Submitit:
         if self._gpus:
             own = range(number * self._gpus, (number + 1) * self._gpus)
             self._executor.update_parameters(visible_gpus=list(own))
-        with _deaf_children():
-            self._living.append(self._executor.submit(Worker(), directory))
+        try:
+            with _deaf_children():
+                self._living.append(self._executor.submit(Worker(), directory))
+        except RuntimeError as error:  # sbatch's own words
+            reason = str(error).strip().rpartition("\n")[2]
+            raise ConfigError([Problem("resources", dict(self._resources), reason)]) from None
 
     def ended(self) -> list[str]:
         for job in [job for job in self._living if job.done()]:
@@ -413,9 +422,9 @@ class _Ray:
 
     def __init__(self, launch: Launch, folder: Path):
         self._ray: Any = import_module("ray")
-        self._ray.init(log_to_driver=False, logging_level="ERROR")
+        self._ray.init(log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         options = {"max_retries": 0, "num_cpus": 1, **launch.resources}
-        self._work: Any = self._ray.remote(Worker().__call__).options(**options)
+        self._work: Any = self._ray.remote(begin).options(**options)
         self._living: list[Any] = []
         self._ended: list[str] = []
 
