@@ -45,12 +45,13 @@ class CompareConfig:
 
     ``metric`` is the loss that rates are chosen and arms told apart by; the training loss at an
     evaluation is the mean over the steps since the one before, with dropout where there is any.
+    ``unit`` is what it is in; None says nats per byte, token or image.
     """
 
     run: TrainConfig
     arms: Mapping[str, Changes]
     description: str = ""
-    unit: str = "nats per byte"
+    unit: str | None = None
     metric: Metric = "validation loss"
     seeds: int = 8
     learning_rates: tuple[float, ...] = ()
@@ -254,7 +255,7 @@ def _record(
     return Comparison(
         name=name,
         description=config.description,
-        unit=config.unit,
+        unit=config.unit or config.run.data.unit,
         tokens_per_step=data.tokens_per_step,
         protocol=config.protocol,
         arms=tuple(
