@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -21,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from gelu_jax import cli
 from gelu_jax.compare.runs import Task, perform
 from gelu_jax.errors import ConfigError
-from gelu_jax.training.config import from_dict
+from gelu_jax.training.config import from_dict, write_config
 from gelu_jax.training.data import HuggingFace, TokenData, TokenFiles, load_data, stream, text
 from gelu_jax.training.data.convert import write_corpus
 from gelu_jax.training.data.corpus import read_corpus
@@ -323,6 +324,55 @@ def test_rows_that_lie_apart_or_on_several_devices():
     assert rows_of([(every, every)], 3) == [0, 1, 2]
 
 
+PROCESS = """
+import json, sys
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from gelu_jax.training.data.dataset import Facts
+from gelu_jax.training.data.stream import TokenBlock, TokenData, Tokens
+from gelu_jax.training.mesh import MeshConfig, make_mesh, spread
+
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+tokens = Tokens([np.arange(5000, dtype=np.uint16)], 2**16, "x")
+data = TokenData(np.zeros((1, 9), np.uint16), tokens, 16, Facts("", "", 0, 0))
+key, steps = jax.random.key(0), range(0, 6, 3)
+whole = [np.asarray(block.tokens) for block in data.blocks(key, steps, data.like(3))]
+held = {}
+for sizes in ((8, 1, 1), (2, 2, 2), (1, 1, 8)):
+    like = spread(data.like(3), make_mesh(MeshConfig(*sizes)), data.axes)
+    blocks = list(data.blocks(key, steps, like))
+    for block, expected in zip(blocks, whole, strict=True):
+        assert block.tokens.shape == expected.shape
+        for shard in block.tokens.addressable_shards:
+            assert np.array_equal(shard.data, expected[shard.index])
+    rows = {shard.index[1].indices(16)[:2] for shard in blocks[0].tokens.addressable_shards}
+    held[str(sizes)] = sorted(rows)
+print(json.dumps(held))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_of_four_devices_hold_what_is_theirs():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = os.environ | flags | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, address, str(number)], stdout=subprocess.PIPE, env=env
+        )
+        for number in range(2)
+    ]
+    held = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    for number, rows in enumerate(held):
+        half = range(8 * number, 8 * number + 8)
+        assert rows["(8, 1, 1)"] == [[i, i + 2] for i in half[::2]]
+        assert rows["(2, 2, 2)"] == [[i, i + 4] for i in half[::4]]
+        assert rows["(1, 1, 8)"] == [[0, 16]]
+
+
 def test_blocks_are_small_and_divide_the_steps_between_evaluations():
     data = token_data(np.zeros(2000, np.uint16), 1023, 512)  # 1 MiB a batch
     assert [data.block_steps(n) for n in (1, 7, 32, 48, 100, 37)] == [1, 7, 32, 24, 25, 1]
@@ -550,6 +600,7 @@ def test_a_model_too_small_for_the_tokens_is_refused(folder: Path):
         Trainer(replace(config, model=replace(model, vocab_size=599)), load_data(config.data, 4))
 
 
+@pytest.mark.slow  # tests/test_readme.py runs the same three commands
 def test_text_in_text_out(folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any):
     """tokenize, train, generate: with the corpus's own tokenizer, or one that is named."""
     monkeypatch.chdir(tmp_path)
@@ -566,8 +617,6 @@ def test_text_in_text_out(folder: Path, tmp_path: Path, monkeypatch: Any, capsys
     facts = json.loads(Path("corpus/tokens.json").read_text())
     assert said.splitlines()[-2:] == ["corpus", "vocab_size: 600"]
     assert f"{facts['train']['tokens']:,} tokens" in said
-    from gelu_jax.training.config import write_config
-
     config = run_config(folder, steps=1, eval_every=1, checkpoint_every=None, batch_size=2)
     write_config(replace(config, data=TokenFiles(path="corpus", context=8)), "small.yaml")
     assert "nats per token" in call("train", "small.yaml")
