@@ -114,9 +114,9 @@ def test_it_is_written_the_same_twice_and_says_what_it_holds(folder: Path, tmp_p
 def test_a_long_document_is_encoded_as_if_it_were_whole(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """In pieces of 500 characters, cut where a tokenizer like GPT-2's cuts too."""
-    monkeypatch.setattr(text, "_PIECE", 500)
-    monkeypatch.setattr(text, "_TOGETHER", 1200)
+    """In pieces of 2,000 characters, cut where a tokenizer like GPT-2's cuts too."""
+    monkeypatch.setattr(text, "_PIECE", 2000)
+    monkeypatch.setattr(text, "_TOGETHER", 5000)
     source = folder / "texts" / "below"
     write_corpus([source], folder / "tokenizer.json", tmp_path / "x", end_of_document="")
     written = [d for split in ("train", "validation") for d in documents(tmp_path / "x", split)]
@@ -478,11 +478,8 @@ def test_bad_datasets_are_refused_in_one_line(folder: Path, tmp_path: Path):
     assert "has the splits train; train and validation are needed" in refusal(
         replace(good, path=str(tmp_path / "parts"))
     )
-    for size in (0, 3):
-        empty = saved(tmp_path / f"small{size}", [[1] for _ in range(size)])
-        assert "tokens for training, fewer than one window of 5" in refusal(
-            replace(good, path=empty)
-        )
+    small = replace(good, path=saved(tmp_path / "small", [[1], [2], [3]]))
+    assert "2 tokens for training, fewer than one window of 5; nearest: 1" in refusal(small)
     arrow = next((tmp_path / "x").glob("*.arrow"))
     arrow.write_bytes(arrow.read_bytes()[:100])
     assert "no dataset that can be read" in refusal(good)
@@ -570,16 +567,14 @@ def run_config(folder: Path, **changes: Any) -> TrainConfig:
 def test_a_run_stopped_in_an_epoch_goes_on_bit_for_bit(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Through folders and checkpoints, interrupted at step 9 and at step 3, in blocks of 1 step;
-    the run that is not disturbed reads blocks of 3."""
-    config = run_config(folder)
-    data = load_data(config.data, config.batch_size)
-    task = Task("a", 3, 3e-3, "report")
-    undisturbed = perform(Trainer(config, data), task, tmp_path / "whole", lambda *_: None)
-    assert undisturbed.status == "finished"
+    """Through folders and checkpoints, interrupted at steps 3 and 9, in blocks of one step."""
     monkeypatch.setattr(stream, "_BLOCK", 1)
-    trainer = Trainer(config, data)
+    config = run_config(folder)
+    trainer = Trainer(config, load_data(config.data, config.batch_size))
     assert trainer.chunk_steps == 1
+    task = Task("a", 3, 3e-3, "report")
+    undisturbed = perform(trainer, task, tmp_path / "whole", lambda *_: None)
+    assert undisturbed.status == "finished"
 
     def stop(at: int, task: Task, run: Any) -> None:
         if run.eval_steps and run.eval_steps[-1] == at:

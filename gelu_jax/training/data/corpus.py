@@ -27,7 +27,7 @@ FACTS = "tokens.json"
 TOKENIZER = "tokenizer.json"
 SPLITS = ("train", "validation")
 
-_DTYPES = ("uint16", "uint32")
+_DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 
 
 class Split(NamedTuple):
@@ -67,7 +67,7 @@ def read_corpus(path: str) -> Corpus:
         raise wrong("path", path, f"has no {FACTS}; gelu-jax tokenize makes one")
     try:
         facts = json.loads((folder / FACTS).read_bytes())
-        dtype = np.dtype(_DTYPES[_DTYPES.index(facts["dtype"])]).newbyteorder("<")
+        dtype = np.dtype(_DTYPES[facts["dtype"]])
         train, held_out = (_open(folder, name, facts[name], dtype) for name in SPLITS)
         mark = json.dumps([facts["dtype"], *(facts[name]["sha256"] for name in SPLITS)])
         corpus = Corpus(

@@ -110,11 +110,13 @@ def _pieces(file: TextIO) -> Iterator[Piece]:
 
 
 def _cut(text: str) -> int:
-    """After the last single newline: what tokenizers split text by does not reach across it."""
+    """Before the last line end that follows a letter or digit: GPT-2's tokenizer, and those like
+    it, split there too, whatever comes after."""
     last = len(text)
     while (last := text.rfind("\n", 1, last)) > 0:
-        if re.fullmatch(r"\S\n\S", text[last - 1 : last + 2]):
-            return last + 1
+        cut = last - (text[last - 1] == "\r")
+        if cut > 0 and text[cut - 1].isalnum():
+            return cut
     return len(text)
 
 
