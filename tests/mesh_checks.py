@@ -23,7 +23,9 @@ from gelu_jax import linen
 from gelu_jax.training import checkpoint
 from gelu_jax.training.chips import CHIPS
 from gelu_jax.training.config import from_dict
-from gelu_jax.training.data import load_data
+from gelu_jax.training.data import TokenData, load_data, stream
+from gelu_jax.training.data.dataset import Facts
+from gelu_jax.training.data.stream import Tokens
 from gelu_jax.training.mesh import MeshConfig, make_mesh, on, shardings, spread
 from gelu_jax.training.plan import gradient, needed, plan
 from gelu_jax.training.run import Keys, TrainConfig, Trainer
@@ -99,6 +101,22 @@ def smoke():
 
 def curves():
     return {"alone": curve(None)} | {name: curve(mesh) for name, mesh in SPLITS.items()}
+
+
+def tokens():
+    """Ten steps on tokens that are read from the host, in blocks of two steps."""
+    row = np.random.default_rng(0).integers(0, 256, 5000).astype(np.uint16)
+    held_out = jnp.asarray(row[: 21 * 17].reshape(21, 17))
+    data = TokenData(held_out, Tokens([row[400:]], 256, "x"), 16, Facts("", "", 0, 0))
+    stream._BLOCK = 2 * 16 * 17 * 2
+    found = {}
+    for name in (None, "data", "mixed", "two"):
+        mesh = None if name is None else SPLITS[name]
+        t = Trainer(replace(from_dict(LM, TrainConfig), steps=10, mesh=mesh), data)
+        assert t.chunk_steps == 2
+        points = [point for _, point in t.fit(0, 3e-3)][1:]
+        found[name or "alone"] = [(p.train_loss, p.validation_loss) for p in points]
+    return found
 
 
 def bytes_held():

@@ -41,6 +41,9 @@ ROOMS = {  # package → the modules that may import it
     "optax": "gelu_jax.training",
     "orbax": "gelu_jax.training.checkpoint",
     "sklearn": "gelu_jax.training.data",
+    "grain": "gelu_jax.training.data",
+    "datasets": "gelu_jax.training.data",
+    "tokenizers": ("gelu_jax.training.data", "gelu_jax.families"),
     "tyro": "gelu_jax.cli",
     "tensorboardX": "gelu_jax.compare.trackers",
     "wandb": "gelu_jax.compare.trackers",
@@ -118,6 +121,9 @@ def test_import_is_quick_and_lean():
         "tyro",
         "sklearn",
         "scipy.stats",
+        "grain",
+        "datasets",
+        "tokenizers",
     ]
     code = f"import sys, gelu_jax; print([m for m in {heavy} if m in sys.modules])"
     flax = "import sys, flax.nnx; " + code.partition("; ")[0].removesuffix(", gelu_jax")

@@ -19,7 +19,7 @@ from gelu_jax.training.run import Keys, State, TrainConfig, Trainer, init
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 LARGE = {"gpt2_small": 124_439_808, "llama_small": 123_551_232}
-IN_README = ("byte_lm", "text_file_lm")
+IN_README = ("byte_lm", "text_file_lm", "token_lm")
 SMALL = ["steps=2", "eval_every=1", "batch_size=2"]
 
 

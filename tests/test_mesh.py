@@ -58,6 +58,13 @@ def test_fifty_steps_in_every_split():
 
 
 @pytest.mark.slow
+def test_tokens_read_by_the_host_give_the_same_curves():
+    curves = found("tokens")
+    assert set(curves) == {"alone", "data", "mixed", "two"}
+    assert_equal_curves(curves)
+
+
+@pytest.mark.slow
 def test_batches_are_the_same_however_they_are_split():
     assert found("batches") == {"equal": True, "rows on a device": 4}
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -52,9 +53,27 @@ def test_python(tmp_path):
     ]
 
 
+def write_own_texts(folder):
+    """What "Your own tokens" begins with: some texts, and a tokenizer."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel()
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        [README],
+        trainers.BpeTrainer(
+            special_tokens=["<|endoftext|>"], initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "texts").mkdir()
+    (folder / "texts" / "readme.md").write_text(README)
+
+
 def test_commands(tmp_path, monkeypatch):
     from gelu_jax import cli
 
+    write_own_texts(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "README.md").symlink_to(ROOT / "README.md")
     monkeypatch.chdir(tmp_path)

@@ -293,7 +293,7 @@ def _record(
     return Comparison(
         name=name,
         description=config.description,
-        unit=data.facts.unit,
+        unit=config.run.data.unit,
         tokens_per_step=data.tokens_per_step,
         protocol=config.protocol,
         arms=tuple(

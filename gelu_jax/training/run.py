@@ -2,7 +2,8 @@
 
 A run is a pure function of (config, seed): the model, the order of the data and dropout draw from
 keys of their own, and the batch of a step is a function of (key, step). The hot path is one
-compiled program of `eval_every` scanned steps; the host only logs, evaluates and saves between.
+compiled program of `eval_every` scanned steps, or of fewer where the batches of so many are large;
+the host only reads ahead, and logs, evaluates and saves between.
 """
 
 import math
@@ -23,7 +24,7 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import laid_out
 from gelu_jax.nn.mlp import MLPConfig
-from gelu_jax.training.data import DataConfig, Dataset
+from gelu_jax.training.data import Block, DataConfig, Dataset
 from gelu_jax.training.health import health, rounded
 from gelu_jax.training.mesh import (
     MeshConfig,
@@ -137,7 +138,7 @@ def _scores(
 
 
 def step(
-    config: TrainConfig, state: State, data: Dataset, keys: Keys, learning_rate: Float[Array, ""]
+    config: TrainConfig, state: State, data: Block, keys: Keys, learning_rate: Float[Array, ""]
 ) -> tuple[State, Float[Array, ""]]:
     """One step of training: the next state, and the loss before it."""
     inputs, targets = data.batch(keys.data, state.step)
@@ -174,7 +175,7 @@ class Programs(NamedTuple):
     """What is compiled for a config, and the seconds that it took."""
 
     init: Callable[[Keys], State]
-    chunk: Callable[[State, Dataset, Keys, Array], tuple[State, Array]]
+    chunk: Callable[[State, Block, Keys, Array], tuple[State, Array]]
     evaluate: Callable[[Model, Dataset], tuple[Array, Array]]
     health: Callable[[Model, Dataset], dict[str, Array]]
     seconds: float
@@ -193,6 +194,8 @@ class Trainer:
         self.data = everywhere(data, self.mesh)
         state = jax.eval_shape(partial(init, config), Keys.of(0))
         self.abstract_state: State = spread(state, self.mesh)
+        self.chunk_steps = data.block_steps(config.eval_every)
+        self.abstract_block = spread(self.data.like(self.chunk_steps), self.mesh, data.axes)
 
     @cached_property
     def programs(self) -> "Programs":
@@ -200,11 +203,11 @@ class Trainer:
         start = time.perf_counter()
         config, data, state = self.config, self.data, self.abstract_state
         keys, rate = Keys.of(0), jnp.zeros(())
-        size = config.batch_size
+        size, chunk = config.batch_size, partial(_chunk, config, self.chunk_steps)
         with on(self.mesh):
             return Programs(
                 _compile(partial(init, config), keys, out=state),
-                _compile(partial(_chunk, config), state, data, keys, rate, out=(state, None)),
+                _compile(chunk, state, self.abstract_block, keys, rate, out=(state, None)),
                 _compile(partial(evaluate, batch_size=size), state.model, data),
                 _compile(partial(_health, batch_size=size), state.model, data),
                 time.perf_counter() - start,
@@ -223,14 +226,29 @@ class Trainer:
         losses = jnp.full(1, jnp.nan)
         if resume is None:
             yield state, self._point(state, losses, seconds)
+        steps = range(int(state.step), self.config.steps, self.chunk_steps)
+        blocks = self.data.blocks(keys.data, steps, self.abstract_block)
         while state.step < self.config.steps:
             start = time.perf_counter()
-            state, losses = jax.block_until_ready(self.programs.chunk(state, self.data, keys, rate))
+            state, losses = self._advance(state, blocks, keys, rate)
             seconds += time.perf_counter() - start
             point = self._point(state, losses, seconds)
             yield state, point
             if point.diverged:
                 return
+
+    def _advance(
+        self, state: State, blocks: Iterator[Block], keys: Keys, rate: Array
+    ) -> tuple[State, Array]:
+        """The state at the next evaluation, and the loss of each step until there."""
+        losses: list[Array] = []
+        for _ in range(self.config.eval_every // self.chunk_steps):
+            # each waits for the one before: else the blocks of all would lie on the device
+            state, some = jax.block_until_ready(
+                self.programs.chunk(state, next(blocks), keys, rate)
+            )
+            losses.append(some)
+        return state, jnp.concatenate(losses)
 
     def _start(self, keys: Keys) -> State:
         state = self.programs.init(keys)
@@ -277,12 +295,12 @@ def _health(model: Model, data: Dataset, batch_size: int) -> dict[str, Array]:
 
 
 def _chunk(
-    config: TrainConfig, state: State, data: Dataset, keys: Keys, learning_rate: Array
+    config: TrainConfig, steps: int, state: State, data: Block, keys: Keys, learning_rate: Array
 ) -> tuple[State, Float[Array, " n"]]:
     def body(state: State, _: None) -> tuple[State, Array]:
         return step(config, state, data, keys, learning_rate)
 
-    return jax.lax.scan(body, state, length=config.eval_every)
+    return jax.lax.scan(body, state, length=steps)
 
 
 def _compile(f: Any, *arguments: Any, out: Any = None) -> Any:

@@ -1,4 +1,4 @@
-"""Data sources: bytes and images, read once, sampled on the device.
+"""Data sources: bytes and images, read once and sampled on the device; tokens, read as they go.
 
 `load_data` makes a dataset from the config of a source. What every dataset offers stands at the
 top of `dataset.py`.
@@ -17,24 +17,32 @@ from gelu_jax.training.data.images import (
     shuffled,
 )
 from gelu_jax.training.data.language import ByteData, Files, StdlibCorpus, load_files, load_stdlib
+from gelu_jax.training.data.stream import TokenBlock, TokenData
+from gelu_jax.training.data.tokens import HuggingFace, TokenFiles, load_hugging_face, load_tokens
 
 __all__ = [
     "Batch",
+    "Block",
     "ByteData",
     "DataConfig",
     "Dataset",
     "Digits",
     "Facts",
     "Files",
+    "HuggingFace",
     "ImageData",
     "Mnist",
     "StdlibCorpus",
+    "TokenBlock",
+    "TokenData",
+    "TokenFiles",
     "load_data",
     "shuffled",
 ]
 
-DataConfig: TypeAlias = StdlibCorpus | Files | Digits | Mnist
-Dataset: TypeAlias = ByteData | ImageData
+DataConfig: TypeAlias = StdlibCorpus | Files | TokenFiles | HuggingFace | Digits | Mnist
+Dataset: TypeAlias = ByteData | ImageData | TokenData
+Block: TypeAlias = ByteData | ImageData | TokenBlock
 
 
 def load_data(config: DataConfig, batch_size: int) -> Dataset:
@@ -53,6 +61,10 @@ def load_data(config: DataConfig, batch_size: int) -> Dataset:
             return load_stdlib(config, batch_size)
         case Files():
             return load_files(config, batch_size)
+        case TokenFiles():
+            return load_tokens(config, batch_size)
+        case HuggingFace():
+            return load_hugging_face(config, batch_size)
         case Digits():
             return load_digits(config, batch_size)
         case Mnist():

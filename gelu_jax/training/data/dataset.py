@@ -1,9 +1,14 @@
 """What every dataset offers, and what the sources share.
 
-A source is a frozen config (`StdlibCorpus`, `Files`, `Digits`, `Mnist`); `load_data` reads it into
-a dataset, a pytree of arrays that the train step takes as an argument. All datasets offer
+A source is a frozen config (`StdlibCorpus`, `Files`, `TokenFiles`, `HuggingFace`, `Digits`,
+`Mnist`); `load_data` opens it as a dataset. What a few steps of training read is a block, a pytree
+of arrays that their program takes as an argument. All datasets offer
 
-    dataset.batch(key, step) -> (inputs, targets)   jittable; a pure function of (key, step)
+    dataset.blocks(key, steps, like) -> blocks      from each of a range of steps on
+    dataset.like(steps)      what a block of so many steps looks like
+    dataset.axes             the axes of each of a block's arrays, "" where it is whole everywhere
+    dataset.block_steps(n)   the steps of a block; they divide n
+    block.batch(key, step)   -> (inputs, targets)   jittable; a pure function of (key, step)
     dataset.validation       -> (inputs, targets)   the same held-out examples for every run
     dataset.num_classes      the number of values a target can take
     dataset.tokens_per_step  predictions in one batch
@@ -13,8 +18,11 @@ so that a loop need not know which it trains on:
 
 | | inputs | targets |
 |---|---|---|
-| bytes | (b, t) int32 | (b, t) int32, the next byte at each place |
+| bytes, tokens | (b, t) int32 | (b, t) int32, the next one at each place |
 | images | (b, height, width, 1) float32 in [0, 1] | (b,) int32, the label |
+
+Bytes and images are small: the dataset lies on the device, and is itself the one block of all
+steps (`Resident`). Tokens stay on disk, and a block holds the batches of its steps.
 
 Two runs are comparable when `facts.hash` is equal: it covers the bytes of both splits.
 """
@@ -23,11 +31,15 @@ import glob
 import hashlib
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from importlib.util import find_spec
+from itertools import repeat
+from typing import Any, Self, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from gelu_jax.errors import ConfigError, Problem, nearest
 
@@ -36,13 +48,47 @@ Batch: TypeAlias = tuple[jax.Array, jax.Array]
 
 @dataclass(frozen=True)
 class Facts:
-    """What a dataset was read from; in bytes of text or in images; ``unit`` is a loss's."""
+    """What a dataset was read from; sizes in bytes of text, in tokens or in images."""
 
     description: str
-    unit: str
     hash: str
     train_size: int
     validation_size: int
+
+
+class Resident:
+    """A dataset that lies on the device: what any steps read is the dataset itself."""
+
+    @property
+    def axes(self) -> Sequence[str]:
+        return [""] * len(jax.tree.leaves(self))
+
+    def block_steps(self, most: int) -> int:
+        return most
+
+    def like(self, steps: int) -> Self:
+        return self
+
+    def blocks(self, key: jax.Array, steps: range, like: Any) -> Iterator[Self]:
+        return repeat(self)
+
+
+def next_token(windows: jax.Array) -> Batch:
+    """Windows (..., t + 1) of any integers as inputs and targets (..., t) int32."""
+    windows = windows.astype(jnp.int32)
+    return windows[..., :-1], windows[..., 1:]
+
+
+def slots(size: int, context: int) -> int:
+    """How many windows of context + 1 a row of this size has, if no target is in two of them."""
+    return (size - 1) // context
+
+
+def even_starts(size: int, context: int, count: int) -> np.ndarray:
+    """Where so many of those windows begin, or all of them, spread evenly."""
+    every = slots(size, context)
+    count = min(count, every)
+    return np.arange(count) * every // count * context
 
 
 def at_least_one(config: Any, *names: str) -> Iterator[Problem]:
@@ -77,3 +123,8 @@ def no_such_file(path: str) -> str:
     neighbours = filter(os.path.exists, glob.glob(os.path.join(folder, "*")))
     hint = nearest(name, map(os.path.basename, neighbours))
     return f"no such file; {hint}" if hint.startswith("did you mean") else "no such file"
+
+
+def require(package: str, kind: str) -> None:
+    if find_spec(package) is None:
+        raise wrong("kind", kind, f"needs {package}: pip install 'gelu-jax[data]'")

@@ -9,7 +9,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, no_type_check
+from typing import Any, ClassVar, Literal, TypeAlias, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.training.data.dataset import (
     Batch,
     Facts,
+    Resident,
     between_0_and_1,
     content_hash,
     no_such_file,
@@ -27,12 +28,15 @@ from gelu_jax.training.data.dataset import (
 
 _Images: TypeAlias = tuple[np.ndarray, np.ndarray]
 
+_UNIT = "nats per image"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Digits:
     """The 1,797 8×8 digits that scikit-learn carries, split evenly within each class."""
 
     validation_fraction: float = 0.2
+    unit: ClassVar[str] = _UNIT
     kind: Literal["digits"] = "digits"
 
     def __post_init__(self) -> None:
@@ -48,13 +52,14 @@ class Mnist:
     """
 
     path: str
+    unit: ClassVar[str] = _UNIT
     kind: Literal["mnist"] = "mnist"
 
 
 @no_type_check  # JAX rebuilds it around tracers and avals, which are no arrays
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class ImageData:
+class ImageData(Resident):
     """Images (n, height, width) uint8 with labels (n,) int32, for training and held out."""
 
     images: jax.Array
@@ -135,7 +140,6 @@ def _image_data(
     arrays = *train, *held_out
     facts = Facts(
         f"{name}, {sum(sizes)} images of {train[0].shape[1]}×{train[0].shape[2]}",
-        "nats per image",
         content_hash(part for a in arrays for part in (str(a.shape).encode(), a.tobytes())),
         *sizes,
     )

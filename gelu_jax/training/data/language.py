@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, no_type_check
+from typing import ClassVar, Literal, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,12 @@ from gelu_jax.errors import check
 from gelu_jax.training.data.dataset import (
     Batch,
     Facts,
+    Resident,
     at_least_one,
     between_0_and_1,
     content_hash,
+    even_starts,
+    next_token,
     no_such_file,
     wrong,
 )
@@ -41,6 +44,7 @@ class _ByteSource:
     context: int = 64
     validation_fraction: float = 0.1
     validation_windows: int = 256
+    unit: ClassVar[str] = "nats per byte"
 
     def __post_init__(self) -> None:
         check([*at_least_one(self, "context", "validation_windows"), *between_0_and_1(self)])
@@ -70,7 +74,7 @@ class Files(_ByteSource):
 @no_type_check  # JAX rebuilds it around tracers and avals, which are no arrays
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class ByteData:
+class ByteData(Resident):
     """Bytes for next-byte prediction: `train` (n,) uint8, `held_out` (windows, t + 1) uint8.
 
     Files stand one after the other, so a window may run from one into the next.
@@ -96,7 +100,7 @@ class ByteData:
     @property
     def validation(self) -> Batch:
         """Inputs and targets (windows, t)."""
-        return _next_byte(self.held_out)
+        return next_token(self.held_out)
 
     def batch(self, key: jax.Array, step: jax.Array | int) -> Batch:
         """Inputs and targets (b, t): windows drawn uniformly, with replacement, from all."""
@@ -107,12 +111,7 @@ class ByteData:
             self.train.size - self.context,
             jnp.int32,
         )
-        return _next_byte(self.train[starts + jnp.arange(self.context + 1, dtype=jnp.int32)])
-
-
-def _next_byte(windows: jax.Array) -> Batch:
-    windows = windows.astype(jnp.int32)
-    return windows[:, :-1], windows[:, 1:]
+        return next_token(self.train[starts + jnp.arange(self.context + 1, dtype=jnp.int32)])
 
 
 def load_stdlib(config: StdlibCorpus, batch_size: int) -> ByteData:
@@ -139,13 +138,15 @@ def _load(
         if len(data) < window:
             reason = f"leaves {len(data)} bytes for {part}, fewer than one window of {window}"
             raise wrong("validation_fraction", config.validation_fraction, reason)
+    starts = even_starts(len(validation), config.context, config.validation_windows)
+    windows = starts[:, None] + np.arange(window)
     description = f"{len(files)} file{'s' * (len(files) > 1)}, {size} bytes"
     digest = content_hash([train, validation])
     return ByteData(
         jnp.asarray(np.frombuffer(train, np.uint8)),
-        jnp.asarray(_even_windows(validation, config.context, config.validation_windows)),
+        jnp.asarray(np.frombuffer(validation, np.uint8)[windows]),
         batch_size,
-        Facts(description, "nats per byte", digest, len(train), len(validation)),
+        Facts(description, digest, len(train), len(validation)),
     )
 
 
@@ -158,14 +159,6 @@ def _read(field: str, value: object, paths: Mapping[str, Path]) -> dict[str, byt
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise wrong(field, error.filename or value, reason) from None
-
-
-def _even_windows(data: bytes, context: int, count: int) -> np.ndarray:
-    """Windows (count, context + 1), spread evenly; no byte is a target twice."""
-    slots = (len(data) - 1) // context
-    count = min(count, slots)
-    starts = np.arange(count) * slots // count * context
-    return np.frombuffer(data, np.uint8)[starts[:, None] + np.arange(context + 1)]
 
 
 def _split(files: Mapping[str, bytes], fraction: float) -> tuple[bytes, bytes]:

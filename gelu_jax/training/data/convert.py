@@ -1,0 +1,171 @@
+"""From text to a corpus (see `corpus`), in bounded memory: whole, or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gelu_jax.training.data.corpus import FACTS, SPLITS, TOKENIZER
+from gelu_jax.training.data.text import (
+    Piece,
+    batches,
+    documents,
+    find_files,
+    load_tokenizer,
+    refused,
+)
+
+_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+
+
+def write_corpus(
+    texts: Sequence[str | os.PathLike[str]],
+    tokenizer: str | os.PathLike[str],
+    output: Path,
+    *,
+    validation_fraction: float = 0.1,
+    end_of_document: str | None = None,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Encodes text with a `tokenizers` file into a new folder; returns what `tokens.json` says.
+
+    A file is a document, but each line of a ``.jsonl`` file is one, in its field ``text``; of a
+    folder all files below it are read. No tokens are added but the one of ``end_of_document``
+    after each document: None looks for the tokenizer's own, "" adds none. A document is held out
+    if the SHA-256 of its (first 2²⁰) characters says so; where that leaves a split empty, as it
+    must with one document, the end of all tokens is held out.
+
+    ``watch`` is called with the bytes read and those of all files.
+
+    Raises ConfigError for input that cannot be used; nothing is then left at ``output``.
+    """
+    if not 0 < validation_fraction < 1:
+        raise refused("validation_fraction", validation_fraction, "must lie between 0 and 1")
+    if output.exists():
+        raise refused("output", output, "exists; name another, or delete it")
+    encoder, content = load_tokenizer(tokenizer)
+    end = _end(encoder, end_of_document)
+    vocab_size = max(encoder.get_vocab(with_added_tokens=True).values()) + 1
+    dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+    pieces = documents(find_files(texts), watch)
+    with _whole(output) as folder:
+        _encode(encoder, end, pieces, folder, dtype, validation_fraction)
+        _hold_out(folder, dtype, validation_fraction)
+        facts: dict[str, Any] = {
+            "dtype": dtype.name,
+            "vocab_size": vocab_size,
+            "end_of_document": end,
+            "tokenizer_sha256": hashlib.sha256(content).hexdigest(),
+            **{name: _facts(folder, name, dtype) for name in SPLITS},
+        }
+        if not facts["train"]["tokens"]:
+            raise refused("texts", [*map(str, texts)], "hold no text")
+        (folder / TOKENIZER).write_bytes(content)
+        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+def _encode(
+    encoder: Any,
+    end: int | None,
+    pieces: Iterator[Piece],
+    folder: Path,
+    dtype: np.dtype[Any],
+    fraction: float,
+) -> None:
+    with ExitStack() as stack:
+        writers = [stack.enter_context(_Writer(folder, name)) for name in SPLITS]
+        writer = writers[0]
+        for together in batches(pieces):
+            texts = [piece.text for piece in together]
+            encoded = encoder.encode_batch_fast(texts, add_special_tokens=False)
+            for piece, encoding in zip(together, encoded, strict=True):
+                if piece.begins:
+                    writer = writers[_is_held_out(piece.text, fraction)]
+                ids = encoding.ids + ([end] if piece.ends and end is not None else [])
+                writer.write(np.asarray(ids, dtype), ends=piece.ends)
+
+
+class _Writer:
+    """The two files of a split as they grow."""
+
+    def __init__(self, folder: Path, name: str):
+        self.tokens = (folder / f"{name}.bin").open("wb")
+        self.documents = (folder / f"{name}.documents").open("wb")
+        self.count = 0
+
+    def __enter__(self) -> "_Writer":
+        self.documents.write(np.asarray(0, "<i8").tobytes())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tokens.close()
+        self.documents.close()
+
+    def write(self, tokens: np.ndarray, *, ends: bool) -> None:
+        self.tokens.write(tokens.tobytes())
+        self.count += len(tokens)
+        if ends:
+            self.documents.write(np.asarray(self.count, "<i8").tobytes())
+
+
+def _is_held_out(text: str, fraction: float) -> bool:
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def _hold_out(folder: Path, dtype: np.dtype[Any], fraction: float) -> None:
+    """Where one split is empty, the last of all tokens become those held out."""
+    train, held_out = (folder / f"{name}.bin" for name in SPLITS)
+    if train.stat().st_size and held_out.stat().st_size:
+        return
+    if held_out.stat().st_size:
+        for suffix in (".bin", ".documents"):
+            (folder / f"validation{suffix}").replace(folder / f"train{suffix}")
+    ends = np.fromfile(folder / "train.documents", "<i8")
+    cut = int(ends[-1]) - round(int(ends[-1]) * fraction)
+    with train.open("r+b") as source, held_out.open("wb") as target:
+        source.seek(cut * dtype.itemsize)
+        shutil.copyfileobj(source, target)
+        source.truncate(cut * dtype.itemsize)
+    np.append(ends[ends < cut], cut).astype("<i8").tofile(folder / "train.documents")
+    later = np.append(cut, ends[ends > cut]) - cut
+    later.astype("<i8").tofile(folder / "validation.documents")
+
+
+def _facts(folder: Path, name: str, dtype: np.dtype[Any]) -> dict[str, Any]:
+    with (folder / f"{name}.bin").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        tokens = file.tell() // dtype.itemsize
+    documents = (folder / f"{name}.documents").stat().st_size // 8 - 1
+    return {"tokens": tokens, "documents": documents, "sha256": digest}
+
+
+@contextmanager
+def _whole(output: Path) -> Generator[Path]:
+    """A folder that takes its name when all is in it, and is gone when something went wrong."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    half = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        half.mkdir()
+        yield half
+        half.replace(output)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def _end(encoder: Any, token: str | None) -> int | None:
+    """The number of the token that ends a document."""
+    if token == "":
+        return None
+    for name in _ENDS if token is None else (token,):
+        if (number := encoder.token_to_id(name)) is not None:
+            return number
+    reason = "is not in the tokenizer" if token else f"the tokenizer has none of {', '.join(_ENDS)}"
+    raise refused("end_of_document", token, f"{reason}; name one of its own, or '' for none")

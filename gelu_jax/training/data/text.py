@@ -1,0 +1,138 @@
+"""Text as documents, read in pieces, so that no file has to fit into memory; and tokenizers."""
+
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from gelu_jax.errors import ConfigError, Problem
+from gelu_jax.training.data.dataset import no_such_file
+
+_PIECE = 2**20  # characters: a longer document is encoded in pieces, cut at ends of lines
+_TOGETHER = 2**22  # characters: so many are encoded at once, on all cores
+
+
+class Piece(NamedTuple):
+    """A part of a document."""
+
+    text: str
+    begins: bool
+    ends: bool
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> tuple[Any, bytes]:
+    """A `tokenizers.Tokenizer` that neither cuts nor fills up, and its file; ConfigError if not."""
+    if find_spec("tokenizers") is None:
+        raise refused("tokenizer", path, "needs tokenizers: pip install 'gelu-jax[data]'")
+    from tokenizers import Tokenizer
+
+    if not os.path.isfile(path):
+        raise refused("tokenizer", path, no_such_file(os.fspath(path)))
+    content = Path(path).read_bytes()
+    try:
+        encoder: Any = Tokenizer.from_str(content.decode())
+    except Exception as error:  # tokenizers raises Exception itself
+        reason = f"no tokenizer that can be read: {' '.join(str(error).split())}"
+        raise refused("tokenizer", path, reason) from None
+    encoder.no_truncation()  # as many files ask for, and would lose text by
+    encoder.no_padding()
+    return encoder, content
+
+
+def find_files(texts: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Every file meant, once, in an order that does not depend on the disk's."""
+    found: dict[Path, None] = {}
+    for text in texts:
+        path = Path(text)
+        if not path.exists():
+            raise refused("texts", text, no_such_file(str(path)))
+        files = (
+            [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_text(p, path))
+        )
+        if not files:
+            raise refused("texts", text, "holds no file")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def _is_text(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.is_file() and not hidden
+
+
+def documents(files: Sequence[Path], watch: Callable[[int, int], None]) -> Iterator[Piece]:
+    """All documents, one after the other; ``watch`` is told the bytes read, and those of all."""
+    total, before = sum(path.stat().st_size for path in files), 0
+    for path in files:
+        with path.open("rb") as raw, io.TextIOWrapper(raw, "utf-8", newline="") as file:
+            try:
+                for piece in _lines(path, file) if path.suffix == ".jsonl" else _pieces(file):
+                    yield piece
+                    watch(before + raw.tell(), total)
+            except UnicodeDecodeError:
+                raise refused("texts", path, "is no UTF-8 text") from None
+        before += path.stat().st_size
+
+
+def _lines(path: Path, file: Iterable[str]) -> Iterator[Piece]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield from _pieces(io.StringIO(_text(path, number, line), newline=""))
+
+
+def _text(path: Path, number: int, line: str) -> str:
+    try:
+        record: Any = json.loads(line)
+    except ValueError as error:
+        raise refused("texts", path, f"line {number} is no JSON: {error}") from None
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        fields = f"; it has {', '.join(record)}" if isinstance(record, dict) else ""
+        raise refused("texts", path, f"line {number} has no string in a field text{fields}")
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise refused("texts", path, f"line {number} holds half a surrogate pair, no text")
+    return text
+
+
+def _pieces(file: TextIO) -> Iterator[Piece]:
+    """A document as one piece, or as several where it is long; none of an empty one."""
+    text, begins = file.read(_PIECE), True
+    while more := file.read(_PIECE):
+        cut = _cut(text)
+        yield Piece(text[:cut], begins, ends=False)
+        text, begins = text[cut:] + more, False
+    if text:
+        yield Piece(text, begins, ends=True)
+
+
+def _cut(text: str) -> int:
+    """Before the last line end that follows a letter or digit: GPT-2's tokenizer, and those like
+    it, split there too, whatever comes after."""
+    last = len(text)
+    while (last := text.rfind("\n", 1, last)) > 0:
+        cut = last - (text[last - 1] == "\r")
+        if cut > 0 and text[cut - 1].isalnum():
+            return cut
+    return len(text)
+
+
+def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """As many pieces together as are worth encoding at once."""
+    together: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        together.append(piece)
+        size += len(piece.text)
+        if size >= _TOGETHER:
+            yield together
+            together, size = [], 0
+    if together:
+        yield together
+
+
+def refused(field: str, value: object, reason: str) -> ConfigError:
+    return ConfigError([Problem(field, value, reason)])

@@ -1,0 +1,160 @@
+"""Sources of tokens on disk: what `gelu-jax tokenize` wrote, and datasets of Hugging Face."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from gelu_jax.errors import ConfigError, check, nearest
+from gelu_jax.training.data.corpus import find, read_corpus
+from gelu_jax.training.data.dataset import (
+    Facts,
+    at_least_one,
+    between_0_and_1,
+    content_hash,
+    even_starts,
+    require,
+    slots,
+    wrong,
+)
+from gelu_jax.training.data.stream import TokenData, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TokenSource:
+    """What the sources of tokens share.
+
+    Attributes:
+      context: tokens that the model sees; a window is one longer, for the last target.
+      validation_windows: how many windows of the held-out tokens are evaluated, if they hold so
+        many; evenly spaced, none overlapping.
+    """
+
+    path: str
+    context: int = 1024
+    validation_windows: int = 256
+    unit: ClassVar[str] = "nats per token"
+
+    def __post_init__(self) -> None:
+        check(at_least_one(self, "context", "validation_windows"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFiles(_TokenSource):
+    """A folder that `gelu-jax tokenize` wrote."""
+
+    kind: Literal["tokens"] = "tokens"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace(_TokenSource):
+    """A dataset that `datasets` saved on disk, with a column of lists of token numbers.
+
+    Of several splits `train` is trained on, and `validation` or `test` held out; of a lone one the
+    last documents are held out.
+
+    Attributes:
+      vocab_size: of the tokenizer that made the tokens; the dataset does not say it.
+      column: where the tokens are.
+      validation_fraction: the share of the documents of a lone split that is held out.
+    """
+
+    vocab_size: int
+    column: str = "input_ids"
+    validation_fraction: float = 0.1
+    kind: Literal["huggingface"] = "huggingface"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check([*at_least_one(self, "vocab_size"), *between_0_and_1(self)])
+
+
+def load_tokens(config: TokenFiles, batch_size: int) -> TokenData:
+    corpus = read_corpus(config.path)
+    train, held_out = (
+        Tokens([split.tokens], corpus.vocab_size, config.path) for split in corpus.splits
+    )
+    documents = sum(split.documents for split in corpus.splits)
+    return _token_data(config, train, held_out, documents, corpus.mark, batch_size)
+
+
+def load_hugging_face(config: HuggingFace, batch_size: int) -> TokenData:
+    require("datasets", config.kind)
+    import datasets  # here, because it takes a second
+
+    try:
+        saved: Any = datasets.load_from_disk(str(find(config.path)))
+    except ConfigError:
+        raise
+    except Exception as error:  # what a damaged folder raises is anything
+        reason = f"no dataset that can be read: {' '.join(str(error).split())}"
+        raise wrong("path", config.path, reason) from None
+    splits = _splits(config, saved)
+    train, held_out = (
+        Tokens(list(_pieces(config, split)), config.vocab_size, config.path) for split in splits
+    )
+    # datasets' own mark of the content: to hash the files would be to read them whole
+    marks = [split._fingerprint for split in (saved.values() if _has_splits(saved) else [saved])]
+    sizes = f"{config.column} {len(train)} {len(held_out)}"
+    mark = content_hash(part.encode() for part in (*marks, sizes))
+    return _token_data(config, train, held_out, sum(map(len, splits)), mark, batch_size)
+
+
+def _has_splits(saved: Any) -> bool:
+    return isinstance(saved, dict)
+
+
+def _splits(config: HuggingFace, saved: Any) -> tuple[Any, Any]:
+    """What is trained on, and what is held out."""
+    if not _has_splits(saved):
+        cut = len(saved) - round(len(saved) * config.validation_fraction)
+        return saved.select(range(cut)), saved.select(range(cut, len(saved)))
+    held_out = next((name for name in ("validation", "test") if name in saved), None)
+    if "train" not in saved or held_out is None:
+        reason = f"has the splits {', '.join(saved)}; train and validation are needed"
+        raise wrong("path", config.path, reason)
+    return saved["train"], saved[held_out]
+
+
+def _pieces(config: HuggingFace, split: Any) -> Iterator[np.ndarray]:
+    """The tokens of one batch of documents after the other, as they lie in the mapped files."""
+    if config.column not in split.column_names:
+        reason = f"no such column; {nearest(config.column, split.column_names)}"
+        raise wrong("column", config.column, reason)
+    column = split.data.column(config.column)
+    for chunk in column.chunks:
+        try:
+            tokens = chunk.flatten().to_numpy(zero_copy_only=True)
+        except (AttributeError, ValueError):  # no lists; lists of what is no plain number
+            tokens = np.empty(0)
+        if tokens.dtype.kind not in "iu":
+            reason = f"holds {column.type}, not lists of integers; tokenize the text first"
+            raise wrong("column", config.column, reason)
+        yield tokens
+
+
+def _token_data(
+    config: TokenFiles | HuggingFace,
+    train: Tokens,
+    held_out: Tokens,
+    documents: int,
+    mark: str,
+    batch_size: int,
+) -> TokenData:
+    require("grain", config.kind)
+    for name, tokens in (("training", train), ("validation", held_out)):
+        if len(tokens) <= config.context:
+            few = f"{config.path} holds {len(tokens)} tokens for {name}, fewer than one window"
+            hint = f"; nearest: {len(tokens) - 1}" if len(tokens) > 1 else ""
+            raise wrong("context", config.context, f"{few} of {config.context + 1}{hint}")
+    if slots(len(train), config.context) >= 2**32:  # grain shuffles 32-bit numbers
+        least = math.ceil(len(train) / 2**32)
+        raise wrong("context", config.context, f"makes 2**32 windows or more; nearest: {least}")
+    starts = even_starts(len(held_out), config.context, config.validation_windows)
+    windows = held_out.windows(starts.tolist(), config.context + 1)
+    described = f"{documents:,} documents, {len(train) + len(held_out):,} tokens"
+    facts = Facts(described, mark, len(train), len(held_out))
+    return TokenData(jnp.asarray(windows), train, batch_size, facts)
