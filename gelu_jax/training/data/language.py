@@ -141,12 +141,11 @@ def _load(
     starts = even_starts(len(validation), config.context, config.validation_windows)
     windows = starts[:, None] + np.arange(window)
     description = f"{len(files)} file{'s' * (len(files) > 1)}, {size} bytes"
-    digest = content_hash([train, validation])
     return ByteData(
         jnp.asarray(np.frombuffer(train, np.uint8)),
         jnp.asarray(np.frombuffer(validation, np.uint8)[windows]),
         batch_size,
-        Facts(description, digest, len(train), len(validation)),
+        Facts(description, content_hash([train, validation]), len(train), len(validation)),
     )
 
 
