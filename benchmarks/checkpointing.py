@@ -26,9 +26,9 @@ from gelu_jax.training.data import load_data
 from gelu_jax.training.run import Keys, TrainConfig, Trainer
 
 RESULTS = Path(__file__).parent / "results"
-ROUNDS, INTERVALS = 5, 4
+ROUNDS, INTERVALS = 5, 3
 # name: (layers, width, hidden units, batch, steps in an interval)
-SIZES = {"2 layers of 128": (2, 128, 352, 8, 100), "8 layers of 256": (8, 256, 704, 8, 6)}
+SIZES = {"2 layers of 128": (2, 128, 352, 4, 20), "8 layers of 256": (8, 256, 704, 2, 4)}
 
 
 def trainer(layers, d_model, d_ff, batch_size, steps):
