@@ -1,7 +1,8 @@
 """The command line: parse, call, print.
 
-Exit codes: 0 done; 1 the machine failed (a full disk, no worker left), or `numerics` found a
-promise broken; 2 the input was wrong; 130 stopped by Ctrl-C, to be continued by the same command.
+Exit codes: 0 done; 1 the machine failed (a full disk, no worker left, another process of the run
+gone), or `numerics` found a promise broken; 2 the input was wrong; 130 stopped by Ctrl-C, to be
+continued by the same command.
 """
 
 import os
@@ -10,7 +11,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,10 +40,12 @@ from gelu_jax.nn import checks
 from gelu_jax.nn.decoding import generate
 from gelu_jax.nn.transformer import Transformer
 from gelu_jax.training import plan as planning
+from gelu_jax.training.checkpoint import newest
 from gelu_jax.training.config import from_dict, read_config
 from gelu_jax.training.data.codec import codec
 from gelu_jax.training.data.convert import write_corpus
 from gelu_jax.training.data.corpus import SPLITS
+from gelu_jax.training.distributed import DistributedConfig, leads, together
 from gelu_jax.training.run import TrainConfig
 
 ConfigFile = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CONFIG")]
@@ -51,8 +54,9 @@ Overrides = Annotated[
 ]
 Finished = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 Log = Annotated[tuple[Kind, ...], tyro.conf.UseAppendAction]
+Several = Annotated[DistributedConfig, tyro.conf.OmitArgPrefixes]
 
-
+ALONE = DistributedConfig()
 QUICK = ("protocol=smoke test", "seeds=2", "learning_rates=[]")
 
 
@@ -105,6 +109,7 @@ def train_command(
     output: Path | None = None,
     overwrite: bool = False,
     log: Log = (),
+    several: Several = ALONE,
 ) -> None:
     """Train one config, and write its curves. Goes on where it stopped.
 
@@ -117,8 +122,12 @@ def train_command(
     """
     run = read_config(config, TrainConfig, overrides)
     name = _name(config)
-    alone = CompareConfig(run=run, arms={name: {}}, seeds=1)
-    _tell(*_run(alone, output or Path("runs") / name, overwrite=overwrite, log=log))
+    directory = output or Path("runs") / name
+    single = CompareConfig(run=run, arms={name: {}}, seeds=1)
+    with together(several, partial(newest, directory)):
+        analysis, files = _run(single, directory, overwrite=overwrite, log=log)
+        if leads():
+            _tell(analysis, files)
 
 
 def plan_command(
@@ -157,12 +166,13 @@ def _run(
 ) -> tuple[Analysis, tuple[Path, ...]]:
     check([Problem("add_seeds", add_seeds, "must not be below 0")] if add_seeds < 0 else [])
     trainers = prepare(config)  # all that can be wrong with it shows before anything is written
-    tracked = trackers(log, directory, trainers)
-    with locked(directory):
-        claim(directory, config, overwrite=overwrite)
+    tracked = trackers(log, directory, trainers) if leads() else ()
+    with locked(directory) if leads() else nullcontext():
+        if leads():
+            claim(directory, config, overwrite=overwrite)
         config = _with_seeds(config, directory, add_seeds)
         with ExitStack() as stack:
-            board = stack.enter_context(Board(config, Console(stderr=True)))
+            board = stack.enter_context(Board(config, Console(stderr=True, quiet=not leads())))
             for tracker in tracked:
                 stack.enter_context(tracker)
 
@@ -176,7 +186,8 @@ def _run(
 
             crew = staff and stack.enter_context(Crew(staff, directory, trainers, watch))
             comparison = compare(config, directory, watch, trainers, crew)
-        return analyze(comparison), write_report(comparison, directory)
+        files = write_report(comparison, directory) if leads() else ()
+        return analyze(comparison), files
 
 
 def _tell(analysis: Analysis, files: Sequence[Path]) -> None:

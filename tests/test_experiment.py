@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -234,7 +235,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
     made = MadeUp()
     monkeypatch.setattr(Trainer, "fit", lambda *args: made.fit(*args))
     monkeypatch.setattr(Trainer, "programs", SimpleNamespace(seconds=0.25))
-    monkeypatch.setattr(runs.checkpoint, "save", lambda *args: None)
+    monkeypatch.setattr(runs.checkpoint.Saver, "save", lambda *args: None)
     return made
 
 
@@ -448,6 +449,24 @@ def test_a_trained_comparison(real: tuple[Comparison, Path], monkeypatch: pytest
     assert kept == {"report"}
     monkeypatch.setattr(Trainer, "fit", None)
     assert compare(from_dict(comparison.config, CompareConfig), directory).runs == comparison.runs
+
+
+def test_a_run_is_finished_when_its_last_checkpoint_stands(
+    tmp_path: Path, trainers: dict[str, Trainer], monkeypatch: pytest.MonkeyPatch
+):
+    """It is saved in the background: a kill before it stands must leave the run unfinished."""
+    sums, write, stood = runs.checkpoint._sums, runs._write, list[bool]()
+
+    def noted(home: Path, run: Run) -> None:
+        if run.status == "finished":
+            stood.append((home / "checkpoint" / "4" / "sums.json").exists())
+        write(home, run)
+
+    monkeypatch.setattr(runs.checkpoint, "_sums", lambda folder: (time.sleep(0.3), sums(folder))[1])
+    monkeypatch.setattr(runs, "_write", noted)
+    task = runs.Task("relu", 0, 1e-3, "report")
+    runs.perform(trainers["relu"], task, tmp_path, lambda *_: None)
+    assert stood == [True]
 
 
 def test_the_model_of_a_run_is_loaded(real: tuple[Comparison, Path]):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
 
 from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.training.distributed import leads
 
 SCHEMA_VERSION = 1
 
@@ -172,7 +173,12 @@ def json_schema() -> dict[str, Any]:
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Writes a file under a temporary name beside it, then puts it in place at once."""
+    """Writes a file under a temporary name beside it, then puts it in place at once.
+
+    Where several processes share a run, the first writes for all.
+    """
+    if not leads():
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -18,7 +18,7 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal, cast
 
@@ -29,6 +29,7 @@ from gelu_jax.compare.records import Run, replace_file, write_metrics
 from gelu_jax.errors import Problem, check
 from gelu_jax.training import checkpoint
 from gelu_jax.training.config import read_config, to_dict, write_config
+from gelu_jax.training.distributed import agreed, leads, same_everywhere
 from gelu_jax.training.run import Keys, Model, Point, State, TrainConfig, Trainer, init
 
 _RUN = TypeAdapter(Run)
@@ -60,8 +61,9 @@ def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
     Goes on from the newest checkpoint, where there is one, and calls ``watch`` at every
     evaluation. The curve is the same, bit for bit, however often the run was stopped.
     """
+    same_everywhere(_identity(trainer, task, code()))
     home = folder(trainer, task, directory)
-    run = read_run(home / "run.json")
+    run = agreed(partial(read_run, home / "run.json"))
     if run is not None and run.status != "interrupted":
         watch(task, run)
         return run
@@ -72,13 +74,14 @@ def perform(trainer: Trainer, task: Task, directory: Path, watch: Watch) -> Run:
     resume = None if state is None else (state, run.seconds[-1])
     kept = run, state  # one name, so that no interrupt comes between the two
     try:
-        for state, point in trainer.fit(task.seed, task.learning_rate, resume):
-            run = _extended(run, point)
-            kept = run, state
-            _write(home, run)  # before the state, so that a state is never ahead of its curve
-            if _is_due(trainer.config, point):
-                checkpoint.save(home / "checkpoint", point.step, state)
-            watch(task, run)
+        with checkpoint.Saver(home / "checkpoint") as saver:
+            for state, point in trainer.fit(task.seed, task.learning_rate, resume):
+                run = _extended(run, point)
+                kept = run, state
+                _write(home, run)  # before the state, so that a state is never ahead of its curve
+                if _is_due(trainer.config, point):
+                    saver.save(point.step, state)
+                watch(task, run)
     except (KeyboardInterrupt, SystemExit):  # there is time to keep what has been trained
         run, state = kept
         if state is not None and int(state.step) > 0:
@@ -113,8 +116,17 @@ def folder(
 
 
 def _address(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> str:
-    identity = [to_dict(resolved(trainer, task)), trainer.data.facts.hash, trained_by]
+    identity = list(_identity(trainer, task, trained_by).values())
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+
+
+def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[str, object]:
+    """All that decides the result of a run."""
+    return {
+        "config": to_dict(resolved(trainer, task)),
+        "data": trainer.data.facts.hash,
+        "versions": trained_by,
+    }
 
 
 def resolved(trainer: Trainer, task: Task) -> TrainConfig:
@@ -163,7 +175,8 @@ def _standing(home: Path, run: Run, like: State) -> tuple[Run, State | None]:
     """
     state = checkpoint.restore(home / "checkpoint", like)
     if state is None or int(state.step) not in run.eval_steps:
-        shutil.rmtree(home / "checkpoint", ignore_errors=True)
+        if leads():
+            shutil.rmtree(home / "checkpoint", ignore_errors=True)
         return until(run, -1), None
     return until(run, int(state.step)), state
 

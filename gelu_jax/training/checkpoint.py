@@ -5,6 +5,9 @@
 
 A checkpoint is written under a hidden name and renamed, so that a step's folder is complete or
 absent. The sums find what happens to it later: orbax reads many a damaged file without complaint.
+
+Where several processes share a run, all of them save and restore together, in one directory that
+all of them see; the first names and renames, sums, checks and removes.
 """
 
 import hashlib
@@ -16,13 +19,16 @@ import shutil
 import warnings
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
+
+from gelu_jax.training.distributed import agreed, leads
 
 T = TypeVar("T")
 C = TypeVar("C", bound=ocp.Checkpointer)
@@ -66,35 +72,45 @@ class Saver:
     def save(self, step: int, tree: Any) -> None:
         """Begins to save a step; returns when its arrays are copied off the devices."""
         self.wait()
-        _remove(*self.directory.glob(".*"))
         half = self.directory / f".{step}"
         try:
-            half.mkdir(parents=True)
-            _reserve(half / "state", tree)
+            if leads():
+                _remove(*self.directory.glob(".*"))
+                half.mkdir(parents=True)
+                _reserve(half / "state", tree)
             with _os_errors(half):
                 args = ocp.args.StandardSave(_flat(tree))
                 self._writer.save(half.resolve() / "state", args=args)
         except BaseException:
-            _remove(half)
+            with suppress(Exception):
+                self._writer.wait_until_finished()
+            if leads():
+                _remove(half)
             raise
         self._pending = self._thread.submit(self._finish, step, half)
 
     def wait(self) -> None:
         """Returns when what was begun is saved; raises OSError where it could not be."""
-        pending, self._pending = self._pending, None
+        pending = self._pending
         if pending is not None:
-            pending.result()
+            try:
+                pending.result()
+            finally:  # an interrupted wait is no end of it
+                self._pending = None if pending.done() else pending
 
     def _finish(self, step: int, half: Path) -> None:
         whole = self.directory / str(step)
         try:
             with _os_errors(half):
                 self._writer.wait_until_finished()
+            if not leads():
+                return
             (half / _SUMS).write_text(json.dumps(_sums(half / "state")))
             _remove(whole)
             half.replace(whole)
         finally:
-            _remove(half)
+            if leads():
+                _remove(half)
         others = [other for other in _steps(self.directory) if other != step]
         before = max((other for other in others if other < step), default=None)
         _remove(*(self.directory / str(other) for other in others if other != before))
@@ -106,16 +122,32 @@ def restore(directory: Path, like: T) -> T | None:
     Its leaves lie where those of `like` do, whatever mesh they were written from; where `like` has
     no places, on one device. A damaged checkpoint is passed over with a warning that names it.
     """
-    for step in sorted(_steps(directory), reverse=True):
+    for step in agreed(lambda: sorted(_steps(directory), reverse=True)):
         path = directory / str(step)
-        try:
-            if json.loads((path / _SUMS).read_bytes()) != _sums(path / "state"):
-                raise ValueError("its files are not as they were written")
-            return _read(path / "state", like)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).partition("\n")[0]
+        reason = agreed(partial(_damage, path))
+        if reason is None:
+            try:
+                return _read(path / "state", like)
+            except (OSError, ValueError, KeyError) as error:
+                reason = str(error).partition("\n")[0]
+        if leads():
             warnings.warn(f"{path}: damaged checkpoint, passed over ({reason})", stacklevel=2)
     return None
+
+
+def newest(directory: Path) -> int | None:
+    """The greatest step of which there is a checkpoint, anywhere below a directory."""
+    homes = {path.parent.parent for path in directory.rglob(_SUMS)}
+    return max((step for home in homes for step in _steps(home)), default=None)
+
+
+def _damage(path: Path) -> str | None:
+    """Why a checkpoint is not to be read; None where its files are as they were written."""
+    try:
+        whole = json.loads((path / _SUMS).read_bytes()) == _sums(path / "state")
+    except (OSError, ValueError) as error:
+        return str(error)
+    return None if whole else "its files are not as they were written"
 
 
 def _reserve(path: Path, tree: Any) -> None:

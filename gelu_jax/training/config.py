@@ -31,6 +31,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gelu_jax.errors import ABSENT, ConfigError, nearest
+from gelu_jax.training.distributed import leads
 from gelu_jax.training.document import WRONG, Document, Keys, dump, load
 
 T = TypeVar("T")
@@ -80,7 +81,12 @@ def to_dict(config: Any) -> Any:
 
 
 def write_config(config: Any, path: str | os.PathLike[str]) -> None:
-    """Writes a config so that `read_config` gives an equal one; whole or not at all."""
+    """Writes a config so that `read_config` gives an equal one; whole or not at all.
+
+    Where several processes share a run, the first writes for all.
+    """
+    if not leads():
+        return
     path = Path(path)
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:

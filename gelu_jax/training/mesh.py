@@ -10,6 +10,7 @@ puts in what has to be sent.
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, TypeVar
 
@@ -72,6 +73,9 @@ def make_mesh(config: MeshConfig | None) -> Mesh | None:
     """The mesh of the devices that are here; None where one device is all it would have."""
     sizes = {} if config is None else config.sizes(jax.device_count())
     devices = prod(sizes.values())
+    if jax.process_count() > 1 and devices != jax.device_count():
+        reason = f"must span the {jax.device_count()} devices of all processes; nearest: data: -1"
+        raise ConfigError([Problem("mesh", config and vars(config), reason)])
     if devices == 1:
         return None
     return jax.make_mesh(
@@ -118,8 +122,11 @@ def shardings(tree: Any) -> Any:
 
 
 def everywhere(tree: T, mesh: Mesh | None) -> T:
-    """The tree with every array whole on every device."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """The tree with every array whole on every device; each process puts it on its own."""
+    if mesh is None:
+        return tree
+    place = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(partial(jax.make_array_from_process_local_data, place), tree)
 
 
 def _place(shape: tuple[int, ...], axes: str, mesh: Any) -> NamedSharding:
