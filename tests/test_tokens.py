@@ -114,9 +114,9 @@ def test_it_is_written_the_same_twice_and_says_what_it_holds(folder: Path, tmp_p
 def test_a_long_document_is_encoded_as_if_it_were_whole(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """In pieces of 2,000 characters, cut where a tokenizer like GPT-2's cuts too."""
-    monkeypatch.setattr(text, "_PIECE", 2000)
-    monkeypatch.setattr(text, "_TOGETHER", 5000)
+    """In pieces of 8,000 characters, cut where a tokenizer like GPT-2's cuts too."""
+    monkeypatch.setattr(text, "_PIECE", 8000)
+    monkeypatch.setattr(text, "_TOGETHER", 20000)
     source = folder / "texts" / "below"
     write_corpus([source], folder / "tokenizer.json", tmp_path / "x", end_of_document="")
     written = [d for split in ("train", "validation") for d in documents(tmp_path / "x", split)]
