@@ -26,9 +26,10 @@ from rich.progress import Progress
 from gelu_jax.activations import ACTIVATIONS, activation, numerics
 from gelu_jax.board import Board
 from gelu_jax.compare.analysis import Analysis, analyze
+from gelu_jax.compare.crew import Crew
 from gelu_jax.compare.directory import claim, locked, same_but_for_seeds
 from gelu_jax.compare.experiment import CompareConfig, compare, prepare
-from gelu_jax.compare.launch import Crew, Launch, launch
+from gelu_jax.compare.launchers import Launch, launch
 from gelu_jax.compare.records import Run, read_results
 from gelu_jax.compare.report import write_report
 from gelu_jax.compare.runs import Task, last_point, load_model

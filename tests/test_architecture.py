@@ -47,7 +47,7 @@ ROOMS = {  # package → the modules that may import it
     "tyro": "gelu_jax.cli",
     "tensorboardX": "gelu_jax.compare.trackers",
     "wandb": "gelu_jax.compare.trackers",
-    "submitit": "gelu_jax.compare.launch",
+    "submitit": ("gelu_jax.compare.launchers", "gelu_jax.compare.worker"),
 }
 
 

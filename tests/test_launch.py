@@ -9,11 +9,13 @@ import pytest
 from filelock import FileLock
 
 from gelu_jax.compare import directory as room
-from gelu_jax.compare import launch as launching
+from gelu_jax.compare import worker
+from gelu_jax.compare.crew import Crew
 from gelu_jax.compare.directory import locked, workers_at
 from gelu_jax.compare.experiment import CompareConfig, prepare
-from gelu_jax.compare.launch import Crew, Launch, Worker, launch
+from gelu_jax.compare.launchers import Launch, launch
 from gelu_jax.compare.runs import Task, folder, perform
+from gelu_jax.compare.worker import Worker
 from gelu_jax.errors import ConfigError
 from gelu_jax.training.config import from_dict, write_config
 from gelu_jax.training.run import Trainer
@@ -64,7 +66,7 @@ def test_a_wrong_launcher_is_one_line(asked: tuple[Any, ...], line: str):
     ],
 )
 def test_a_missing_extra_names_the_command(kind: str, reason: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(launching, "find_spec", lambda name: None)
+    monkeypatch.setattr(launchers, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:
         Launch(kind)
     assert str(caught.value) == f"launcher = '{kind}': {reason}"
@@ -140,9 +142,9 @@ def test_what_is_claimed_is_left_alone(
     led: Path, trainers: dict[str, Trainer], monkeypatch: pytest.MonkeyPatch
 ):
     did: list[Task] = []
-    monkeypatch.setattr(launching, "perform", lambda trainer, task, *_: did.append(task))
+    monkeypatch.setattr(worker, "perform", lambda trainer, task, *_: did.append(task))
     home = folder(trainers["relu"], TASK, led)
-    attempt = launching._attempt  # pyright: ignore[reportPrivateUsage]
+    attempt = worker._attempt  # pyright: ignore[reportPrivateUsage]
     with FileLock(home / ".claim"):
         assert not attempt(trainers["relu"], TASK, led, home)
     assert did == []
@@ -153,7 +155,7 @@ def test_what_is_claimed_is_left_alone(
 def test_a_worker_of_another_version_refuses(led: Path, monkeypatch: pytest.MonkeyPatch):
     """Its results would stand at another address: nobody would find them."""
     monkeypatch.setattr("gelu_jax.compare.runs.code", lambda: ["another jax", "cpu", "source"])
-    monkeypatch.setattr(launching, "code", lambda: ["another jax", "cpu", "source"])
+    monkeypatch.setattr(worker, "code", lambda: ["another jax", "cpu", "source"])
     with pytest.raises(SystemExit, match="another version of gelu_jax or jax"):
         Worker()(led)
     assert not (led / "runs").exists()
@@ -168,7 +170,7 @@ def test_the_lead_follows_what_is_written(tmp_path: Path, trainers: dict[str, Tr
         launched, tmp_path, trainers, lambda _, run: seen.append((len(run.eval_steps), run.status))
     )
     home = folder(trainers["relu"], TASK, tmp_path)
-    record = launching._Record(home / "run.json")  # pyright: ignore[reportPrivateUsage]
+    record = crew._Record(home / "run.json")  # pyright: ignore[reportPrivateUsage]
 
     def follow(*_: Any) -> None:
         crew._follow(TASK, record)  # pyright: ignore[reportPrivateUsage]

@@ -63,7 +63,7 @@ def is_free(lock: Path) -> bool:
 
 
 def workers_at(directory: Path) -> list[Path]:
-    """The locks of the workers (`gelu_jax.compare.launch`) that live."""
+    """The locks of the workers (`gelu_jax.compare.worker`) that live."""
     return [lock for lock in directory.glob("workers/worker-*.lock") if not is_free(lock)]
 
 
