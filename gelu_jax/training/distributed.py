@@ -137,12 +137,13 @@ def together(config: DistributedConfig, saved: Saved) -> Generator[None]:
     watch.start()
     try:
         yield
+        _client().wait_at_barrier("gelu_jax/done", _PATIENCE)
     except RuntimeError:  # a collective has failed: if for somebody's absence, `_watch` will say so
         time.sleep(2 * HEARTBEAT)
         raise
-    _client().wait_at_barrier("gelu_jax/done", _PATIENCE)
-    parted.set()
-    watch.join()
+    finally:  # jax takes the client away when this process ends for a reason of its own
+        parted.set()
+        watch.join()
     _part()
 
 
