@@ -9,7 +9,8 @@ import pytest
 from filelock import FileLock
 
 from gelu_jax.compare import directory as room
-from gelu_jax.compare import worker
+from gelu_jax.compare import crew as lead
+from gelu_jax.compare import launchers, worker
 from gelu_jax.compare.crew import Crew
 from gelu_jax.compare.directory import locked, workers_at
 from gelu_jax.compare.experiment import CompareConfig, prepare
@@ -170,7 +171,7 @@ def test_the_lead_follows_what_is_written(tmp_path: Path, trainers: dict[str, Tr
         launched, tmp_path, trainers, lambda _, run: seen.append((len(run.eval_steps), run.status))
     )
     home = folder(trainers["relu"], TASK, tmp_path)
-    record = crew._Record(home / "run.json")  # pyright: ignore[reportPrivateUsage]
+    record = lead._Record(home / "run.json")  # pyright: ignore[reportPrivateUsage]
 
     def follow(*_: Any) -> None:
         crew._follow(TASK, record)  # pyright: ignore[reportPrivateUsage]
