@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from gelu_jax.compare import directory as room
 from gelu_jax.compare import crew as lead
+from gelu_jax.compare import directory as room
 from gelu_jax.compare import launchers, worker
 from gelu_jax.compare.crew import Crew
 from gelu_jax.compare.directory import locked, workers_at
