@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gelu_jax import cli
+from gelu_jax.board import Board
 from gelu_jax.compare import trackers
 from gelu_jax.compare.experiment import CompareConfig
 from gelu_jax.compare.records import read_results
@@ -265,7 +266,7 @@ def test_more_seeds_are_added(after: Shell, monkeypatch: pytest.MonkeyPatch):
 
     folder = after.folder / "runs/compare"
     original = (folder / "config.yaml").read_bytes()
-    monkeypatch.setattr(cli, "compare", stopped)
+    monkeypatch.setattr("gelu_jax.cli.compare.compare", stopped)
     try:
         for command, seeds in (
             (("--add-seeds", "4"), 5),
@@ -496,7 +497,7 @@ def test_an_interrupt_that_python_drops_stops_it_all_the_same(
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(cli.Board, "watch", dropping)
+    monkeypatch.setattr(Board, "watch", dropping)
     done = shell("train", "digits.yaml")
     assert (done.code, done.err[-1]) == (130, "stopped; the same command goes on from here")
 
