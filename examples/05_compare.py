@@ -29,7 +29,6 @@ config = CompareConfig(
         "sine": {"model.variant": ["jax.numpy:sin"]},  # any function, as module:function
     },
     description="The plain MLP on scikit-learn's digits.",
-    unit="nats per image",
     seeds=seeds,
     protocol="smoke test",  # a few seeds draw no conclusion, and the verdict says so
 )

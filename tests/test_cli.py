@@ -506,7 +506,7 @@ def test_help_names_the_commands(shell: Shell):
     done = shell("--help")
     assert done.code == 0
     text = " ".join("\n".join(done.out).split())
-    assert "{compare,train,plan,generate,report,numerics}" in text
+    assert "{compare,train,plan,generate,report,tokenize,numerics}" in text
     for command in cli.COMMANDS:
         assert f"• {command} " in text
     detail = " ".join("\n".join(shell("compare", "--help").out).split())
