@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from gelu_jax import board as module
-from gelu_jax.board import Board
+from gelu_jax.cli.board import Board
 from gelu_jax.compare.experiment import CompareConfig
 from gelu_jax.compare.runs import Task
 from gelu_jax.training.config import from_dict

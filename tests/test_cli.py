@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gelu_jax import cli
-from gelu_jax.board import Board
+from gelu_jax.cli.board import Board
 from gelu_jax.compare import trackers
 from gelu_jax.compare.experiment import CompareConfig
 from gelu_jax.compare.records import read_results

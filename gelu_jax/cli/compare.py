@@ -10,8 +10,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from gelu_jax.board import Board
 from gelu_jax.cli.arguments import ConfigFile, Finished, Overrides
+from gelu_jax.cli.board import Board
 from gelu_jax.cli.interrupts import interrupted
 from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.crew import Crew
