@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gelu_jax import board as module
+from gelu_jax.cli import board as module
 from gelu_jax.cli.board import Board
 from gelu_jax.compare.experiment import CompareConfig
 from gelu_jax.compare.runs import Task
