@@ -564,6 +564,7 @@ def run_config(folder: Path, **changes: Any) -> TrainConfig:
     return replace(from_dict(plain, TrainConfig), **changes)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_an_epoch_goes_on_bit_for_bit(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

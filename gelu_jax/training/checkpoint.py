@@ -16,6 +16,7 @@ import logging
 import os
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,7 @@ C = TypeVar("C", bound=ocp.Checkpointer)
 
 _SUMS = "sums.json"
 _OVERHEAD = 64 * 1024  # bytes of indices and metadata beside the arrays
+_ATTEMPTS = 50
 
 
 def save(directory: Path, step: int, tree: Any) -> None:
@@ -203,8 +205,13 @@ def _sums(folder: Path) -> dict[str, str]:
 
 
 def _remove(*folders: Path) -> None:
+    """Again where that fails: after an error, files that orbax had begun may still come in."""
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        for _ in range(_ATTEMPTS):
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.02)
 
 
 def _flat(tree: Any) -> dict[str, Any]:
