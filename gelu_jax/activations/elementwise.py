@@ -10,7 +10,8 @@ Derivatives of higher order differentiate the derivative's equation.
 What correct rounding in 16 bits rests on: float32 additions and multiplications that round to
 nearest, in an order the compiler keeps (XLA does, but for merging constants); float32 results that
 may be flushed to zero only when subnormal; and conversions to 16 bits that round to nearest even.
-Contraction into fused multiply-adds, fusion with other operations and vector width do not matter.
+Contraction into fused multiply-adds, fusion with other operations and vector width do not matter
+in float16; in bfloat16 they may move bits about float32's last, which no rounding seen depends on.
 `gelu-jax numerics` tries every input on the device at hand.
 """
 

@@ -79,6 +79,26 @@ def next_token(windows: jax.Array) -> Batch:
     return windows[..., :-1], windows[..., 1:]
 
 
+class Windows:
+    """What follows from the held-out windows (n, t + 1) of a language model's data."""
+
+    held_out: jax.Array
+    batch_size: int
+
+    @property
+    def context(self) -> int:
+        return self.held_out.shape[1] - 1
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.context
+
+    @property
+    def validation(self) -> Batch:
+        """Inputs and targets (windows, t)."""
+        return next_token(self.held_out)
+
+
 def slots(size: int, context: int) -> int:
     """How many windows of context + 1 a row of this size has, if no target is in two of them."""
     return (size - 1) // context

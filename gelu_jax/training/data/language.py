@@ -20,6 +20,7 @@ from gelu_jax.training.data.dataset import (
     Batch,
     Facts,
     Resident,
+    Windows,
     at_least_one,
     between_0_and_1,
     content_hash,
@@ -74,7 +75,7 @@ class Files(_ByteSource):
 @no_type_check  # JAX rebuilds it around tracers and avals, which are no arrays
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class ByteData(Resident):
+class ByteData(Windows, Resident):
     """Bytes for next-byte prediction: `train` (n,) uint8, `held_out` (windows, t + 1) uint8.
 
     Files stand one after the other, so a window may run from one into the next.
@@ -86,21 +87,8 @@ class ByteData(Resident):
     facts: Facts = dataclasses.field(metadata={"static": True})
 
     @property
-    def context(self) -> int:
-        return self.held_out.shape[1] - 1
-
-    @property
     def num_classes(self) -> int:
         return 256
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.batch_size * self.context
-
-    @property
-    def validation(self) -> Batch:
-        """Inputs and targets (windows, t)."""
-        return next_token(self.held_out)
 
     def batch(self, key: jax.Array, step: jax.Array | int) -> Batch:
         """Inputs and targets (b, t): windows drawn uniformly, with replacement, from all."""

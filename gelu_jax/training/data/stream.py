@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gelu_jax.training.data.dataset import Batch, Facts, next_token, slots, wrong
+from gelu_jax.training.data.dataset import Batch, Facts, Windows, next_token, slots, wrong
 
 _BLOCK = 32 * 2**20  # bytes: so much of a run's data lies on the devices at once, or one batch
 _READERS = 2  # threads of the host, each of which reads a block ahead
@@ -89,7 +89,7 @@ class TokenBlock:
 @no_type_check
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class TokenData:
+class TokenData(Windows):
     """Tokens for next-token prediction: `held_out` (windows, t + 1) on the device, the rest not."""
 
     held_out: jax.Array
@@ -100,21 +100,8 @@ class TokenData:
     axes: ClassVar[Sequence[str]] = ("b t",)
 
     @property
-    def context(self) -> int:
-        return self.held_out.shape[1] - 1
-
-    @property
     def num_classes(self) -> int:
         return self.train.vocab_size
-
-    @property
-    def tokens_per_step(self) -> int:
-        return self.batch_size * self.context
-
-    @property
-    def validation(self) -> Batch:
-        """Inputs and targets (windows, t)."""
-        return next_token(self.held_out)
 
     def block_steps(self, most: int) -> int:
         """The largest divisor of ``most`` whose batches are within 32 MiB; 1 if none is."""
