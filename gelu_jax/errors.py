@@ -1,6 +1,7 @@
 """How bad input is reported: the place, the field, the value, and the nearest right one."""
 
 import difflib
+import glob
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -66,3 +67,13 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     choices = sorted(choices)
     close = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices)}"
+
+
+def no_such_file(path: str) -> str:
+    """What to say of a path that leads nowhere: the file beside it with nearly that name."""
+    if glob.has_magic(path):
+        return "no such file"
+    folder, name = os.path.split(path)
+    neighbours = filter(os.path.exists, glob.glob(os.path.join(glob.escape(folder), "*")))
+    hint = nearest(name, map(os.path.basename, neighbours))
+    return f"no such file; {hint}" if hint.startswith("did you mean") else "no such file"

@@ -410,7 +410,7 @@ def test_mistakes_in_a_comparison(shell: Shell, override: str, line: str):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("train", "none.yaml"), "none.yaml: no such file or directory"),
+        (("train", "lm.yml"), "lm.yml: no such file; did you mean lm.yaml?"),
         (("compare", "."), ".: is a directory"),
         (("train", "text.txt"), "text.txt: "),
         (("report", "runs/none"), "results.json = 'runs/none/results.json': No such file"),
@@ -546,5 +546,5 @@ def test_python_m_gelu_jax(tmp_path: Path):
         text=True,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "none.yaml: no such file or directory\n"
+    assert done.stderr == "none.yaml: no such file\n"
     assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,6 @@
 """Every config in the repository is read and trains; the large ones compile at their width."""
 
 import struct
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gelu_jax.compare.experiment import CompareConfig, compare, matched_arms
+from gelu_jax.compare.experiment import CompareConfig, matched_arms
 from gelu_jax.compare.matching import parameters
 from gelu_jax.training import run as training
 from gelu_jax.training.config import from_dict, read_config, to_dict
@@ -65,7 +64,7 @@ def mnist(tmp_path: Path) -> Path:
     return folder
 
 
-# Those that the README trains are trained by tests/test_readme.py.
+# Those that the README trains, the default comparison too, tests/test_readme.py trains.
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in {*LARGE, *IN_README}])
 def test_it_trains(name: str, request: pytest.FixtureRequest):
     """Two steps of its own model, on its own data (MNIST is written here)."""
@@ -88,17 +87,6 @@ def test_its_arms_are_matched(name: str, tmp_path: Path):
     sizes = {name: parameters(arm) for name, arm in arms.items()}
     first = next(iter(sizes.values()))
     assert max(abs(size / first - 1) for size in sizes.values()) < 0.03
-
-
-def test_the_default_comparison_trains(tmp_path: Path):
-    """Its last arm, a step at one rate: all that `make compare` does but its length."""
-    path = Path(__file__).parent.parent / "configs/compare_activations.yaml"
-    config = read_config(path, CompareConfig, [f"run.{o}" for o in SMALL] + [
-        "seeds=1", "learning_rates=[1e-3]", "run.data.validation_windows=2"
-    ])  # fmt: skip
-    arms = dict(list(config.arms.items())[-1:])
-    comparison = compare(replace(config, arms=arms), tmp_path / "x")
-    assert [run.status for run in comparison.runs] == ["finished"]
 
 
 # --- The ones for an accelerator --------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_linen_equals_nnx_from_transplanted_parameters(name, model):
     x = example(name)
     linen = getattr(gj.linen, name)(MODULES[name])
     params = nnx.to_pure_dict(nnx.state(model))
-    initial = linen.init(jax.random.key(0), x)["params"]
+    initial = jax.eval_shape(linen.init, jax.random.key(0), x)["params"]
     chex.assert_trees_all_equal_structs(initial, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(initial, params)
     np.testing.assert_array_equal(linen.apply({"params": params}, x), model(x))

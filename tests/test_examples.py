@@ -1,8 +1,8 @@
 """Every example runs, short enough to read, and prints what it promises."""
 
-import os
-import subprocess
+import runpy
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -25,14 +25,10 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_example(path, tmp_path):
+def test_example(path, tmp_path, monkeypatch, capsys):
     assert len(path.read_text().splitlines()) < 80
-    done = subprocess.run(
-        [sys.executable, path, *ARGUMENTS.get(path.name, [])],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert PRINTS.get(path.name, "") in done.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [str(path), *ARGUMENTS.get(path.name, [])])
+    runpy.run_path(str(path), run_name="__main__")
+    assert PRINTS.get(path.name, "") in capsys.readouterr().out

@@ -259,16 +259,14 @@ def test_symmetry(name: str):
 @pytest.mark.parametrize("name", NAMES)
 def test_second_derivatives_are_finite_and_right(name: str, dtype: str):
     f = ACTIVATIONS[name]
-    x = jnp.asarray(inputs("bfloat16")).astype(dtype)
-    x = x[jnp.isfinite(x)]
+    at = np.linspace(-9.97, 9.97, 300)
+    x = jnp.concatenate([at, jnp.asarray(inputs("bfloat16"))]).astype(dtype)
     second = jax.jit(jax.vmap(jax.grad(jax.grad(f))))(x)
-    assert jnp.isfinite(second).all()
+    assert jnp.isfinite(second[jnp.isfinite(x)]).all()
     if dtype == "float32":
-        at = np.linspace(-9.97, 9.97, 300)
         slope, step = REFERENCES[name].derivative, 1e-5
         numeric = (slope(at + step) - slope(at - step)) / (2 * step)
-        found = jax.vmap(jax.grad(jax.grad(f)))(jnp.asarray(at, jnp.float32))
-        np.testing.assert_allclose(found, numeric, atol=3e-5)
+        np.testing.assert_allclose(second[: len(at)], numeric, atol=3e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

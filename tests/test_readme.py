@@ -19,6 +19,7 @@ SMALL = {
         "run.batch_size=2",
         "run.data.validation_windows=2",
         "seeds=1",
+        "learning_rates=[]",
     ],
     "train": ["steps=2", "eval_every=1", "batch_size=2", "data.validation_windows=2"],
     "generate": ["--length", "4"],

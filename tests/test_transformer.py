@@ -54,8 +54,7 @@ def test_an_encoder_looks_everywhere(style, tokens):
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("positions", [None, 16])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("positions", "tied"), [(None, True), (16, False)])
 def test_decoding_equals_the_full_forward(style, positions, tied, tokens):
     c = config(style, max_positions=positions, tie_embeddings=tied)
     model = gj.Transformer(c, rngs=nnx.Rngs(0))

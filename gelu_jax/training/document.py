@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import yaml
 
-from gelu_jax.errors import ABSENT, Problem, check
+from gelu_jax.errors import ABSENT, Problem, check, no_such_file
 
 Keys: TypeAlias = tuple[str | int, ...]
 """The way from the root of a document to one of its values."""
@@ -177,6 +177,9 @@ def load(path: Path) -> Document:
     document = Document(places={(): str(path)})
     try:
         text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        check([Problem("", ABSENT, no_such_file(str(path)), str(path))])
+        raise
     except OSError as error:
         check([Problem("", ABSENT, (error.strerror or str(error)).lower(), str(path))])
         raise

@@ -206,7 +206,7 @@ class Trainer:
         size, chunk = config.batch_size, partial(_chunk, config, self.chunk_steps)
         with on(self.mesh):
             return Programs(
-                _compile(partial(init, config), keys, out=state),
+                _compile(partial(init, config), keys, out=state, options=_once()),
                 _compile(chunk, state, self.abstract_block, keys, rate, out=(state, None)),
                 _compile(partial(evaluate, batch_size=size), state.model, data),
                 _compile(partial(_health, batch_size=size), state.model, data),
@@ -303,5 +303,12 @@ def _chunk(
     return jax.lax.scan(body, state, length=steps)
 
 
-def _compile(f: Any, *arguments: Any, out: Any = None) -> Any:
-    return jax.jit(f, out_shardings=shardings(out)).lower(*arguments).compile()
+def _compile(
+    f: Any, *arguments: Any, out: Any = None, options: dict[str, int] | None = None
+) -> Any:
+    return jax.jit(f, out_shardings=shardings(out)).lower(*arguments).compile(options)
+
+
+def _once() -> dict[str, int]:
+    """For a program that runs once: LLVM's dear passes take seconds and win milliseconds."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}

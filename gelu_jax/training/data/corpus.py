@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gelu_jax.errors import ConfigError
-from gelu_jax.training.data.dataset import no_such_file, wrong
+from gelu_jax.errors import ConfigError, no_such_file
+from gelu_jax.training.data.dataset import wrong
 
 FACTS = "tokens.json"
 TOKENIZER = "tokenizer.json"

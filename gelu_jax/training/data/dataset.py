@@ -27,9 +27,7 @@ steps (`Resident`). Tokens stay on disk, and a block holds the batches of its st
 Two runs are comparable when `facts.hash` is equal: it covers the bytes of both splits.
 """
 
-import glob
 import hashlib
-import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -41,7 +39,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gelu_jax.errors import ConfigError, Problem, nearest
+from gelu_jax.errors import ConfigError, Problem
 
 Batch: TypeAlias = tuple[jax.Array, jax.Array]
 
@@ -134,15 +132,6 @@ def content_hash(parts: Iterable[bytes]) -> str:
         digest.update(struct.pack("<Q", len(part)))
         digest.update(part)
     return digest.hexdigest()
-
-
-def no_such_file(path: str) -> str:
-    if glob.has_magic(path):
-        return "no such file"
-    folder, name = os.path.split(path)
-    neighbours = filter(os.path.exists, glob.glob(os.path.join(folder, "*")))
-    hint = nearest(name, map(os.path.basename, neighbours))
-    return f"no such file; {hint}" if hint.startswith("did you mean") else "no such file"
 
 
 def require(package: str, kind: str) -> None:

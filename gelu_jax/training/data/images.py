@@ -15,14 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.errors import ConfigError, Problem, check, no_such_file
 from gelu_jax.training.data.dataset import (
     Batch,
     Facts,
     Resident,
     between_0_and_1,
     content_hash,
-    no_such_file,
     wrong,
 )
 

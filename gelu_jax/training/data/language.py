@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gelu_jax.errors import check
+from gelu_jax.errors import check, no_such_file
 from gelu_jax.training.data.dataset import (
     Batch,
     Facts,
@@ -26,7 +26,6 @@ from gelu_jax.training.data.dataset import (
     content_hash,
     even_starts,
     next_token,
-    no_such_file,
     wrong,
 )
 

@@ -9,8 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.training.data.dataset import no_such_file
+from gelu_jax.errors import ConfigError, Problem, no_such_file
 
 _PIECE = 2**20  # characters: a longer document is encoded in pieces, cut at ends of lines
 _TOGETHER = 2**22  # characters: so many are encoded at once, on all cores
