@@ -304,11 +304,11 @@ def _chunk(
 
 
 def _compile(
-    f: Any, *arguments: Any, out: Any = None, options: dict[str, int] | None = None
+    f: Any, *arguments: Any, out: Any = None, options: dict[str, Any] | None = None
 ) -> Any:
     return jax.jit(f, out_shardings=shardings(out)).lower(*arguments).compile(options)
 
 
-def _once() -> dict[str, int]:
+def _once() -> dict[str, Any]:
     """For a program that runs once: LLVM's dear passes take seconds and win milliseconds."""
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
