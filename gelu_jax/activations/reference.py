@@ -70,7 +70,7 @@ def _gate_derivative(argument: Function, slope: Function) -> Function:
 
 def _tanh_argument(x: Float64) -> Float64:
     x = np.clip(x, -800, 800)
-    return np.sqrt(8 / np.pi) * (x + 0.044715 * x**3)
+    return np.sqrt(8 / np.pi) * (x + 0.044715 * x * x * x)
 
 
 def _tanh_slope(x: Float64) -> Float64:
