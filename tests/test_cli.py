@@ -410,7 +410,7 @@ def test_mistakes_in_a_comparison(shell: Shell, override: str, line: str):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("train", "lm.yml"), "lm.yml: no such file; did you mean lm.yaml?"),
+        (("train", "lm.yml"), "lm.yml: no such file; did you mean lm.yaml, compare.yaml?"),
         (("compare", "."), ".: is a directory"),
         (("train", "text.txt"), "text.txt: "),
         (("report", "runs/none"), "results.json = 'runs/none/results.json': No such file"),
