@@ -4,10 +4,10 @@
     python benchmarks/sweep.py --torch ~/torch/bin/python --quick
 
 The first part trains `configs/compare_activations.yaml` at one learning rate, 3 arms × 8 seeds, as
-one `gelu-jax compare`, and runs of it each in a process of its own, which only imports, reads the
-data, compiles, trains and evaluates: it writes no checkpoint and no report. Such processes are
-timed before and after the sweep, as many of each arm; their mean times 24 is the sum. They must end
-at the very losses of the sweep.
+one `gelu-jax compare` in one process and by a local worker for each core, and runs of it each in a
+process of its own, which only imports, reads the data, compiles, trains and evaluates: it writes no
+checkpoint and no report. Such processes are timed before and after the sweeps, as many of each arm;
+their mean times 24 is the sum. All must end at the very same losses.
 
 The second part is the tokens per second of `configs/byte_lm.yaml` beside nanoGPT's model in torch
 (`sweep_torch.py`) of the same shape, batch and data, eager and compiled, each training a chunk of
@@ -66,7 +66,9 @@ class Size(NamedTuple):
 FULL, QUICK = Size(8, 300, 2, 7, 50), Size(2, 50, 1, 2, 10)
 
 
-# --- One sweep against a process for every run ------------------------------------------------
+# --- A sweep against a process for every run --------------------------------------------------
+
+SWEEPS = {"one process": [], "a worker for each core": ["--launcher", "local"]}
 
 
 def seconds(*command):
@@ -80,7 +82,7 @@ def seconds(*command):
 
 
 def sweep(size, folder):
-    """Seconds of the sweep, and of each of its runs that was timed alone."""
+    """Seconds of each kind of sweep, and of each of its runs that was timed alone."""
     path = CONFIGS / "compare_activations.yaml"
     overrides = [f"learning_rates=[{RATE}]", f"seeds={size.seeds}", f"run.steps={size.steps}"]
     config = read_config(path, CompareConfig, overrides)
@@ -92,10 +94,12 @@ def sweep(size, folder):
             write_config(replace(trainer.config, seed=seed, optimizer=optimizer), files[arm, seed])
     before = [key for key in files if key[1] < size.alone]
     alone = {key: seconds("-c", ALONE, files[key]) for key in before}
-    home = folder / "sweep"
-    together, _ = seconds("-m", "gelu_jax", "compare", path, *overrides, "--output", home)
+    together = {}
+    for how, flags in SWEEPS.items():
+        command = ["-m", "gelu_jax", "compare", path, *overrides, *flags]
+        together[how], _ = seconds(*command, "--output", folder / how)
     alone |= {key: seconds("-c", ALONE, files[key]) for key in files.keys() - before}
-    for run in read_results(home).runs:
+    for run in [run for how in SWEEPS for run in read_results(folder / how).runs]:
         if (run.arm, run.seed) in alone:
             assert float(alone[run.arm, run.seed][1]) == run.final_loss, run
     by_arm = {arm: [t for (a, _), (t, _) in alone.items() if a == arm] for arm in config.arms}
@@ -105,7 +109,7 @@ def sweep(size, folder):
         "sweep_seconds": together,
         "alone_seconds": by_arm,
         "alone_seconds_in_all": total,
-        "ratio": together / total,
+        "ratio": {how: taken / total for how, taken in together.items()},
     }
 
 
@@ -189,9 +193,11 @@ def table(found):
     rows, where = ["| what | measured |", "|---|---|"], found["environment"]
     if swept := found["sweep"]:
         rows += [
-            f"| {swept['runs']} runs in one sweep | {swept['sweep_seconds']:.0f} s |",
-            f"| the same, a process each | {swept['alone_seconds_in_all']:.0f} s |",
-            f"| ratio | {swept['ratio']:.2f} |",
+            f"| {swept['runs']} runs, a process each | {swept['alone_seconds_in_all']:.0f} s |",
+            *(
+                f"| one sweep, {how} | {taken:.0f} s, {swept['ratio'][how]:.2f} of that |"
+                for how, taken in swept["sweep_seconds"].items()
+            ),
         ]
     if beside := found["beside_torch"]:
         speeds = beside["tokens_per_second"]
