@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-slow test-live test-browser lint types clean
+.PHONY: compare test test-slow test-processes test-live test-browser lint types clean
 
 compare: $(VENV)/package
 	$(BIN)/gelu-jax compare configs/compare_activations.yaml
@@ -13,6 +13,11 @@ test: $(VENV)/dev
 
 test-slow: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
+
+# The slow ones of several devices, processes, workers and killed runs; they wait more than they work
+test-processes: $(VENV)/dev
+	$(BIN)/pytest -n 3 --dist worksteal -m slow \
+		tests/test_mesh.py tests/test_plan.py tests/test_distributed.py tests/test_tokens.py tests/test_faults.py
 
 test-browser: $(VENV)/dev
 	$(BIN)/pytest -m browser

@@ -194,7 +194,11 @@ def test_an_interrupt_leaves_nothing(
 
 @pytest.mark.slow
 def test_a_file_of_any_size_is_encoded_in_bounded_memory(folder: Path, tmp_path: Path):
-    """Peak memory of 16 and of 64 MB of text as one document: at most 64 MB apart."""
+    """Peak memory of 16 and of 64 MB of text as one document: at most 256 MB apart.
+
+    Encoding it in one piece takes some 0.18 GB a MB of text; measured apart: 20 to 94 MB, by the
+    order in which the tokenizer's threads come to run.
+    """
     source = b"".join(path.read_bytes() for path in SOURCES)
     program = (
         "import resource, sys; from pathlib import Path\n"
@@ -212,7 +216,7 @@ def test_a_file_of_any_size_is_encoded_in_bounded_memory(folder: Path, tmp_path:
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
         )  # fmt: skip
         peaks.append(int(done.stdout))
-    assert peaks[1] - peaks[0] < 64_000  # kB
+    assert peaks[1] - peaks[0] < 256_000  # kB
 
 
 # --- Reading ----------------------------------------------------------------------------------
