@@ -206,6 +206,18 @@ def test_float32(name: str):
     assert slope_errors.max() <= promise.derivative32
 
 
+@pytest.mark.parametrize("name", ["gelu", "gelu_10"])
+def test_next_to_the_zero_of_its_derivative(name: str):
+    """Within 1e-14 (measured: 9.2e-15), which is up to 20 ulp of so little at four inputs."""
+    zero = np.float32(-0.7517915246935645).view(np.int32)
+    x = (zero + np.arange(-10_000, 10_001, dtype=np.int32)).view(np.float32)
+    slope = np.asarray(jax.jit(jax.vmap(jax.grad(ACTIVATIONS[name])))(x))
+    x, true = x.astype(np.float64), REFERENCES[name].derivative(x.astype(np.float64))
+    wrong = ulp_errors(slope, true, x, 2.0**-126) > 2
+    assert wrong.sum() <= 4
+    assert np.abs(slope - true)[wrong].max(initial=0) <= 1e-14
+
+
 def assert_float64(name: str, x: np.ndarray, true: np.ndarray, true_slope: np.ndarray):
     promise = PROMISES[name]
     with jax.enable_x64(True):
