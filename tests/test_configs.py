@@ -18,7 +18,7 @@ from gelu_jax.training.run import Keys, State, TrainConfig, Trainer, init
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 LARGE = {"gpt2_small": 124_439_808, "llama_small": 123_551_232}
-IN_README = ("byte_lm", "text_file_lm", "token_lm")
+ELSEWHERE = ("byte_lm", "text_file_lm", "token_lm", "digits_mlp")
 SMALL = ["steps=2", "eval_every=1", "batch_size=2"]
 
 
@@ -64,8 +64,9 @@ def mnist(tmp_path: Path) -> Path:
     return folder
 
 
-# Those that the README trains, the default comparison too, tests/test_readme.py trains.
-@pytest.mark.parametrize("name", [name for name in RUNS if name not in {*LARGE, *IN_README}])
+# What the README trains, the default comparison too, tests/test_readme.py trains; and digits_mlp is
+# the run of examples/05_compare.py.
+@pytest.mark.parametrize("name", [name for name in RUNS if name not in {*LARGE, *ELSEWHERE}])
 def test_it_trains(name: str, request: pytest.FixtureRequest):
     """Two steps of its own model, on its own data (MNIST is written here)."""
     mnist = [f"data.path={request.getfixturevalue('mnist')}"] if "mnist" in name else []

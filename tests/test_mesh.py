@@ -46,6 +46,7 @@ def assert_equal_curves(curves: dict[str, list[list[float]]]) -> None:
             assert point == pytest.approx(expected, abs=5e-6), name
 
 
+@pytest.mark.slow
 def test_a_network_trains_on_a_mesh_as_on_one_device():
     assert_equal_curves(found("smoke"))
 
