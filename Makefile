@@ -14,7 +14,7 @@ test: $(VENV)/dev
 test-slow: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
-# The slow ones of several devices, processes, workers and killed runs; they wait more than they work
+# The slow ones of several devices, processes, workers and killed runs
 test-processes: $(VENV)/dev
 	$(BIN)/pytest -n 3 --dist worksteal -m slow \
 		tests/test_mesh.py tests/test_plan.py tests/test_distributed.py tests/test_tokens.py tests/test_faults.py

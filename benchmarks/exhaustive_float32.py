@@ -5,7 +5,7 @@
 The promise it checks: value within 2 ulp, derivative within 2 ulp, except within 0.05 of a zero
 crossing of the derivative, where the absolute error stays within 2⁻²⁴ times the larger of the two
 terms that cancel there. Where the input or the true result is subnormal or overflows, it checks
-only that no NaN appears. A minute or two a function on two cores.
+only that no NaN appears. One to three minutes a function on two cores.
 """
 
 import argparse

@@ -196,8 +196,7 @@ def test_an_interrupt_leaves_nothing(
 def test_a_file_of_any_size_is_encoded_in_bounded_memory(folder: Path, tmp_path: Path):
     """Peak memory of 16 and of 64 MB of text as one document: at most 256 MB apart.
 
-    Encoding it in one piece takes some 0.18 GB a MB of text; measured apart: 20 to 94 MB, by the
-    order in which the tokenizer's threads come to run.
+    Encoding it in one piece takes some 0.18 GB a MB of text; the most measured apart is 94 MB.
     """
     source = b"".join(path.read_bytes() for path in SOURCES)
     program = (
