@@ -167,10 +167,15 @@ def prepared(folder: Path) -> Path:
 COMPARE = ("compare", "tiny.yaml")
 
 
+def records(folder: Path) -> list[Path]:
+    """The record of every run. Checkpoints, which come and go, are not looked into."""
+    return sorted((folder / "runs").glob("*/runs/*/*/run.json"))
+
+
 def curves(folder: Path) -> dict[str, dict[str, Any]]:
     """Every run's record by its address: all but the seconds, floats as they are written."""
     found = {}
-    for path in sorted((folder / "runs/tiny/runs").glob("*/*/run.json")):
+    for path in records(folder):
         record = json.loads(path.read_text(), parse_float=str)
         found[f"{path.parent.parent.name}/{path.parent.name}"] = {
             key: value for key, value in record.items() if "seconds" not in key
@@ -195,7 +200,7 @@ def wait_for_progress(folder: Path, since: float, steps: int = 0) -> None:
     """Until a run has been written to, and has made so many steps: the process trains."""
     limit = time.monotonic() + 300
     while time.monotonic() < limit:
-        for path in (folder / "runs").rglob("run.json"):
+        for path in records(folder):
             written = path.stat().st_mtime > since
             if written and json.loads(path.read_text())["eval_steps"][-1] >= steps:
                 return
@@ -223,7 +228,7 @@ def kill_and_go_on(server: Server, folder: Path, kills: int, seed: int) -> None:
         wait_for_progress(folder, since)
         time.sleep(rng.uniform(0, 0.4))
         assert process.end(signal.SIGKILL) in (-signal.SIGKILL, 0)
-        for path in (folder / "runs").rglob("run.json"):
+        for path in records(folder):
             json.loads(path.read_text())
     code, lines = server.run(folder, *COMPARE)
     assert code == 0, lines
