@@ -129,6 +129,7 @@ class _Submitit:
         self._resources, local = launch.resources, launch.kind == "local"
         self._gpus = launch.resources.get("gpus_per_node", 0) if local else 0
         self._executor = _local(folder, self._gpus) if local else _slurm(folder, launch.resources)
+        self._sharing = launch.workers if local else 1
         self._living: list[Any] = []
         self._ended: list[str] = []
 
@@ -137,7 +138,7 @@ class _Submitit:
             own = range(number * self._gpus, (number + 1) * self._gpus)
             self._executor.update_parameters(visible_gpus=list(own))
         try:
-            with _deaf_children():
+            with _deaf_children(), _cores_of_its_own(number, self._sharing):
                 self._living.append(self._executor.submit(Worker(), directory))
         except RuntimeError as error:  # sbatch's own words
             reason = str(error).strip().rpartition("\n")[2]
@@ -165,6 +166,21 @@ def _deaf_children() -> Generator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _cores_of_its_own(number: int, of: int) -> Generator[None]:
+    """Processes started here get one worker's share of this machine's cores, where Python can say
+    so: workers that all use all of them are in each other's way."""
+    if not hasattr(os, "sched_setaffinity"):  # not Linux
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[number % len(cores) :: of])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 class _Ray:
