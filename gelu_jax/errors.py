@@ -69,11 +69,13 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices)}"
 
 
-def no_such_file(path: str) -> str:
-    """What to say of a path that leads nowhere: the file beside it with nearly that name."""
+def no_such(what: str, path: str) -> str:
+    """What to say of a path that leads nowhere: what has nearly the name of the part missing."""
     if glob.has_magic(path):
-        return "no such file"
+        return f"no such {what}"
     folder, name = os.path.split(path)
+    while folder and not os.path.isdir(folder):
+        folder, name = os.path.split(folder)
     neighbours = filter(os.path.exists, glob.glob(os.path.join(glob.escape(folder), "*")))
     hint = nearest(name, map(os.path.basename, neighbours))
-    return f"no such file; {hint}" if hint.startswith("did you mean") else "no such file"
+    return f"no such {what}; {hint}" if hint.startswith("did you mean") else f"no such {what}"

@@ -84,6 +84,6 @@ def test_training_goes_on_from_there(path):
     assert points[1].validation_loss < points[0].validation_loss
 
 
-def test_a_wrong_path_is_one_clear_line(tmp_path):
-    with pytest.raises(ConfigError, match="no such directory"):
-        prepare(CompareConfig(run=config(tmp_path / "absent"), arms={"a": {}}))
+def test_a_wrong_path_is_one_clear_line(path):
+    with pytest.raises(ConfigError, match=r"no such directory; did you mean llama\?$"):
+        prepare(CompareConfig(run=config(path.with_name("lama")), arms={"a": {}}))

@@ -97,7 +97,7 @@ def test_results_obey_the_committed_schema(tmp_path: Path, status: str):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "No such file"),
+        (None, "no such file"),
         ("", "Invalid JSON"),
         ('{"name": 3}', "name = '3': Input should be a valid string"),
         ('{"schema_version": 2}', "schema_version = '2': Input should be 1"),

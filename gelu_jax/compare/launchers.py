@@ -117,6 +117,7 @@ def _slurm(folder: Path, resources: Mapping[str, Any]) -> Any:
 def _local(folder: Path, gpus: int) -> Any:
     from submitit import LocalExecutor
 
+    # each worker may use every core: with one to itself it is faster, but XLA adds in another order
     executor = LocalExecutor(folder)
     executor.update_parameters(timeout_min=_LONG, gpus_per_node=gpus)
     return executor
@@ -129,7 +130,6 @@ class _Submitit:
         self._resources, local = launch.resources, launch.kind == "local"
         self._gpus = launch.resources.get("gpus_per_node", 0) if local else 0
         self._executor = _local(folder, self._gpus) if local else _slurm(folder, launch.resources)
-        self._sharing = launch.workers if local else 1
         self._living: list[Any] = []
         self._ended: list[str] = []
 
@@ -138,7 +138,7 @@ class _Submitit:
             own = range(number * self._gpus, (number + 1) * self._gpus)
             self._executor.update_parameters(visible_gpus=list(own))
         try:
-            with _deaf_children(), _cores_of_its_own(number, self._sharing):
+            with _deaf_children():
                 self._living.append(self._executor.submit(Worker(), directory))
         except RuntimeError as error:  # sbatch's own words
             reason = str(error).strip().rpartition("\n")[2]
@@ -166,21 +166,6 @@ def _deaf_children() -> Generator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _cores_of_its_own(number: int, of: int) -> Generator[None]:
-    """Processes started here get one worker's share of this machine's cores, where Python can say
-    so: workers that all use all of them are in each other's way."""
-    if not hasattr(os, "sched_setaffinity"):  # not Linux
-        yield
-        return
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(cores)[number % len(cores) :: of])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
 
 
 class _Ray:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
 
-from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.errors import ConfigError, Problem, check, no_such
 from gelu_jax.training.distributed import leads
 
 SCHEMA_VERSION = 1
@@ -205,8 +205,10 @@ def read_results(directory: Path) -> Comparison:
     path = directory / "results.json"
     try:
         return _ADAPTER.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError([Problem("results.json", path, no_such("file", str(path)))]) from None
     except OSError as error:
-        problem = Problem("results.json", path, error.strerror or str(error))
+        problem = Problem("results.json", path, (error.strerror or str(error)).lower())
         raise ConfigError([problem]) from None
     except ValidationError as error:
         raise ConfigError(_invalid(path, error)) from None

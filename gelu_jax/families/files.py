@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gelu_jax.errors import ConfigError, Problem
+from gelu_jax.errors import ConfigError, Problem, no_such
 from gelu_jax.families.settings import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -49,18 +49,18 @@ def locate(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder
-    reason = "no such directory"
+    reason = no_such("directory", str(path))
     if str(path).count("/") == 1 and not folder.is_absolute():
         try:
             from huggingface_hub import snapshot_download
             from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
         except ImportError:
-            reason += ", and without huggingface_hub no cache of the hub to look into"
+            reason = "no such directory, and without huggingface_hub no cache of the hub"
         else:
             try:
                 return Path(snapshot_download(str(path), local_files_only=True))
             except (LocalEntryNotFoundError, HFValidationError):
-                reason += ", and no such repository in the hub's local cache"
+                reason = "no such directory, and no such repository in the hub's local cache"
     raise ConfigError([Problem("path", path, reason)])
 
 
@@ -112,7 +112,7 @@ def _header(file: Path) -> dict[str, Stored]:
                 for name, s in slices.items()
             }
     except FileNotFoundError:
-        raise WeightsError([Problem(file.name, file.parent, "no such file")]) from None
+        raise WeightsError([Problem(file.name, file.parent, no_such("file", str(file)))]) from None
     except (library().SafetensorError, OSError) as error:
         reason = f"not a whole safetensors file ({error})"
         raise WeightsError([Problem(file.name, file.parent, reason)]) from None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from gelu_jax.activations import activation
-from gelu_jax.errors import ConfigError, Problem
+from gelu_jax.errors import ConfigError, Problem, no_such
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
@@ -113,7 +113,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError([Problem("path", path, "no such file")]) from None
+        raise ConfigError([Problem("path", path, no_such("file", str(path)))]) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError([Problem("path", path, f"not readable JSON ({error})")]) from None
     if not isinstance(value, dict):

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import yaml
 
-from gelu_jax.errors import ABSENT, Problem, check, no_such_file
+from gelu_jax.errors import ABSENT, Problem, check, no_such
 
 Keys: TypeAlias = tuple[str | int, ...]
 """The way from the root of a document to one of its values."""
@@ -178,7 +178,7 @@ def load(path: Path) -> Document:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        check([Problem("", ABSENT, no_such_file(str(path)), str(path))])
+        check([Problem("", ABSENT, no_such("file", str(path)), str(path))])
         raise
     except OSError as error:
         check([Problem("", ABSENT, (error.strerror or str(error)).lower(), str(path))])

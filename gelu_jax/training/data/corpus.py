@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gelu_jax.errors import ConfigError, no_such_file
+from gelu_jax.errors import ConfigError, no_such
 from gelu_jax.training.data.dataset import wrong
 
 FACTS = "tokens.json"
@@ -50,7 +50,7 @@ def find(path: str) -> Path:
     """The folder of a source; ConfigError (``data.path``) where there is none."""
     folder = Path(os.path.expanduser(path))
     if not folder.exists():
-        raise wrong("path", path, no_such_file(str(folder)))
+        raise wrong("path", path, no_such("file", str(folder)))
     if not folder.is_dir():
         raise wrong("path", path, "is no folder")
     return folder

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gelu_jax.errors import ConfigError, Problem, check, no_such_file
+from gelu_jax.errors import ConfigError, Problem, check, no_such
 from gelu_jax.training.data.dataset import (
     Batch,
     Facts,
@@ -177,7 +177,7 @@ _MNIST_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 def load_mnist(config: Mnist, batch_size: int) -> ImageData:
     path = Path(os.path.expanduser(config.path))
     if not os.path.exists(path):
-        raise wrong("path", config.path, no_such_file(str(path)))
+        raise wrong("path", config.path, no_such("file", str(path)))
     arrays = [_idx(path, name) for name in _MNIST_FILES] if os.path.isdir(path) else _npz(path)
     pairs = (arrays[0], arrays[1]), (arrays[2], arrays[3])
     for images, labels in pairs:

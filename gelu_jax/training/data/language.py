@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gelu_jax.errors import check, no_such_file
+from gelu_jax.errors import check, no_such
 from gelu_jax.training.data.dataset import (
     Batch,
     Facts,
@@ -190,5 +190,5 @@ def _matches(pattern: str) -> list[str]:
         raise wrong("path", pattern, "is no regular file")
     found = [match for match in glob.glob(path, recursive=True) if os.path.isfile(match)]
     if not found:
-        raise wrong("path", pattern, no_such_file(path))
+        raise wrong("path", pattern, no_such("file", path))
     return found

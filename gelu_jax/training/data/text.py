@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from gelu_jax.errors import ConfigError, Problem, no_such_file
+from gelu_jax.errors import ConfigError, Problem, no_such
 
 _PIECE = 2**20  # characters: a longer document is encoded in pieces, cut at ends of lines
 _TOGETHER = 2**22  # characters: so many are encoded at once, on all cores
@@ -30,7 +30,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> tuple[Any, bytes]:
     from tokenizers import Tokenizer
 
     if not os.path.isfile(path):
-        raise refused("tokenizer", path, no_such_file(os.fspath(path)))
+        raise refused("tokenizer", path, no_such("file", os.fspath(path)))
     content = Path(path).read_bytes()
     try:
         encoder: Any = Tokenizer.from_str(content.decode())
@@ -48,7 +48,7 @@ def find_files(texts: Sequence[str | os.PathLike[str]]) -> list[Path]:
     for text in texts:
         path = Path(text)
         if not path.exists():
-            raise refused("texts", text, no_such_file(str(path)))
+            raise refused("texts", text, no_such("file", str(path)))
         files = (
             [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_text(p, path))
         )
