@@ -1,7 +1,7 @@
 """The feed-forward block against its peers: time, and the bytes kept for the backward pass.
 
     python benchmarks/ffn.py --torch ~/torch/bin/python --out benchmarks/results/ffn_cpu
-    python benchmarks/ffn.py --shapes gpu --out benchmarks/results/ffn_gpu
+    python benchmarks/ffn.py --shapes accelerator_4096 --only bfloat16 --out …/ffn_h100_4096
 
 ``--torch`` is a Python that has torch, ``--shapes`` a name of `SHAPES`; tokamax is measured where
 this Python has it.
@@ -14,6 +14,10 @@ stands the CPU time of all threads, which other processes on the machine disturb
 the growth of the compiled program's temporary memory from a scan of 2 layers to one of 6 (torch:
 the tensors that autograd saves), in tensors of d_ff compute-dtype entries a token; x and weights
 are not counted.
+
+The floor is the same matmuls alone. On an accelerator one pass over the d_ff-wide tensors, at the
+bandwidth at which a copy was measured, is added to it, and a run is ten calls in a row, so that the
+host's part does not count.
 """
 
 import json
@@ -24,11 +28,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
+
+# else the first process takes most of an accelerator's memory for itself, and torch finds none
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp
@@ -40,11 +47,12 @@ from gelu_jax.nn.cost import measured_bytes_kept
 
 
 class Shape(NamedTuple):
-    """Tokens, d_model and the d_ff of an ungated block; a gated one has its matched width."""
+    """Tokens, d_model, the d_ff of an ungated block, and of a gated one (None: matched)."""
 
     tokens: int
     d_model: int
     d_ff: int
+    gated_d_ff: int | None = None
 
 
 class Case(NamedTuple):
@@ -57,7 +65,9 @@ class Case(NamedTuple):
 
     @property
     def d_ff(self) -> int:
-        """The width, after matching."""
+        """The variant's own width."""
+        if self.shape.gated_d_ff and len(gj.branches(self.variant)) > 1:
+            return self.shape.gated_d_ff
         return gj.matched_width(self.shape.d_ff, self.variant, multiple_of=64)
 
 
@@ -65,8 +75,13 @@ SHAPES = {
     "smoke": [Shape(64, 64, 256)],
     "cpu": [Shape(512, 512, 2048), Shape(512, 1024, 4096)],
     "cpu_long": [Shape(4096, 512, 2048)],
-    "gpu": [Shape(8192, 1024, 4096), Shape(8192, 2048, 8192), Shape(8192, 4096, 16384)],
+    "accelerator_1024": [Shape(16384, 1024, 4096, 2816)],
+    "accelerator_2048": [Shape(16384, 2048, 5632, 5632)],
+    "accelerator_4096": [Shape(16384, 4096, 11008, 11008), Shape(16384, 4096, 14336, 14336)],
+    "accelerator_8192": [Shape(16384, 8192, 28672, 28672)],
 }
+BACKENDS = {True: ("xla",), False: ("xla", "triton", "mosaic", "cutedsl")}
+FLOOR = "floor"
 DTYPES = ("float32", "bfloat16")
 VARIANTS = ("gelu", "swiglu")
 
@@ -109,17 +124,37 @@ def flax_linear(case: Case) -> Block:
     return block
 
 
-def tokamax_glu(case: Case) -> Block | None:
-    """tokamax's `gated_linear_unit`, where it is installed and the block is gated."""
+@cache
+def tokamax_glu(case: Case) -> dict[str, Block]:
+    """tokamax's `gated_linear_unit` by each of its backends that takes the case, where tokamax is
+    installed and the block is gated."""
     try:
         import tokamax
     except ImportError:
-        return None
-    if case.variant != "swiglu":
-        return None
-    return lambda x, w: (
-        tokamax.gated_linear_unit(x, tuple(w["w_in"]), activation=jax.nn.silu) @ w["w_out"]
-    )
+        return {}
+
+    def block(backend: str, x: jax.Array, w: Weights) -> jax.Array:
+        gated = tokamax.gated_linear_unit(
+            x, tuple(w["w_in"]), activation=jax.nn.silu, implementation=backend
+        )
+        return gated @ w["w_out"]
+
+    backends = BACKENDS[jax.default_backend() == "cpu"] if case.variant == "swiglu" else ()
+    named = {f"tokamax {version('tokamax')} {name}": partial(block, name) for name in backends}
+    return {name: block for name, block in named.items() if _compiles(case, block)}
+
+
+def _compiles(case: Case, block: Block) -> bool:
+    x, w, dy = jax.eval_shape(partial(arrays, case))
+    try:
+        if case.backward:
+            jax.jit(with_gradients(block)).lower(x, w, dy).compile()
+        else:
+            jax.jit(block).lower(x, w).compile()
+    except Exception as error:  # each backend has its own ways to refuse
+        print(f"{block}: {error}".partition("\n")[0], file=sys.stderr)
+        return False
+    return True
 
 
 def floor(case: Case) -> Callable[..., Any]:
@@ -138,6 +173,43 @@ def floor(case: Case) -> Callable[..., Any]:
         return ps[0] @ w["w_out"], dx, ps[0].T @ dy, [x.T @ dp for dp in dps]
 
     return both if case.backward else forward
+
+
+class Seconds(NamedTuple):
+    """How long one run took, by the wall and on all CPU threads together."""
+
+    wall: float
+    cpu: float
+
+
+Runner = Callable[[], Seconds]
+
+
+def timed(f: Callable[..., Any], *args: Any) -> Seconds:
+    """One call; on an accelerator the mean of ten, queued one behind the other."""
+    calls = 1 if jax.default_backend() == "cpu" else 10
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        result = f(*args)
+    jax.block_until_ready(result)
+    return Seconds((time.perf_counter() - wall) / calls, (time.process_time() - cpu) / calls)
+
+
+def pass_seconds(case: Case) -> float:
+    """The time to read the branches and write the product and, backward, to read the branches and
+    the product's cotangent and write the branches' cotangents and the product again."""
+    n = len(gj.branches(case.variant))
+    tensors = n + 1 + (2 * n + 2 if case.backward else 0)
+    size = case.shape.tokens * case.d_ff * jnp.dtype(case.dtype).itemsize
+    return tensors * size / copy_bandwidth()
+
+
+@cache
+def copy_bandwidth() -> float:
+    """Bytes a second, read and written, of an elementwise pass over 512 MiB."""
+    x = jnp.ones(1 << 28, jnp.bfloat16)
+    copy = jax.jit(lambda x: -x)
+    return 2 * x.nbytes / min(timed(copy, x).wall for _ in range(5))
 
 
 def with_gradients(block: Block) -> Callable[..., Any]:
@@ -170,7 +242,7 @@ def blocks(case: Case) -> dict[str, Block]:
         else None,
         "jax.nn": plain(case),
         "flax nnx.Linear": flax_linear(case),
-        f"tokamax {version('tokamax')}": tokamax_glu(case),
+        **tokamax_glu(case),
     }
     # without a backward pass the residual choices are one program
     return {
@@ -188,33 +260,25 @@ def kept(case: Case, block: Block) -> float:
     return size / (4096 * case.d_ff * jnp.dtype(case.dtype).itemsize)
 
 
-class Seconds(NamedTuple):
-    """How long one run took, by the wall and on all CPU threads together."""
-
-    wall: float
-    cpu: float
-
-
-Runner = Callable[[], Seconds]
-
-
 def jax_runners(case: Case) -> dict[str, Runner]:
     x, w, dy = arrays(case)
     args = (x, w, dy) if case.backward else (x, w)
 
     def runner(f: Callable[..., Any]) -> Runner:
-        compiled = jax.jit(f).lower(*args).compile()
-
-        def run() -> Seconds:
-            wall, cpu = time.perf_counter(), time.process_time()
-            jax.block_until_ready(compiled(*args))
-            return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
-
-        return run
+        return partial(timed, jax.jit(f).lower(*args).compile(), *args)
 
     wrap = with_gradients if case.backward else lambda block: block
     named = {name: runner(wrap(block)) for name, block in blocks(case).items()}
-    return named | {"floor: matmuls alone": runner(floor(case))}
+    matmuls = runner(floor(case))
+    if jax.default_backend() == "cpu":
+        return named | {FLOOR: matmuls}
+    between = pass_seconds(case)
+
+    def floored() -> Seconds:
+        alone = matmuls()
+        return Seconds(alone.wall + between, alone.cpu)
+
+    return named | {FLOOR: floored}
 
 
 class Torch:
@@ -238,12 +302,13 @@ class Torch:
         return json.loads(self.process.stdout.readline())
 
     def runners(self, case: Case) -> dict[str, Runner]:
-        self.ask(prepare=[*case.shape[:2], case.d_ff, case.variant, case.dtype, case.backward])
+        settings = [*case.shape[:2], case.d_ff, case.variant, case.dtype, case.backward]
+        names = self.ask(prepare=settings)
 
         def run(name: str) -> Seconds:
             return Seconds(*self.ask(run=name))
 
-        return {f"torch {name}": partial(run, name) for name in ("eager", "compiled")}
+        return {f"torch {name}": partial(run, name) for name in names}
 
     def kept(self, case: Case) -> float:
         size = self.ask(kept=True) / jnp.dtype(case.dtype).itemsize
@@ -269,8 +334,7 @@ def measure(case: Case, runners: dict[str, Runner], seconds: float) -> Iterator[
         row = {**case_facts(case), "name": name, "rounds": rounds}
         for clock in Seconds._fields:
             own, ours, floor = (
-                [getattr(run, clock) for run in times[key]]
-                for key in (name, "ours", "floor: matmuls alone")
+                [getattr(run, clock) for run in times[key]] for key in (name, "ours", FLOOR)
             )
             low, middle, high = quantiles([a / b for a, b in zip(ours, own, strict=True)], n=4)
             row[clock] = {

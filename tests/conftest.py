@@ -1,17 +1,23 @@
 """Every jaxtyping signature of the package is executed by beartype while the tests run.
 
 What one test, worker or process has compiled, the others take from a cache that ends with the run.
+No property fails because the machine is slow.
 """
 
 import os
 import tempfile
 
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = tempfile.TemporaryDirectory(prefix="gelu_jax-compiled-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+unchecked = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("patient", deadline=None, suppress_health_check=unchecked)
+settings.load_profile("patient")
 
 # Not gelu_jax.training.data: its datasets are pytrees, which jax also fills with what is no array.
 HOOKED = ["activations", "nn", "families", "training.run", "training.health", "training.model"]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gelu_jax.errors import ConfigError, Problem, check, nearest
@@ -534,11 +534,7 @@ runs = st.builds(
     st.booleans(),
     st.none() | st.sampled_from([Path("a/b"), Path("on"), Path("3")]),
 )
-many = settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+many = settings(max_examples=150)
 
 
 @many

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gelu_jax.errors import ConfigError
@@ -204,7 +204,6 @@ def test_one_file_is_split_at_a_byte(tmp_path: Path) -> None:
 
 
 @given(st.integers(9, 300), st.integers(1, 40))
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_validation_windows(tmp_path: Path, size: int, count: int) -> None:
     (tmp_path / "a").write_bytes(bytes(4000))
     (tmp_path / "b").write_bytes((np.arange(size) % 251).astype(np.uint8).tobytes())

@@ -143,7 +143,7 @@ def test_sampled_frequencies(options, expected):
     assert (found[np.array(expected) == 0] == 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     logits=st.lists(st.integers(-80, 80).map(lambda n: n / 8), min_size=6, max_size=6),
     top_k=st.integers(1, 6),

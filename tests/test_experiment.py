@@ -71,7 +71,7 @@ def config_of(**changes: Any) -> CompareConfig:
 # --- Matching ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.sampled_from(sorted(VARIANTS)),
     st.sampled_from(sorted(VARIANTS)),

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -22,7 +22,6 @@ def kernels(draw):
 
 
 @given(kernels(), st.sampled_from(sorted(LAYOUTS)))
-@settings(deadline=None)
 def test_round_trip(case, layout):
     branches, n = case
     back = split(fuse(branches, layout), layout, num_branches=n)
@@ -33,7 +32,6 @@ def test_round_trip(case, layout):
 
 
 @given(kernels(), st.sampled_from(sorted(LAYOUTS)))
-@settings(deadline=None)
 def test_fuse_undoes_split(case, layout):
     fused = fuse(case[0], layout)
     np.testing.assert_array_equal(fuse(split(fused, layout, num_branches=case[1]), layout), fused)

@@ -36,7 +36,7 @@ def closed_form(name: str, step: int, warmup: int, steps: int) -> float:
     }[name]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["cosine", "linear", "constant"]),
     st.integers(0, 60),

@@ -141,7 +141,6 @@ def test_too_few_pairs_can_see_nothing():
 
 
 @given(st.floats(0.01, 10), st.floats(0.001, 10), st.floats(1e-3, 1e3))
-@settings(deadline=None)
 def test_seeds_needed_is_the_least_that_finds_it(difference: float, sd: float, scale: float):
     needed = seeds_needed(difference, sd, ALPHA)
     assert seeds_needed(-difference, sd, ALPHA) == needed
@@ -187,14 +186,14 @@ def test_interval_is_scipys_and_covers_about_as_stated():
 
 
 @given(DIFFERENCES.filter(lambda differences: len(differences) > 2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_interval_lies_within_the_differences(differences: np.ndarray):
     low, high = paired_interval(differences) or (math.nan, math.nan)
     assert min(differences) - 1e-9 <= low <= high <= max(differences) + 1e-9
 
 
 @given(st.integers(0, 10**6), st.integers(3, 12), st.floats(0.01, 100))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_interval_knows_no_unit(seed: int, pairs: int, scale: float):
     differences = np.random.default_rng(seed).standard_normal(pairs)
     low, high = paired_interval(differences) or (math.nan, math.nan)

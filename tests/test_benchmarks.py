@@ -1,0 +1,43 @@
+"""Scripts that wait for an accelerator, by tiny models on the CPU: slow, half a minute each."""
+
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+pytestmark = pytest.mark.slow
+
+
+def measured(what: str) -> dict[str, Any]:
+    script = runpy.run_path(str(BENCHMARKS / "accelerator.py"))
+    return script["WHAT"][what](smoke=True)
+
+
+def test_memory():
+    found = measured("memory")["bytes"]
+    assert len({choice["held"] for choice in found.values()}) == 1
+    needed = {name: choice["temporary"] for name, choice in found.items()}
+    assert needed["input"] < needed["preactivation"] < needed["all"] < needed["jax.nn code"]
+    assert needed["preactivation, float8"] < needed["preactivation"]
+
+
+def test_training():
+    found = measured("training")
+    assert set(found) == {"gpt2_small", "llama_small"}
+    for figures in found.values():
+        tokens = figures["tokens_per_second"] / figures["steps_per_second"]
+        assert tokens == pytest.approx(2 * 32)
+    figures = found["llama_small"]  # has no weights but in matmuls, and the embedding
+    work = figures["flops_per_second"] / figures["tokens_per_second"]
+    assert 5 <= work / figures["parameters"] <= 8
+
+
+def test_a_sweep_at_once():
+    found = measured("sweep")
+    assert set(found["seconds_per_step"]) == {"relu", "gelu", "swiglu"}
+    times = found["seconds_per_step"].values()
+    assert found["sweep_over_one_run"] == pytest.approx(
+        3 * sum(t["all_seeds"] for t in times) / sum(t["one_run"] for t in times)
+    )
