@@ -4,9 +4,9 @@
     python benchmarks/accelerator.py training
     python benchmarks/accelerator.py sweep
 
-Each takes minutes. What else is measured on an accelerator: `gelu-jax numerics`, and
-`python benchmarks/ffn.py --shapes accelerator_4096 --only bfloat16 --out …/ffn_h100_4096` for each
-of its shapes.
+Each is meant to take minutes; no accelerator has run them yet. What else is measured on one:
+`gelu-jax numerics`, and for each of its shapes
+`python benchmarks/ffn.py --shapes accelerator_4096 --only bfloat16 --out …/ffn_h100_4096`.
 
 memory is what the compiled training step of a 24-layer decoder needs at once, state, gradients and
 temporaries, for each choice of residuals and for the same model in `jax.nn` code: of 8,192 tokens,

@@ -71,11 +71,12 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 def no_such(what: str, path: str) -> str:
     """What to say of a path that leads nowhere: what has nearly the name of the part missing."""
+    said = f"no such {what}"
     if glob.has_magic(path):
-        return f"no such {what}"
+        return said
     folder, name = os.path.split(path)
     while folder and not os.path.isdir(folder):
         folder, name = os.path.split(folder)
     neighbours = filter(os.path.exists, glob.glob(os.path.join(glob.escape(folder), "*")))
     hint = nearest(name, map(os.path.basename, neighbours))
-    return f"no such {what}; {hint}" if hint.startswith("did you mean") else f"no such {what}"
+    return f"{said}; {hint}" if hint.startswith("did you mean") else said

@@ -179,7 +179,6 @@ for name in ("llama", "gpt2"):
 
 
 def test_a_repository_id_is_looked_up_in_the_cache_and_nowhere_else(tmp_path, monkeypatch, llama):
-    pytest.importorskip("huggingface_hub")
     snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("0" * 40)
     snapshot.parent.mkdir(parents=True)
     copied("llama", snapshot)

@@ -55,12 +55,12 @@ def locate(path: str | os.PathLike[str]) -> Path:
             from huggingface_hub import snapshot_download
             from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
         except ImportError:
-            reason = "no such directory, and without huggingface_hub no cache of the hub"
+            reason += " (and no huggingface_hub, to look into the hub's local cache)"
         else:
             try:
                 return Path(snapshot_download(str(path), local_files_only=True))
             except (LocalEntryNotFoundError, HFValidationError):
-                reason = "no such directory, and no such repository in the hub's local cache"
+                reason += " (nor such a repository in the hub's local cache)"
     raise ConfigError([Problem("path", path, reason)])
 
 
