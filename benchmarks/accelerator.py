@@ -35,7 +35,7 @@ from gelu_jax.compare.matching import flops_per_step, parameters
 from gelu_jax.training.chips import CHIPS
 from gelu_jax.training.config import from_dict, read_config
 from gelu_jax.training.data import load_data
-from gelu_jax.training.run import Keys, TrainConfig, Trainer, init, step
+from gelu_jax.training.trainer import Keys, TrainConfig, Trainer, init, step
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"

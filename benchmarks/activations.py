@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from gelu_jax.activations import ACTIVATIONS
-from gelu_jax.activations.peers import JAX_NN, tensor, torch_functions
+from gelu_jax.numerics.peers import JAX_NN, tensor, torch_functions
 
 SIZE, REPEATS = 1 << 22, 15
 DTYPES = ("float32", "bfloat16", "float16")

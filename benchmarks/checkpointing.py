@@ -23,7 +23,7 @@ from gelu_jax.compare.experiment import environment
 from gelu_jax.training import checkpoint
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import load_data
-from gelu_jax.training.run import Keys, TrainConfig, Trainer
+from gelu_jax.training.trainer import Keys, TrainConfig, Trainer
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS, INTERVALS = 5, 3

@@ -26,7 +26,7 @@ from gelu_jax.compare.experiment import environment
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import TokenData, load_data
 from gelu_jax.training.data.stream import Tokens
-from gelu_jax.training.run import Keys, TrainConfig, Trainer, step
+from gelu_jax.training.trainer import Keys, TrainConfig, Trainer, step
 
 HERE = Path(__file__).parent
 CONFIG = HERE.parent / "configs" / "byte_lm.yaml"

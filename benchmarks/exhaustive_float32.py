@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gelu_jax.activations import ACTIVATIONS
-from gelu_jax.activations.reference import REFERENCES, Function
+from gelu_jax.numerics.reference import REFERENCES, Function
 
 # where the derivative crosses zero, and the size of the terms that cancel there
 CROSSINGS = {

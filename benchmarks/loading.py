@@ -24,8 +24,8 @@ from safetensors.numpy import save_file
 
 from gelu_jax import families
 from gelu_jax.compare.experiment import environment
-from gelu_jax.families.skeleton import leaves_of
-from gelu_jax.families.table import places
+from gelu_jax.families.tree import leaves_of
+from gelu_jax.families.weight_map import places
 
 RESULTS = Path(__file__).parent / "results"
 CONFIG = {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax
 
-from gelu_jax.activations.numerics import DTYPES, promise_kept, report, sweep
+from gelu_jax.numerics.sweep import DTYPES, promise_kept, report, sweep
 
 SOURCES = ("gelu_jax", "jax.nn", "torch")
 

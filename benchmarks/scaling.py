@@ -23,9 +23,9 @@ from gelu_jax.compare.experiment import environment  # noqa: E402
 from gelu_jax.training.chips import CHIPS  # noqa: E402
 from gelu_jax.training.config import from_dict  # noqa: E402
 from gelu_jax.training.data import load_data  # noqa: E402
+from gelu_jax.training.memory_plan import needed, plan_memory  # noqa: E402
 from gelu_jax.training.mesh import MeshConfig  # noqa: E402
-from gelu_jax.training.plan import needed, plan  # noqa: E402
-from gelu_jax.training.run import TrainConfig, Trainer  # noqa: E402
+from gelu_jax.training.trainer import TrainConfig, Trainer  # noqa: E402
 
 ROWS_A_DEVICE = 8
 AXES = ("data", "fsdp", "tensor")
@@ -38,7 +38,7 @@ def measure(axis: str, devices: int) -> dict[str, float]:
     run = replace(run, mesh=mesh, batch_size=ROWS_A_DEVICE * devices, eval_every=1)
     trainer = Trainer(run, load_data(run.data, run.batch_size))
     program = trainer.programs.chunk
-    memory, made = program.memory_analysis(), plan(run, CHIPS["h100"], devices)
+    memory, made = program.memory_analysis(), plan_memory(run, CHIPS["h100"], devices)
     return {
         "flops": program.cost_analysis()["flops"],
         "state": memory.output_size_in_bytes,

@@ -35,7 +35,7 @@ from gelu_jax.compare.matching import parameters
 from gelu_jax.compare.records import read_results
 from gelu_jax.training.config import read_config, write_config
 from gelu_jax.training.data import load_data
-from gelu_jax.training.run import Keys, TrainConfig, Trainer
+from gelu_jax.training.trainer import Keys, TrainConfig, Trainer
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
@@ -44,7 +44,7 @@ ALONE = """
 import sys
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import load_data
-from gelu_jax.training.run import TrainConfig, Trainer
+from gelu_jax.training.trainer import TrainConfig, Trainer
 config = read_config(sys.argv[1], TrainConfig)
 trainer = Trainer(config, load_data(config.data, config.batch_size))
 *_, (state, point) = trainer.fit(config.seed, config.optimizer.learning_rate)

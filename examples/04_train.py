@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from gelu_jax.nn.decoding import generate
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import load_data
-from gelu_jax.training.run import TrainConfig, Trainer
+from gelu_jax.training.trainer import TrainConfig, Trainer
 
 steps = sys.argv[1] if len(sys.argv) > 1 else "300"
 path = Path(__file__).parent.parent / "configs" / "byte_lm.yaml"

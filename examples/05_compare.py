@@ -10,10 +10,10 @@ from pathlib import Path
 
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.compare.experiment import CompareConfig, compare
-from gelu_jax.compare.report import write_report
-from gelu_jax.compare.verdict import verdict
+from gelu_jax.report.verdict import verdict
+from gelu_jax.report.write import write_report
 from gelu_jax.training.config import read_config
-from gelu_jax.training.run import TrainConfig
+from gelu_jax.training.trainer import TrainConfig
 
 steps = int(sys.argv[1]) if len(sys.argv) > 1 else 200
 seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 2

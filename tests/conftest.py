@@ -20,7 +20,7 @@ settings.register_profile("patient", deadline=None, suppress_health_check=unchec
 settings.load_profile("patient")
 
 # Not gelu_jax.training.data: its datasets are pytrees, which jax also fills with what is no array.
-HOOKED = ["activations", "nn", "families", "training.run", "training.health", "training.model"]
+HOOKED = ["activations", "nn", "families", "training.trainer", "training.health", "training.model"]
 HOOKED += ["training.optimizer"]
 
 install_import_hook([f"gelu_jax.{name}" for name in HOOKED], "typechecker.check")

@@ -34,7 +34,7 @@ def encoder(model, tokens, mask, token_types, **_):
     heads = {
         "pooled": model.pool if model.pooler else None,
         "masked_logits": model.masked_logits if model.masked_head else None,
-        "pair_logits": model.pair_logits if model.pair_head else None,
+        "next_sentence_logits": model.next_sentence_logits if model.next_sentence_head else None,
     }
     return {"hidden": hidden} | {name: head(hidden) for name, head in heads.items() if head}
 
@@ -52,7 +52,7 @@ def features(model, pixels, **_):
     return {"hidden": jnp.moveaxis(hidden, -1, 1), "logits": model.logits(hidden)}
 
 
-def two_towers(model, tokens, pixels, **_):
+def dual_encoder(model, tokens, pixels, **_):
     """Each tower's hidden states and embedding, and the scores."""
     images = _last(pixels)
     return {
@@ -89,7 +89,7 @@ def _last(pixels):
 
 KINDS = {
     "bert": encoder,
-    "clip": two_towers,
+    "clip": dual_encoder,
     "efficientnet": features,
     "llava": vision_language,
     "t5": encoder_decoder,

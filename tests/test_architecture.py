@@ -13,6 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS = {  # the longest prefix that fits counts
     "gelu_jax.errors": -1,
+    "gelu_jax.files": -1,
     "gelu_jax.version": -1,
     "gelu_jax.activations": 0,
     "gelu_jax.nn": 1,
@@ -22,23 +23,31 @@ FLOORS = {  # the longest prefix that fits counts
     "gelu_jax.nn.encoder_decoder": 3,
     "gelu_jax.nn.vision": 3,
     "gelu_jax.nn.vision_language": 3,
-    "gelu_jax.nn.two_towers": 3,
+    "gelu_jax.nn.dual_encoder": 3,
     "gelu_jax.nn.transformer": 3,
     "gelu_jax.nn.mlp": 3,
     "gelu_jax.linen": 4,
     "gelu_jax.families": 4,
+    "gelu_jax.numerics": 4,
     "gelu_jax.training": 5,
-    "gelu_jax.compare": 6,
-    "gelu_jax": 7,  # the façade: only a table of contents
-    "gelu_jax.cli": 7,
+    "gelu_jax.runs": 6,
+    "gelu_jax.compare": 7,
+    "gelu_jax.report": 8,
+    "gelu_jax": 9,  # the façade: only a table of contents
+    "gelu_jax.cli": 9,
 }
 
 ROOMS = {  # package → the modules that may import it
-    "matplotlib": "gelu_jax.compare.figures",
-    "plotly": "gelu_jax.compare.page",
-    "scipy": ("gelu_jax.compare", "gelu_jax.activations.reference"),
+    "matplotlib": "gelu_jax.report.figures",
+    "plotly": "gelu_jax.report.page",
+    "scipy": ("gelu_jax.compare", "gelu_jax.numerics.reference"),
     "yaml": "gelu_jax.training.document",
-    "pydantic": ("gelu_jax.training.config", "gelu_jax.compare"),
+    "pydantic": (
+        "gelu_jax.training.config",
+        "gelu_jax.runs",
+        "gelu_jax.compare",
+        "gelu_jax.report",
+    ),
     "optax": "gelu_jax.training",
     "orbax": "gelu_jax.training.checkpoint",
     "sklearn": "gelu_jax.training.data",
@@ -46,9 +55,9 @@ ROOMS = {  # package → the modules that may import it
     "datasets": "gelu_jax.training.data",
     "tokenizers": ("gelu_jax.training.data", "gelu_jax.families"),
     "tyro": "gelu_jax.cli",
-    "tensorboardX": "gelu_jax.compare.trackers",
-    "wandb": "gelu_jax.compare.trackers",
-    "submitit": ("gelu_jax.compare.launchers", "gelu_jax.compare.worker"),
+    "tensorboardX": "gelu_jax.runs.trackers",
+    "wandb": "gelu_jax.runs.trackers",
+    "submitit": ("gelu_jax.runs.launchers", "gelu_jax.runs.worker"),
 }
 
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from gelu_jax.activations.pairs import Number, Pair, plain
+from gelu_jax.activations.double_word import Number, Pair, plain
 
 Elementwise = Callable[[ArrayLike], Array]
 Equation = Callable[[Number], "Number | Scaled"]

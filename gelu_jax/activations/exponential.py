@@ -6,7 +6,7 @@ from fractions import Fraction
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gelu_jax.activations.pairs import Number, Pair, cut, plain
+from gelu_jax.activations.double_word import Number, Pair, cut, plain
 
 _LN2 = Fraction("0.693147180559945309417232121458176568")
 

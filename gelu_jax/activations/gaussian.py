@@ -12,9 +12,7 @@ tests/test_numerics.py measures all of this.
 import jax.numpy as jnp
 from jax import Array
 
-from gelu_jax.activations.elementwise import Scaled, elementwise
-from gelu_jax.activations.exponential import exp, polynomial
-from gelu_jax.activations.pairs import (
+from gelu_jax.activations.double_word import (
     Number,
     Pair,
     clamped,
@@ -25,6 +23,8 @@ from gelu_jax.activations.pairs import (
     times,
     where,
 )
+from gelu_jax.activations.elementwise import Scaled, elementwise
+from gelu_jax.activations.exponential import exp, polynomial
 
 # e^(−a²/2) is carried 1/C times too large, so that it stays in range until its products are zero
 _SHIFT = 48

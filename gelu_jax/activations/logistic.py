@@ -9,9 +9,18 @@ pass. tests/test_numerics.py measures all of this.
 import jax.numpy as jnp
 from jax import Array
 
+from gelu_jax.activations.double_word import (
+    Number,
+    Pair,
+    clamped,
+    magnitude,
+    pair,
+    plain,
+    times,
+    where,
+)
 from gelu_jax.activations.elementwise import Scaled, elementwise
 from gelu_jax.activations.exponential import exp, expm1, polynomial
-from gelu_jax.activations.pairs import Number, Pair, clamped, magnitude, pair, plain, times, where
 
 # σ(v) = C/(C + C·e⁻ᵛ): scaled down by C, e⁻ᵛ stays in range until even x·σ(v) is zero
 _SHIFT = -48

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gelu_jax.activations.double_word import Number, Pair, clamped, cut, pair, plain, where
 from gelu_jax.activations.elementwise import Scaled, elementwise, floating
 from gelu_jax.activations.exponential import exp, expm1, expm1_less_x
-from gelu_jax.activations.pairs import Number, Pair, clamped, cut, pair, plain, where
 
 
 def _choose(x: Array, condition: Array, then: float, otherwise: float) -> Array:

@@ -13,7 +13,7 @@ import tyro
 
 from gelu_jax.cli.compare import compare_command, report_command, train_command
 from gelu_jax.cli.interrupts import interrupted, remembered_interrupts
-from gelu_jax.cli.measures import numerics_command, plan_command
+from gelu_jax.cli.measure import numerics_command, plan_command
 from gelu_jax.cli.text import generate_command, tokenize_command
 from gelu_jax.errors import ConfigError
 

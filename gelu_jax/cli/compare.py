@@ -11,24 +11,25 @@ import tyro
 from rich.console import Console
 
 from gelu_jax.cli.arguments import ConfigFile, Finished, Overrides
-from gelu_jax.cli.board import Board
 from gelu_jax.cli.interrupts import interrupted
+from gelu_jax.cli.progress import Board
 from gelu_jax.compare.analysis import Analysis, analyze
-from gelu_jax.compare.crew import Crew
-from gelu_jax.compare.directory import claim, locked, same_but_for_seeds
 from gelu_jax.compare.experiment import CompareConfig, compare, prepare
-from gelu_jax.compare.launchers import Launch, launch
 from gelu_jax.compare.records import Run, read_results
-from gelu_jax.compare.report import write_report
-from gelu_jax.compare.runs import Task, last_point
-from gelu_jax.compare.summary import summary
-from gelu_jax.compare.trackers import Kind, trackers
-from gelu_jax.compare.verdict import verdict
 from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.files import is_primary
+from gelu_jax.report.summary import summary
+from gelu_jax.report.verdict import verdict
+from gelu_jax.report.write import write_report
+from gelu_jax.runs.directory import claim, locked, same_but_for_seeds
+from gelu_jax.runs.launchers import Launch, launch
+from gelu_jax.runs.perform import Task, last_point
+from gelu_jax.runs.trackers import Kind, trackers
+from gelu_jax.runs.worker_pool import WorkerPool
 from gelu_jax.training.checkpoint import newest
 from gelu_jax.training.config import from_dict, read_config
-from gelu_jax.training.distributed import DistributedConfig, leads, together
-from gelu_jax.training.run import TrainConfig
+from gelu_jax.training.distributed import DistributedConfig, together
+from gelu_jax.training.trainer import TrainConfig
 
 Log = Annotated[tuple[Kind, ...], tyro.conf.UseAppendAction]
 Several = Annotated[DistributedConfig, tyro.conf.OmitArgPrefixes]
@@ -103,7 +104,7 @@ def train_command(
     single = CompareConfig(run=run, arms={name: {}}, seeds=1)
     with together(several, partial(newest, directory)):
         analysis, files = _run(single, directory, overwrite=overwrite, log=log)
-        if leads():
+        if is_primary():
             _tell(analysis, files)
 
 
@@ -123,13 +124,13 @@ def _run(
 ) -> tuple[Analysis, tuple[Path, ...]]:
     check([Problem("add_seeds", add_seeds, "must not be below 0")] if add_seeds < 0 else [])
     trainers = prepare(config)  # all that can be wrong with it shows before anything is written
-    tracked = trackers(log, directory, trainers) if leads() else ()
-    with locked(directory) if leads() else nullcontext():
-        if leads():
+    tracked = trackers(log, directory, trainers) if is_primary() else ()
+    with locked(directory) if is_primary() else nullcontext():
+        if is_primary():
             claim(directory, config, overwrite=overwrite)
         config = _with_seeds(config, directory, add_seeds)
         with ExitStack() as stack:
-            board = stack.enter_context(Board(config, Console(stderr=True, quiet=not leads())))
+            board = stack.enter_context(Board(config, Console(stderr=True, quiet=not is_primary())))
             for tracker in tracked:
                 stack.enter_context(tracker)
 
@@ -141,9 +142,9 @@ def _run(
                     for tracker in tracked:
                         tracker.watch(task, run)
 
-            crew = staff and stack.enter_context(Crew(staff, directory, trainers, watch))
+            crew = staff and stack.enter_context(WorkerPool(staff, directory, trainers, watch))
             comparison = compare(config, directory, watch, trainers, crew)
-        files = write_report(comparison, directory) if leads() else ()
+        files = write_report(comparison, directory) if is_primary() else ()
         return analyze(comparison), files
 
 

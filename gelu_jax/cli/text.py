@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.progress import Progress
 
 from gelu_jax.cli.arguments import Finished
-from gelu_jax.compare.runs import load_model
 from gelu_jax.errors import ConfigError, Problem, check, nearest
 from gelu_jax.nn import checks
 from gelu_jax.nn.decoding import generate
 from gelu_jax.nn.transformer import Transformer
+from gelu_jax.runs.perform import load_model
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data.codec import codec
 from gelu_jax.training.data.convert import write_corpus
 from gelu_jax.training.data.corpus import SPLITS
-from gelu_jax.training.run import TrainConfig
+from gelu_jax.training.trainer import TrainConfig
 
 
 def generate_command(

@@ -18,12 +18,12 @@ import jax
 from gelu_jax.compare import matching
 from gelu_jax.compare.curves import final_loss
 from gelu_jax.compare.records import Arm, Comparison, Metric, Run, write_results
-from gelu_jax.compare.runs import Task, Watch, perform
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.runs.perform import Task, Watch, perform
 from gelu_jax.training.config import from_dict, to_dict, write_config
 from gelu_jax.training.data import Dataset, load_data
-from gelu_jax.training.run import TrainConfig, Trainer
+from gelu_jax.training.trainer import TrainConfig, Trainer
 from gelu_jax.version import __version__
 
 Changes = Mapping[str, Any]
@@ -146,7 +146,7 @@ def compare(
     directory: Path,
     watch: Watch = lambda *_: None,
     trainers: Mapping[str, Trainer] | None = None,
-    staff: "Staff | None" = None,
+    staff: "Executor | None" = None,
 ) -> Comparison:
     """Tunes, trains, and writes ``results.json``; does only what is missing in the directory.
 
@@ -161,7 +161,7 @@ def compare(
     arms = {name: trainer.config for name, trainer in trainers.items()}
     directory.mkdir(parents=True, exist_ok=True)
     write_config(config, directory / "config.yaml")
-    staff = staff or Alone(trainers, directory, watch)
+    staff = staff or SerialExecutor(trainers, directory, watch)
     tuning = _tune(config, staff)
     # Seeds outside, arms inside: the running differences are paired from the first seed on.
     rates = {name: _rate(config, arms[name], tuning[name]) for name in arms}
@@ -178,7 +178,7 @@ def compare(
     return comparison
 
 
-class Staff(Protocol):
+class Executor(Protocol):
     """Who does the runs of a comparison."""
 
     def perform(self, tasks: Sequence[Task]) -> list[Run]:
@@ -192,7 +192,7 @@ class Staff(Protocol):
 
 
 @dataclass(frozen=True)
-class Alone:
+class SerialExecutor:
     """This process, which does one run after another."""
 
     trainers: Mapping[str, Trainer]
@@ -230,7 +230,7 @@ def _names_width(changes: Changes) -> bool:
     return any(path.split(".")[-1] == "d_ff" for path in changes)
 
 
-def _tune(config: CompareConfig, staff: Staff) -> dict[str, list[Run]]:
+def _tune(config: CompareConfig, staff: Executor) -> dict[str, list[Run]]:
     """The runs of each arm's search for its rate; a best rate at the edge extends the grid once."""
     found: dict[str, list[Run]] = {name: [] for name in config.arms}
     rates = sorted(config.learning_rates)

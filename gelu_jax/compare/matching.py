@@ -10,7 +10,7 @@ from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.training.data import Dataset
 from gelu_jax.training.flops import products
 from gelu_jax.training.model import PretrainedConfig, architecture, make_model
-from gelu_jax.training.run import Keys, TrainConfig, init, step
+from gelu_jax.training.trainer import Keys, TrainConfig, init, step
 
 Cost = Callable[[TrainConfig], int | float]
 

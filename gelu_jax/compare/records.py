@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 from pydantic import ConfigDict, TypeAdapter, ValidationError, WithJsonSchema
 
 from gelu_jax.errors import ConfigError, Problem, check, no_such
-from gelu_jax.training.distributed import leads
+from gelu_jax.files import write_file
 
 SCHEMA_VERSION = 1
 
@@ -172,29 +171,10 @@ def json_schema() -> dict[str, Any]:
     return _ADAPTER.json_schema(mode="serialization")
 
 
-def replace_file(path: Path, content: str | bytes) -> None:
-    """Writes a file under a temporary name beside it, then puts it in place at once.
-
-    Where several processes share a run, the first writes for all.
-    """
-    if not leads():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_results(comparison: Comparison, directory: Path) -> None:
     """Writes `results.json`: all of the comparison, in JSON that every reader accepts."""
     plain = _plain(_ADAPTER.dump_python(comparison))
-    replace_file(directory / "results.json", json.dumps(plain, allow_nan=False) + "\n")
+    write_file(directory / "results.json", json.dumps(plain, allow_nan=False) + "\n")
 
 
 def read_results(directory: Path) -> Comparison:
@@ -244,7 +224,7 @@ def write_csv(comparison: Comparison, directory: Path) -> None:
                 step, step * comparison.tokens_per_step, step * flops[run.arm], seconds,
                 train.get(step, ""), loss, share,
             ))  # fmt: skip
-    replace_file(directory / "results.csv", text.getvalue())
+    write_file(directory / "results.csv", text.getvalue())
 
 
 def points(run: Run) -> list[dict[str, Any]]:
@@ -265,7 +245,7 @@ def points(run: Run) -> list[dict[str, Any]]:
 def write_metrics(run: Run, path: Path) -> None:
     """Writes one run's `metrics.jsonl`: an object for every step that has a point."""
     lines = (json.dumps(_plain(point), allow_nan=False) for point in points(run))
-    replace_file(path, "".join(f"{line}\n" for line in lines))
+    write_file(path, "".join(f"{line}\n" for line in lines))
 
 
 def _plain(value: Any) -> Any:

@@ -10,8 +10,8 @@ field of a config in `gelu_jax.nn`, or a module there that is made of the same b
 
 from gelu_jax.families.embeddings import sentence_embeddings
 from gelu_jax.families.files import WeightsError
+from gelu_jax.families.load_plan import config
 from gelu_jax.families.loading import load, load_feed_forward
-from gelu_jax.families.plan import config
 from gelu_jax.families.registry import FAMILIES
 from gelu_jax.families.saving import save
 

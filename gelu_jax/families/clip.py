@@ -9,24 +9,24 @@ from typing import Any
 
 from gelu_jax.families.common import heads
 from gelu_jax.families.family import Family
-from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row, within
+from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.weight_map import Entry, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
+from gelu_jax.nn.dual_encoder import DualEncoder, DualEncoderConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.norm import NormConfig
 from gelu_jax.nn.transformer import TransformerConfig
-from gelu_jax.nn.two_towers import TwoTowers, TwoTowersConfig
 from gelu_jax.nn.vision import VisionConfig
 
 _OLD_END = 2  # a mistake of the first configs; their texts end in their largest token
 
 
-def config(s: Settings, tensors: Collection[str]) -> TwoTowersConfig:
+def config(s: HFConfig, tensors: Collection[str]) -> DualEncoderConfig:
     """CLIP's config.json as a config of ours."""
     text = s.section("text_config").with_defaults(**_TEXT)
     end = text.integer("eos_token_id")
-    return TwoTowersConfig(
+    return DualEncoderConfig(
         text=TransformerConfig(
             vocab_size=text.integer("vocab_size"),
             num_layers=text.integer("num_hidden_layers"),
@@ -39,7 +39,7 @@ def config(s: Settings, tensors: Collection[str]) -> TwoTowersConfig:
     )
 
 
-def vision_config(s: Settings) -> VisionConfig:
+def vision_config(s: HFConfig) -> VisionConfig:
     """The image tower's section of a config.json."""
     s = s.with_defaults(**_VISION)
     return VisionConfig(
@@ -53,7 +53,7 @@ def vision_config(s: Settings) -> VisionConfig:
     )
 
 
-def _block(s: Settings, *, causal: bool) -> BlockConfig:
+def _block(s: HFConfig, *, causal: bool) -> BlockConfig:
     d = s.integer("hidden_size")
     return BlockConfig(
         NormConfig(d, use_bias=True, epsilon=s.number("layer_norm_eps", 1e-5)),
@@ -88,49 +88,49 @@ _VISION: dict[str, Any] = {
 }
 
 LAYER = (
-    Row("attention_norm.scale", "layer_norm1.weight"),
-    Row("attention_norm.bias", "layer_norm1.bias"),
-    Row("attention.w_query", "self_attn.q_proj.weight", "(h k) d -> d h k"),
-    Row("attention.b_query", "self_attn.q_proj.bias", "(h k) -> h k"),
-    Row("attention.w_key", "self_attn.k_proj.weight", "(h k) d -> d h k"),
-    Row("attention.b_key", "self_attn.k_proj.bias", "(h k) -> h k"),
-    Row("attention.w_value", "self_attn.v_proj.weight", "(h k) d -> d h k"),
-    Row("attention.b_value", "self_attn.v_proj.bias", "(h k) -> h k"),
-    Row("attention.w_out", "self_attn.out_proj.weight", "d (h k) -> h k d"),
-    Row("attention.b_out", "self_attn.out_proj.bias"),
-    Row("feed_forward_norm.scale", "layer_norm2.weight"),
-    Row("feed_forward_norm.bias", "layer_norm2.bias"),
-    Row("feed_forward.w_in.0", "mlp.fc1.weight", "f d -> d f"),
-    Row("feed_forward.b_in.0", "mlp.fc1.bias"),
-    Row("feed_forward.w_out", "mlp.fc2.weight", "d f -> f d"),
-    Row("feed_forward.b_out", "mlp.fc2.bias"),
+    Entry("attention_norm.scale", "layer_norm1.weight"),
+    Entry("attention_norm.bias", "layer_norm1.bias"),
+    Entry("attention.w_query", "self_attn.q_proj.weight", "(h k) d -> d h k"),
+    Entry("attention.b_query", "self_attn.q_proj.bias", "(h k) -> h k"),
+    Entry("attention.w_key", "self_attn.k_proj.weight", "(h k) d -> d h k"),
+    Entry("attention.b_key", "self_attn.k_proj.bias", "(h k) -> h k"),
+    Entry("attention.w_value", "self_attn.v_proj.weight", "(h k) d -> d h k"),
+    Entry("attention.b_value", "self_attn.v_proj.bias", "(h k) -> h k"),
+    Entry("attention.w_out", "self_attn.out_proj.weight", "d (h k) -> h k d"),
+    Entry("attention.b_out", "self_attn.out_proj.bias"),
+    Entry("feed_forward_norm.scale", "layer_norm2.weight"),
+    Entry("feed_forward_norm.bias", "layer_norm2.bias"),
+    Entry("feed_forward.w_in.0", "mlp.fc1.weight", "f d -> d f"),
+    Entry("feed_forward.b_in.0", "mlp.fc1.bias"),
+    Entry("feed_forward.w_out", "mlp.fc2.weight", "d f -> f d"),
+    Entry("feed_forward.b_out", "mlp.fc2.bias"),
 )
 
 TEXT = (
-    Row("embedding", "embeddings.token_embedding.weight"),
-    Row("positions", "embeddings.position_embedding.weight"),
+    Entry("embedding", "embeddings.token_embedding.weight"),
+    Entry("positions", "embeddings.position_embedding.weight"),
     *within(LAYER, "layers.", "encoder.layers.{}."),
-    Row("final_norm.scale", "final_layer_norm.weight"),
-    Row("final_norm.bias", "final_layer_norm.bias"),
+    Entry("final_norm.scale", "final_layer_norm.weight"),
+    Entry("final_norm.bias", "final_layer_norm.bias"),
 )
 
 VISION = (
-    Row("class_token", "embeddings.class_embedding"),
-    Row("positions", "embeddings.position_embedding.weight"),
-    Row("w_patch", "embeddings.patch_embedding.weight", "d c p q -> p q c d"),
-    Row("embedding_norm.scale", "pre_layrnorm.weight"),
-    Row("embedding_norm.bias", "pre_layrnorm.bias"),
+    Entry("class_token", "embeddings.class_embedding"),
+    Entry("positions", "embeddings.position_embedding.weight"),
+    Entry("w_patch", "embeddings.patch_embedding.weight", "d c p q -> p q c d"),
+    Entry("embedding_norm.scale", "pre_layrnorm.weight"),
+    Entry("embedding_norm.bias", "pre_layrnorm.bias"),
     *within(LAYER, "layers.", "encoder.layers.{}."),
-    Row("final_norm.scale", "post_layernorm.weight"),
-    Row("final_norm.bias", "post_layernorm.bias"),
+    Entry("final_norm.scale", "post_layernorm.weight"),
+    Entry("final_norm.bias", "post_layernorm.bias"),
 )
 
 ROWS = (
     *within(TEXT, "text.", "text_model."),
     *within(VISION, "vision.", "vision_model."),
-    Row("text_projection.w", "text_projection.weight", "e d -> d e"),
-    Row("image_projection.w", "visual_projection.weight", "e d -> d e"),
-    Row("log_scale", "logit_scale"),
+    Entry("text_projection.w", "text_projection.weight", "e d -> d e"),
+    Entry("image_projection.w", "visual_projection.weight", "e d -> d e"),
+    Entry("log_scale", "logit_scale"),
 )
 
-CLIP = Family("clip", config, TwoTowers, lambda _: ROWS, ignored=r".*\.embeddings\.position_ids")
+CLIP = Family("clip", config, DualEncoder, lambda _: ROWS, ignored=r".*\.embeddings\.position_ids")

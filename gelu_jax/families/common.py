@@ -3,12 +3,12 @@
 from collections.abc import Collection
 
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.families.settings import Settings
+from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.nn.position import RotaryConfig, RotaryScaling
 from gelu_jax.nn.variants import VARIANTS, Variant, branches
 
 
-def heads(s: Settings, d_model: int, heads: str = "num_attention_heads") -> int:
+def heads(s: HFConfig, d_model: int, heads: str = "num_attention_heads") -> int:
     """The number of heads, which must divide the width where the heads' size follows from it."""
     number = s.integer(heads)
     if s.values.get("head_dim") is None and d_model % number:
@@ -24,7 +24,7 @@ def gated(act: str) -> Variant:
     return next(names, (act, "identity"))
 
 
-def rotary_config(s: Settings) -> RotaryConfig:
+def rotary_config(s: HFConfig) -> RotaryConfig:
     """Rotary positions: ``rope_parameters``, or ``rope_theta`` and ``rope_scaling`` of old."""
     key = "rope_parameters" if s.values.get("rope_parameters") is not None else "rope_scaling"
     if s.values.get(key) is None:
@@ -40,7 +40,7 @@ def rotary_config(s: Settings) -> RotaryConfig:
     )
 
 
-def _scaling(rope: Settings) -> RotaryScaling:
+def _scaling(rope: HFConfig) -> RotaryScaling:
     return RotaryScaling(
         factor=rope.number("factor"),
         low_frequency_factor=rope.number("low_freq_factor"),

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families.common import holds
 from gelu_jax.families.family import Family
-from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row, within
+from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.weight_map import Entry, within
 from gelu_jax.nn.convolution import EfficientNet, EfficientNetConfig, MBConvConfig
 
 
-def config(s: Settings, tensors: Collection[str]) -> EfficientNetConfig:
+def config(s: HFConfig, tensors: Collection[str]) -> EfficientNetConfig:
     """EfficientNet's config.json as a config of ours: the base network, scaled."""
     s.only("pooling_type", "mean")
     return EfficientNetConfig(
@@ -41,7 +41,7 @@ _STAGES = {
 }
 
 
-def _blocks(s: Settings, most: int) -> tuple[MBConvConfig, ...]:
+def _blocks(s: HFConfig, most: int) -> tuple[MBConvConfig, ...]:
     blocks = tuple(itertools.islice(_all_blocks(s), most + 1))
     if len(blocks) > most:
         repeats = s.values.get("num_block_repeats")
@@ -49,7 +49,7 @@ def _blocks(s: Settings, most: int) -> tuple[MBConvConfig, ...]:
     return blocks
 
 
-def _all_blocks(s: Settings) -> Iterator[MBConvConfig]:
+def _all_blocks(s: HFConfig) -> Iterator[MBConvConfig]:
     stages = {name: s.integers(name, default) for name, default in _STAGES.items()}
     lengths = {name: len(values) for name, values in stages.items()}
     if len(set(lengths.values())) != 1:
@@ -71,7 +71,7 @@ def _all_blocks(s: Settings) -> Iterator[MBConvConfig]:
             )
 
 
-def _width(s: Settings, channels: int) -> int:
+def _width(s: HFConfig, channels: int) -> int:
     """A width scaled, to the nearest multiple, and never below nine tenths (their code's rule)."""
     multiple = s.integer("depth_divisor", 8)
     exact = channels * s.number("width_coefficient", 2.0)
@@ -79,32 +79,32 @@ def _width(s: Settings, channels: int) -> int:
     return rounded + multiple if rounded < 0.9 * exact else rounded
 
 
-def _norm(name: str) -> tuple[Row, ...]:
+def _norm(name: str) -> tuple[Entry, ...]:
     return (
-        Row("scale", f"{name}.weight"),
-        Row("bias", f"{name}.bias"),
-        Row("mean", f"{name}.running_mean"),
-        Row("variance", f"{name}.running_var"),
+        Entry("scale", f"{name}.weight"),
+        Entry("bias", f"{name}.bias"),
+        Entry("mean", f"{name}.running_mean"),
+        Entry("variance", f"{name}.running_var"),
     )
 
 
 _CONV = "d c p q -> p q c d"
 
 BLOCK = (
-    Row("expand.w", "expansion.expand_conv.weight", _CONV),
+    Entry("expand.w", "expansion.expand_conv.weight", _CONV),
     *within(_norm("expansion.expand_bn"), "expand."),
-    Row("depthwise.w", "depthwise_conv.depthwise_conv.weight", "d 1 p q -> p q 1 d"),
+    Entry("depthwise.w", "depthwise_conv.depthwise_conv.weight", "d 1 p q -> p q 1 d"),
     *within(_norm("depthwise_conv.depthwise_norm"), "depthwise."),
-    Row("squeeze.w", "squeeze_excite.reduce.weight", "s d 1 1 -> d s"),
-    Row("squeeze.b", "squeeze_excite.reduce.bias"),
-    Row("excite.w", "squeeze_excite.expand.weight", "d s 1 1 -> s d"),
-    Row("excite.b", "squeeze_excite.expand.bias"),
-    Row("project.w", "projection.project_conv.weight", _CONV),
+    Entry("squeeze.w", "squeeze_excite.reduce.weight", "s d 1 1 -> d s"),
+    Entry("squeeze.b", "squeeze_excite.reduce.bias"),
+    Entry("excite.w", "squeeze_excite.expand.weight", "d s 1 1 -> s d"),
+    Entry("excite.b", "squeeze_excite.expand.bias"),
+    Entry("project.w", "projection.project_conv.weight", _CONV),
     *within(_norm("projection.project_bn"), "project."),
 )
 
 
-def rows(config: EfficientNetConfig) -> tuple[Row, ...]:
+def rows(config: EfficientNetConfig) -> tuple[Entry, ...]:
     """The table of names: the blocks differ in width, so each has rows of its own."""
     blocks = (
         row
@@ -112,13 +112,13 @@ def rows(config: EfficientNetConfig) -> tuple[Row, ...]:
         for row in within(BLOCK, f"blocks.{i}.", f"efficientnet.encoder.blocks.{i}.")
     )
     return (
-        Row("stem.w", "efficientnet.embeddings.convolution.weight", _CONV),
+        Entry("stem.w", "efficientnet.embeddings.convolution.weight", _CONV),
         *within(_norm("efficientnet.embeddings.batchnorm"), "stem."),
         *blocks,
-        Row("top.w", "efficientnet.encoder.top_conv.weight", _CONV),
+        Entry("top.w", "efficientnet.encoder.top_conv.weight", _CONV),
         *within(_norm("efficientnet.encoder.top_bn"), "top."),
-        Row("classifier.w", "classifier.weight", "e d -> d e"),
-        Row("classifier.b", "classifier.bias"),
+        Entry("classifier.w", "classifier.weight", "e d -> d e"),
+        Entry("classifier.b", "classifier.bias"),
     )
 
 
@@ -127,6 +127,6 @@ EFFICIENTNET = Family(
     config,
     EfficientNet,
     rows,
-    spellings=(("^efficientnet.", ""),),
+    aliases=(("^efficientnet.", ""),),
     ignored=r".*\.num_batches_tracked",
 )

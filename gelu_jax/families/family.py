@@ -6,8 +6,8 @@ from typing import Any
 
 from flax import nnx
 
-from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row
+from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.weight_map import Entry
 
 
 @dataclass(frozen=True)
@@ -17,14 +17,14 @@ class Family:
     ``config`` maps the fields of a config.json, and the names of the tensors that are there (some
     families tell their parts by them), to a config of ours; ``model`` builds the module from it;
     ``rows`` is the config's table of names, in the spelling that transformers writes.
-    ``spellings`` are others in use, as pairs (ours, other); ``ignored`` matches tensors that hold
-    no parameters; ``copies`` names tensors that some files store twice, and what each repeats.
+    ``aliases`` are others in use, as pairs (ours, other); ``ignored`` matches tensors that hold
+    no parameters; ``tied`` names tensors that some files store twice, and what each repeats.
     """
 
     model_type: str
-    config: Callable[[Settings, Collection[str]], Any]
+    config: Callable[[HFConfig, Collection[str]], Any]
     model: Callable[..., nnx.Module]
-    rows: Callable[[Any], Sequence[Row]]
-    spellings: Sequence[tuple[str, str]] = ()
+    rows: Callable[[Any], Sequence[Entry]]
+    aliases: Sequence[tuple[str, str]] = ()
     ignored: str = r"(?!)"
-    copies: Callable[[Any], Mapping[str, str]] = lambda _: {}
+    tied: Callable[[Any], Mapping[str, str]] = lambda _: {}

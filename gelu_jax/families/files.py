@@ -3,10 +3,7 @@
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gelu_jax.errors import ConfigError, Problem, no_such
-from gelu_jax.families.settings import read_json
+from gelu_jax.families.hf_config import read_json
+from gelu_jax.files import replacing, write_file
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -127,24 +125,6 @@ def read_tensor(stored: Stored, name: str, index: tuple[slice, ...] = ()) -> NDA
         return tensors.get_slice(name)[index] if index else tensors.get_tensor(name)
 
 
-@contextmanager
-def new_folder(path: Path) -> Generator[Path]:
-    """A directory to write into, which takes its name only when all of it is written.
-
-    Raises ConfigError where the name is taken.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError([Problem("path", path, "exists and is not an empty directory")])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
-        yield draft
-        draft.chmod(0o755)
-        os.replace(draft, path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def write_tensors(folder: Path, shards: Iterator[Mapping[str, NDArray[Any]]], count: int) -> None:
     """Writes shards of tensors, and an index where there are several."""
     from safetensors.numpy import save_file
@@ -154,12 +134,13 @@ def write_tensors(folder: Path, shards: Iterator[Mapping[str, NDArray[Any]]], co
     for number, tensors in enumerate(shards, 1):
         file = WEIGHTS if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
         whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
-        save_file(whole, folder / file, metadata={"format": "pt"})
+        with replacing(folder / file) as draft:
+            save_file(whole, draft, metadata={"format": "pt"})
         names |= dict.fromkeys(tensors, file)
         size += sum(tensor.nbytes for tensor in whole.values())
     if count > 1:
         index = {"metadata": {"total_size": size}, "weight_map": names}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_file(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
 def _check(problems: list[Problem]) -> None:

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from gelu_jax.families import llama
 from gelu_jax.families.common import gated
-from gelu_jax.families.settings import Settings
+from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.nn.transformer import TransformerConfig
 
 
-def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
+def config(s: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     """Gemma's config.json as a config of ours."""
     if s.values.get("use_bidirectional_attention") is not None:
         s.only("use_bidirectional_attention", False)

@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from gelu_jax.families.common import heads
 from gelu_jax.families.family import Family
-from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row, within
+from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.weight_map import Entry, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
@@ -13,7 +13,7 @@ from gelu_jax.nn.norm import NormConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
 
-def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
+def config(s: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     """GPT-2's config.json as a config of ours."""
     s.only("scale_attn_by_inverse_layer_idx", False)
     s.only("add_cross_attention", False)
@@ -42,31 +42,31 @@ def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
 
 
 LAYER = (
-    Row("attention_norm.scale", "ln_1.weight"),
-    Row("attention_norm.bias", "ln_1.bias"),
-    Row("attention.w_query", "attn.c_attn.weight", "d (h k) -> d h k", fused=1),
-    Row("attention.w_key", "attn.c_attn.weight", "d (h k) -> d h k", fused=1),
-    Row("attention.w_value", "attn.c_attn.weight", "d (h k) -> d h k", fused=1),
-    Row("attention.b_query", "attn.c_attn.bias", "(h k) -> h k"),
-    Row("attention.b_key", "attn.c_attn.bias", "(h k) -> h k"),
-    Row("attention.b_value", "attn.c_attn.bias", "(h k) -> h k"),
-    Row("attention.w_out", "attn.c_proj.weight", "(h k) d -> h k d"),
-    Row("attention.b_out", "attn.c_proj.bias"),
-    Row("feed_forward_norm.scale", "ln_2.weight"),
-    Row("feed_forward_norm.bias", "ln_2.bias"),
-    Row("feed_forward.w_in.0", "mlp.c_fc.weight"),
-    Row("feed_forward.b_in.0", "mlp.c_fc.bias"),
-    Row("feed_forward.w_out", "mlp.c_proj.weight"),
-    Row("feed_forward.b_out", "mlp.c_proj.bias"),
+    Entry("attention_norm.scale", "ln_1.weight"),
+    Entry("attention_norm.bias", "ln_1.bias"),
+    Entry("attention.w_query", "attn.c_attn.weight", "d (h k) -> d h k", fused=1),
+    Entry("attention.w_key", "attn.c_attn.weight", "d (h k) -> d h k", fused=1),
+    Entry("attention.w_value", "attn.c_attn.weight", "d (h k) -> d h k", fused=1),
+    Entry("attention.b_query", "attn.c_attn.bias", "(h k) -> h k"),
+    Entry("attention.b_key", "attn.c_attn.bias", "(h k) -> h k"),
+    Entry("attention.b_value", "attn.c_attn.bias", "(h k) -> h k"),
+    Entry("attention.w_out", "attn.c_proj.weight", "(h k) d -> h k d"),
+    Entry("attention.b_out", "attn.c_proj.bias"),
+    Entry("feed_forward_norm.scale", "ln_2.weight"),
+    Entry("feed_forward_norm.bias", "ln_2.bias"),
+    Entry("feed_forward.w_in.0", "mlp.c_fc.weight"),
+    Entry("feed_forward.b_in.0", "mlp.c_fc.bias"),
+    Entry("feed_forward.w_out", "mlp.c_proj.weight"),
+    Entry("feed_forward.b_out", "mlp.c_proj.bias"),
 )
 
 ROWS = (
-    Row("embedding", "transformer.wte.weight"),
-    Row("positions", "transformer.wpe.weight"),
+    Entry("embedding", "transformer.wte.weight"),
+    Entry("positions", "transformer.wpe.weight"),
     *within(LAYER, "layers.", "transformer.h.{}."),
-    Row("final_norm.scale", "transformer.ln_f.weight"),
-    Row("final_norm.bias", "transformer.ln_f.bias"),
-    Row("head", "lm_head.weight"),
+    Entry("final_norm.scale", "transformer.ln_f.weight"),
+    Entry("final_norm.bias", "transformer.ln_f.bias"),
+    Entry("head", "lm_head.weight"),
 )
 
 GPT2 = Family(
@@ -74,7 +74,7 @@ GPT2 = Family(
     config,
     Transformer,
     lambda _: ROWS,
-    spellings=(("^transformer.", ""),),
+    aliases=(("^transformer.", ""),),
     ignored=r"(.*\.)?h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask, once kept as a buffer
-    copies=lambda _: {"lm_head.weight": "transformer.wte.weight"},
+    tied=lambda _: {"lm_head.weight": "transformer.wte.weight"},
 )

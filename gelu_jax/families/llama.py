@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from gelu_jax.families.common import gated, heads, rotary_config
 from gelu_jax.families.family import Family
-from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row, within
+from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.weight_map import Entry, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
@@ -13,7 +13,7 @@ from gelu_jax.nn.norm import NormConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
 
-def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
+def config(s: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     """LLaMA's config.json as a config of ours."""
     d = s.integer("hidden_size")
     return TransformerConfig(
@@ -41,29 +41,29 @@ def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
 
 
 LAYER = (
-    Row("attention_norm.scale", "input_layernorm.weight"),
-    Row("attention.w_query", "self_attn.q_proj.weight", "(h k) d -> d h k"),
-    Row("attention.w_key", "self_attn.k_proj.weight", "(g k) d -> d g k"),
-    Row("attention.w_value", "self_attn.v_proj.weight", "(g k) d -> d g k"),
-    Row("attention.w_out", "self_attn.o_proj.weight", "d (h k) -> h k d"),
-    Row("attention.b_query", "self_attn.q_proj.bias", "(h k) -> h k"),
-    Row("attention.b_key", "self_attn.k_proj.bias", "(g k) -> g k"),
-    Row("attention.b_value", "self_attn.v_proj.bias", "(g k) -> g k"),
-    Row("attention.b_out", "self_attn.o_proj.bias"),
-    Row("feed_forward_norm.scale", "post_attention_layernorm.weight"),
-    Row("feed_forward.w_in.0", "mlp.gate_proj.weight", "f d -> d f"),
-    Row("feed_forward.w_in.1", "mlp.up_proj.weight", "f d -> d f"),
-    Row("feed_forward.w_out", "mlp.down_proj.weight", "d f -> f d"),
-    Row("feed_forward.b_in.0", "mlp.gate_proj.bias"),
-    Row("feed_forward.b_in.1", "mlp.up_proj.bias"),
-    Row("feed_forward.b_out", "mlp.down_proj.bias"),
+    Entry("attention_norm.scale", "input_layernorm.weight"),
+    Entry("attention.w_query", "self_attn.q_proj.weight", "(h k) d -> d h k"),
+    Entry("attention.w_key", "self_attn.k_proj.weight", "(g k) d -> d g k"),
+    Entry("attention.w_value", "self_attn.v_proj.weight", "(g k) d -> d g k"),
+    Entry("attention.w_out", "self_attn.o_proj.weight", "d (h k) -> h k d"),
+    Entry("attention.b_query", "self_attn.q_proj.bias", "(h k) -> h k"),
+    Entry("attention.b_key", "self_attn.k_proj.bias", "(g k) -> g k"),
+    Entry("attention.b_value", "self_attn.v_proj.bias", "(g k) -> g k"),
+    Entry("attention.b_out", "self_attn.o_proj.bias"),
+    Entry("feed_forward_norm.scale", "post_attention_layernorm.weight"),
+    Entry("feed_forward.w_in.0", "mlp.gate_proj.weight", "f d -> d f"),
+    Entry("feed_forward.w_in.1", "mlp.up_proj.weight", "f d -> d f"),
+    Entry("feed_forward.w_out", "mlp.down_proj.weight", "d f -> f d"),
+    Entry("feed_forward.b_in.0", "mlp.gate_proj.bias"),
+    Entry("feed_forward.b_in.1", "mlp.up_proj.bias"),
+    Entry("feed_forward.b_out", "mlp.down_proj.bias"),
 )
 
 ROWS = (
-    Row("embedding", "model.embed_tokens.weight"),
+    Entry("embedding", "model.embed_tokens.weight"),
     *within(LAYER, "layers.", "model.layers.{}."),
-    Row("final_norm.scale", "model.norm.weight"),
-    Row("head", "lm_head.weight"),
+    Entry("final_norm.scale", "model.norm.weight"),
+    Entry("head", "lm_head.weight"),
 )
 
 LLAMA = Family(
@@ -72,5 +72,5 @@ LLAMA = Family(
     Transformer,
     lambda _: ROWS,
     ignored=r".*\.rotary_emb\.inv_freq",  # frequencies, once kept as a buffer
-    copies=lambda _: {"lm_head.weight": "model.embed_tokens.weight"},
+    tied=lambda _: {"lm_head.weight": "model.embed_tokens.weight"},
 )

@@ -8,12 +8,12 @@ from collections.abc import Callable, Collection, Mapping
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families import clip, llama, mistral
 from gelu_jax.families.family import Family
-from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row, within
+from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.weight_map import Entry, within
 from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.nn.vision_language import VisionLanguage, VisionLanguageConfig
 
-_LANGUAGES: Mapping[str, Callable[[Settings, Collection[str]], TransformerConfig]] = {
+_LANGUAGES: Mapping[str, Callable[[HFConfig, Collection[str]], TransformerConfig]] = {
     "llama": llama.config,
     "mistral": mistral.config,
 }
@@ -28,7 +28,7 @@ _LLAMA = {
 }
 
 
-def config(s: Settings, tensors: Collection[str]) -> VisionLanguageConfig:
+def config(s: HFConfig, tensors: Collection[str]) -> VisionLanguageConfig:
     """LLaVA's config.json as a config of ours."""
     text = s.section("text_config").with_defaults(**_LLAMA)
     family = text.one_of("model_type", _LANGUAGES, "llama")
@@ -46,7 +46,7 @@ def config(s: Settings, tensors: Collection[str]) -> VisionLanguageConfig:
     )
 
 
-def _layers(s: Settings, depth: int) -> int:
+def _layers(s: HFConfig, depth: int) -> int:
     """The layers to run: they count the embedding as state 0, and may count from the end."""
     layer = s.values.get("vision_feature_layer", -2)
     if not isinstance(layer, int) or not -depth <= layer <= depth or layer == 0:
@@ -57,10 +57,10 @@ def _layers(s: Settings, depth: int) -> int:
 
 ROWS = (
     *within(clip.VISION, "vision.", "vision_tower."),
-    Row("projector.w_in.0", "multi_modal_projector.linear_1.weight", "e d -> d e"),
-    Row("projector.b_in.0", "multi_modal_projector.linear_1.bias"),
-    Row("projector.w_out", "multi_modal_projector.linear_2.weight", "f e -> e f"),
-    Row("projector.b_out", "multi_modal_projector.linear_2.bias"),
+    Entry("projector.w_in.0", "multi_modal_projector.linear_1.weight", "e d -> d e"),
+    Entry("projector.b_in.0", "multi_modal_projector.linear_1.bias"),
+    Entry("projector.w_out", "multi_modal_projector.linear_2.weight", "f e -> e f"),
+    Entry("projector.b_out", "multi_modal_projector.linear_2.bias"),
     *within(llama.ROWS, "language.", "language_model."),
 )
 
@@ -69,7 +69,7 @@ LLAVA = Family(
     config,
     VisionLanguage,
     lambda _: ROWS,
-    spellings=(("^vision_tower.", "vision_tower.vision_model."),),
+    aliases=(("^vision_tower.", "vision_tower.vision_model."),),
     ignored=r".*(\.embeddings\.position_ids|\.rotary_emb\.inv_freq)",
-    copies=lambda _: {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"},
+    tied=lambda _: {"language_model.lm_head.weight": "language_model.model.embed_tokens.weight"},
 )

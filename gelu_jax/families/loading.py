@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from gelu_jax.errors import ConfigError, Problem, nearest
 from gelu_jax.families.files import FLOATS, Stored, locate, read_tensor
-from gelu_jax.families.plan import check_copies, plan
-from gelu_jax.families.skeleton import with_values
-from gelu_jax.families.table import Place, Shape, is_stacked, to_ours
+from gelu_jax.families.load_plan import check_tied, plan_load
+from gelu_jax.families.tree import with_values
+from gelu_jax.families.weight_map import Place, Shape, is_stacked, to_ours
 from gelu_jax.nn.feed_forward import FeedForward
 
 Placement = Sharding | Callable[[str, Shape], Sharding | None] | None
@@ -45,8 +45,8 @@ def load(
         ...
     gelu_jax.errors.ConfigError: path = 'no/such/directory/anywhere': no such directory
     """
-    planned = plan(locate(path), dtype)
-    check_copies(planned)
+    planned = plan_load(locate(path), dtype)
+    check_tied(planned)
     # The largest tensors first: while one is read, it is in memory twice.
     places = sorted(planned.places, key=lambda place: -prod(place.whole))
     values = {
@@ -67,7 +67,7 @@ def load_feed_forward(
     ``part`` names the stack in a model that has several ("encoder", "decoder", "text", "vision",
     "language", ...). Raises as `load` does, and ConfigError for a layer that is not there.
     """
-    planned = plan(locate(path), dtype)
+    planned = plan_load(locate(path), dtype)
     found = (
         re.match(r"(.*?)\.?layers\.feed_forward\.", place.row.path) for place in planned.places
     )

@@ -4,11 +4,11 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from gelu_jax.families import llama
-from gelu_jax.families.settings import Settings
+from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.nn.transformer import TransformerConfig
 
 
-def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
+def config(s: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     """Mistral's config.json as a config of ours."""
     base = llama.config(s, tensors)
     window = s.optional("sliding_window") if "sliding_window" in s.values else 4096

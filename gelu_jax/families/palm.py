@@ -8,8 +8,8 @@ feed-forward's inputs are one matrix, the up projection before the gate.
 from collections.abc import Collection
 
 from gelu_jax.families.family import Family
-from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row, within
+from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.weight_map import Entry, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
@@ -18,7 +18,7 @@ from gelu_jax.nn.position import RotaryConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
 
-def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
+def config(s: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     """The constructor's arguments as a config of ours."""
     d = s.integer("dim")
     return TransformerConfig(
@@ -42,23 +42,23 @@ def config(s: Settings, tensors: Collection[str]) -> TransformerConfig:
 _FUSED = "fused_attn_ff_proj.weight"
 
 LAYER = (
-    Row("attention_norm.scale", "norm.gamma"),
-    Row("attention.w_query", _FUSED, "(h k) d -> d h k"),
-    Row("attention.w_key", _FUSED, "(g k) d -> d g k"),
-    Row("attention.w_value", _FUSED, "(g k) d -> d g k"),
-    Row("feed_forward.w_in.1", _FUSED, "f d -> d f"),
-    Row("feed_forward.w_in.0", _FUSED, "f d -> d f"),
-    Row("attention.w_out", "attn_out.weight", "d (h k) -> h k d"),
-    Row("feed_forward.w_out", "ff_out.1.weight", "d f -> f d"),
+    Entry("attention_norm.scale", "norm.gamma"),
+    Entry("attention.w_query", _FUSED, "(h k) d -> d h k"),
+    Entry("attention.w_key", _FUSED, "(g k) d -> d g k"),
+    Entry("attention.w_value", _FUSED, "(g k) d -> d g k"),
+    Entry("feed_forward.w_in.1", _FUSED, "f d -> d f"),
+    Entry("feed_forward.w_in.0", _FUSED, "f d -> d f"),
+    Entry("attention.w_out", "attn_out.weight", "d (h k) -> h k d"),
+    Entry("feed_forward.w_out", "ff_out.1.weight", "d f -> f d"),
 )
 
 
-def rows(config: TransformerConfig) -> tuple[Row, ...]:
+def rows(config: TransformerConfig) -> tuple[Entry, ...]:
     """The table of names: the parts are numbered in sequence, the embedding first."""
     return (
-        Row("embedding", "0.weight"),
+        Entry("embedding", "0.weight"),
         *within(LAYER, "layers.", "{}.fn.", first_layer=1),
-        Row("final_norm.scale", f"{config.num_layers + 1}.gamma"),
+        Entry("final_norm.scale", f"{config.num_layers + 1}.gamma"),
     )
 
 
@@ -68,5 +68,5 @@ PALM = Family(
     Transformer,
     rows,
     ignored=r"(.*\.)?(beta|mask|pos_emb|rotary_emb\.inv_freq)",  # buffers
-    copies=lambda config: {f"{config.num_layers + 2}.weight": "0.weight"},
+    tied=lambda config: {f"{config.num_layers + 2}.weight": "0.weight"},
 )

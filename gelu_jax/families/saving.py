@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.families.files import new_folder, write_tensors
-from gelu_jax.families.plan import Source, family_of
-from gelu_jax.families.settings import Settings
-from gelu_jax.families.skeleton import essence, leaves_of, most_common
-from gelu_jax.families.table import Place, is_stacked, places, respelt, to_theirs
+from gelu_jax.families.files import write_tensors
+from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.load_plan import Source, family_of
+from gelu_jax.families.tree import architecture_fields, leaves_of, most_common
+from gelu_jax.families.weight_map import Place, is_stacked, places, to_theirs, with_aliases
+from gelu_jax.files import new_folder, write_file
 
 Array = NDArray[Any]
 
@@ -45,21 +46,22 @@ def save(
     family = family_of(values)
     leaves = {path: np.asarray(leaf) for path, leaf in leaves_of(model)[0]}
     table = places(
-        respelt(family.rows(model.config), source.spellings if source else ()),
+        with_aliases(family.rows(model.config), source.aliases if source else ()),
         {path: leaf.shape for path, leaf in leaves.items()},
     )
-    described = family.config(Settings(values), [name for place in table for name in place.names()])
-    if essence(described) != essence(model.config):
+    described = family.config(HFConfig(values), [name for place in table for name in place.names()])
+    if architecture_fields(described) != architecture_fields(model.config):
         reason = "describes another model than the one to be saved"
         raise ConfigError([Problem("config", values.get("model_type"), reason)])
     key = "torch_dtype" if "torch_dtype" in values else "dtype"
     values[key] = most_common({leaf.dtype.name: leaf.nbytes for leaf in leaves.values()})
-    with new_folder(Path(path)) as folder:
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ConfigError([Problem("path", target, "exists and is not an empty directory")])
+    with new_folder(target) as folder:
         text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
         unchanged = source is not None and json.loads(source.settings) == values
-        (folder / "config.json").write_text(
-            source.settings if source and unchanged else text, encoding="utf-8"
-        )
+        write_file(folder / "config.json", source.settings if source and unchanged else text)
         _write_weights(folder, table, leaves, max_shard_bytes)
 
 

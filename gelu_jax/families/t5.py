@@ -6,8 +6,8 @@ from gelu_jax.activations import activation
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families.common import gated
 from gelu_jax.families.family import Family
-from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row, within
+from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.weight_map import Entry, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
@@ -17,7 +17,7 @@ from gelu_jax.nn.position import RelativeConfig
 from gelu_jax.nn.variants import Variant
 
 
-def config(s: Settings, tensors: Collection[str]) -> EncoderDecoderConfig:
+def config(s: HFConfig, tensors: Collection[str]) -> EncoderDecoderConfig:
     """T5's config.json as a config of ours.
 
     Files of version 1.1 hold a head of their own, though transformers 5 writes
@@ -50,7 +50,7 @@ def config(s: Settings, tensors: Collection[str]) -> EncoderDecoderConfig:
     )
 
 
-def _variant(s: Settings) -> Variant:
+def _variant(s: HFConfig) -> Variant:
     name = s.text("feed_forward_proj", "relu")
     if name == "gated-gelu":  # which means the tanh form, unlike the "gelu" of others
         return gated("gelu_tanh")
@@ -66,47 +66,47 @@ def _variant(s: Settings) -> Variant:
     return gated(act) if prefix else act
 
 
-def _attention(ours: str, theirs: str) -> tuple[Row, ...]:
+def _attention(ours: str, theirs: str) -> tuple[Entry, ...]:
     rows = (
-        Row("w_query", "q.weight", "(h k) d -> d h k"),
-        Row("w_key", "k.weight", "(h k) d -> d h k"),
-        Row("w_value", "v.weight", "(h k) d -> d h k"),
-        Row("w_out", "o.weight", "d (h k) -> h k d"),
+        Entry("w_query", "q.weight", "(h k) d -> d h k"),
+        Entry("w_key", "k.weight", "(h k) d -> d h k"),
+        Entry("w_value", "v.weight", "(h k) d -> d h k"),
+        Entry("w_out", "o.weight", "d (h k) -> h k d"),
     )
     return within(rows, ours, theirs)
 
 
-def _feed_forward(number: int, inputs: tuple[str, ...]) -> tuple[Row, ...]:
-    w_in = (Row(f"w_in.{i}", f"{name}.weight", "f d -> d f") for i, name in enumerate(inputs))
-    w_out = Row("w_out", "wo.weight", "d f -> f d")
+def _feed_forward(number: int, inputs: tuple[str, ...]) -> tuple[Entry, ...]:
+    w_in = (Entry(f"w_in.{i}", f"{name}.weight", "f d -> d f") for i, name in enumerate(inputs))
+    w_out = Entry("w_out", "wo.weight", "d f -> f d")
     return within((*w_in, w_out), "layers.feed_forward.", f"layer.{number}.DenseReluDense.")
 
 
-def _tower(number: int, inputs: tuple[str, ...]) -> tuple[Row, ...]:
+def _tower(number: int, inputs: tuple[str, ...]) -> tuple[Entry, ...]:
     """A stack whose feed-forward is part `number` of each block."""
     layer = (
         *_attention("layers.attention.", "layer.0.SelfAttention."),
-        Row("layers.attention_norm.scale", "layer.0.layer_norm.weight"),
+        Entry("layers.attention_norm.scale", "layer.0.layer_norm.weight"),
         *_attention("layers.cross_attention.", "layer.1.EncDecAttention."),
-        Row("layers.cross_attention_norm.scale", "layer.1.layer_norm.weight"),
+        Entry("layers.cross_attention_norm.scale", "layer.1.layer_norm.weight"),
         *_feed_forward(number, inputs),
-        Row("layers.feed_forward_norm.scale", f"layer.{number}.layer_norm.weight"),
+        Entry("layers.feed_forward_norm.scale", f"layer.{number}.layer_norm.weight"),
     )
     return (
         *within(layer, theirs="block.{}."),
-        Row("relative", "block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
-        Row("final_norm.scale", "final_layer_norm.weight"),
+        Entry("relative", "block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+        Entry("final_norm.scale", "final_layer_norm.weight"),
     )
 
 
-def rows(config: EncoderDecoderConfig) -> tuple[Row, ...]:
+def rows(config: EncoderDecoderConfig) -> tuple[Entry, ...]:
     """The table of names; the kernels of gated blocks have names of their own."""
     inputs = ("wi_0", "wi_1") if config.block.feed_forward.num_branches == 2 else ("wi",)
     return (
-        Row("embedding", "shared.weight"),
+        Entry("embedding", "shared.weight"),
         *within(_tower(1, inputs), "encoder.", "encoder."),
         *within(_tower(2, inputs), "decoder.", "decoder."),
-        Row("head", "lm_head.weight"),
+        Entry("head", "lm_head.weight"),
     )
 
 
@@ -115,7 +115,7 @@ T5 = Family(
     config,
     EncoderDecoder,
     rows,
-    copies=lambda _: {
+    tied=lambda _: {
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
     },

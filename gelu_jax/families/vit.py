@@ -4,8 +4,8 @@ from collections.abc import Collection
 
 from gelu_jax.families.common import heads, holds
 from gelu_jax.families.family import Family
-from gelu_jax.families.settings import Settings
-from gelu_jax.families.table import Row, within
+from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.weight_map import Entry, within
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
@@ -13,7 +13,7 @@ from gelu_jax.nn.norm import NormConfig
 from gelu_jax.nn.vision import VisionConfig, VisionEncoder, VisionEncoderConfig
 
 
-def config(s: Settings, tensors: Collection[str]) -> VisionEncoderConfig:
+def config(s: HFConfig, tensors: Collection[str]) -> VisionEncoderConfig:
     """ViT's config.json as a config of ours; the number of classes is that of its labels."""
     pooler = holds(tensors, "pooler.dense.weight")
     if pooler:
@@ -23,7 +23,7 @@ def config(s: Settings, tensors: Collection[str]) -> VisionEncoderConfig:
     return VisionEncoderConfig(_vision(s), pooler=pooler, num_classes=classes)
 
 
-def _vision(s: Settings) -> VisionConfig:
+def _vision(s: HFConfig) -> VisionConfig:
     d = s.integer("hidden_size")
     return VisionConfig(
         image_size=s.integer("image_size", 224),
@@ -50,40 +50,40 @@ def _vision(s: Settings) -> VisionConfig:
 
 
 LAYER = (
-    Row("attention_norm.scale", "layernorm_before.weight"),
-    Row("attention_norm.bias", "layernorm_before.bias"),
-    Row("attention.w_query", "attention.attention.query.weight", "(h k) d -> d h k"),
-    Row("attention.b_query", "attention.attention.query.bias", "(h k) -> h k"),
-    Row("attention.w_key", "attention.attention.key.weight", "(h k) d -> d h k"),
-    Row("attention.b_key", "attention.attention.key.bias", "(h k) -> h k"),
-    Row("attention.w_value", "attention.attention.value.weight", "(h k) d -> d h k"),
-    Row("attention.b_value", "attention.attention.value.bias", "(h k) -> h k"),
-    Row("attention.w_out", "attention.output.dense.weight", "d (h k) -> h k d"),
-    Row("attention.b_out", "attention.output.dense.bias"),
-    Row("feed_forward_norm.scale", "layernorm_after.weight"),
-    Row("feed_forward_norm.bias", "layernorm_after.bias"),
-    Row("feed_forward.w_in.0", "intermediate.dense.weight", "f d -> d f"),
-    Row("feed_forward.b_in.0", "intermediate.dense.bias"),
-    Row("feed_forward.w_out", "output.dense.weight", "d f -> f d"),
-    Row("feed_forward.b_out", "output.dense.bias"),
+    Entry("attention_norm.scale", "layernorm_before.weight"),
+    Entry("attention_norm.bias", "layernorm_before.bias"),
+    Entry("attention.w_query", "attention.attention.query.weight", "(h k) d -> d h k"),
+    Entry("attention.b_query", "attention.attention.query.bias", "(h k) -> h k"),
+    Entry("attention.w_key", "attention.attention.key.weight", "(h k) d -> d h k"),
+    Entry("attention.b_key", "attention.attention.key.bias", "(h k) -> h k"),
+    Entry("attention.w_value", "attention.attention.value.weight", "(h k) d -> d h k"),
+    Entry("attention.b_value", "attention.attention.value.bias", "(h k) -> h k"),
+    Entry("attention.w_out", "attention.output.dense.weight", "d (h k) -> h k d"),
+    Entry("attention.b_out", "attention.output.dense.bias"),
+    Entry("feed_forward_norm.scale", "layernorm_after.weight"),
+    Entry("feed_forward_norm.bias", "layernorm_after.bias"),
+    Entry("feed_forward.w_in.0", "intermediate.dense.weight", "f d -> d f"),
+    Entry("feed_forward.b_in.0", "intermediate.dense.bias"),
+    Entry("feed_forward.w_out", "output.dense.weight", "d f -> f d"),
+    Entry("feed_forward.b_out", "output.dense.bias"),
 )
 
 ROWS = (
-    Row("vision.class_token", "vit.embeddings.cls_token", "1 1 d -> d"),
-    Row("vision.positions", "vit.embeddings.position_embeddings", "1 t d -> t d"),
-    Row(
+    Entry("vision.class_token", "vit.embeddings.cls_token", "1 1 d -> d"),
+    Entry("vision.positions", "vit.embeddings.position_embeddings", "1 t d -> t d"),
+    Entry(
         "vision.w_patch",
         "vit.embeddings.patch_embeddings.projection.weight",
         "d c p q -> p q c d",
     ),
-    Row("vision.b_patch", "vit.embeddings.patch_embeddings.projection.bias"),
+    Entry("vision.b_patch", "vit.embeddings.patch_embeddings.projection.bias"),
     *within(LAYER, "vision.layers.", "vit.encoder.layer.{}."),
-    Row("vision.final_norm.scale", "vit.layernorm.weight"),
-    Row("vision.final_norm.bias", "vit.layernorm.bias"),
-    Row("pooler.w", "vit.pooler.dense.weight", "e d -> d e"),
-    Row("pooler.b", "vit.pooler.dense.bias"),
-    Row("classifier.w", "classifier.weight", "e d -> d e"),
-    Row("classifier.b", "classifier.bias"),
+    Entry("vision.final_norm.scale", "vit.layernorm.weight"),
+    Entry("vision.final_norm.bias", "vit.layernorm.bias"),
+    Entry("pooler.w", "vit.pooler.dense.weight", "e d -> d e"),
+    Entry("pooler.b", "vit.pooler.dense.bias"),
+    Entry("classifier.w", "classifier.weight", "e d -> d e"),
+    Entry("classifier.b", "classifier.bias"),
 )
 
-VIT = Family("vit", config, VisionEncoder, lambda _: ROWS, spellings=(("^vit.", ""),))
+VIT = Family("vit", config, VisionEncoder, lambda _: ROWS, aliases=(("^vit.", ""),))

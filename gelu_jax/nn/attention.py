@@ -200,17 +200,17 @@ class Attention(nnx.Module):
             key, value, seen = cache.keys, cache.values, seen & cache.mask[:, None, None, :]
         return self._out(look(query, key, value, mask=seen, bias=bias, scale=c.scale)), cache
 
-    def memorise(
+    def project_kv(
         self, y: Float[Array, "b s d"], *, mask: Bool[Array, "b s"] | None = None
     ) -> Cache:
-        """The keys and values of another sequence, for `recall` to look at (cross-attention)."""
+        """The keys and values of another sequence, for `cross_attend`."""
         y = y.astype(self.config.dtype)
         key = self._heads(y, self.w_key, self.b_key)
         value = self._heads(y, self.w_value, self.b_value)
         mask = jnp.ones(y.shape[:2], bool) if mask is None else mask
         return Cache(key, value, mask, jnp.asarray(y.shape[1], jnp.int32))
 
-    def recall(self, x: Float[Array, "b t d"], memory: Cache) -> Float[Array, "b t d"]:
+    def cross_attend(self, x: Float[Array, "b t d"], memory: Cache) -> Float[Array, "b t d"]:
         """Attends to the memory alone, all of it (Vaswani et al. 2017, section 3.2.3)."""
         query = self._heads(x.astype(self.config.dtype), self.w_query, self.b_query)
         seen = memory.mask[:, None, None, :]

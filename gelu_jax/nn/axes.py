@@ -55,10 +55,10 @@ def _names(node: Any, path: Any) -> str:
     return names
 
 
-def laid_out(x: Array, axes: str) -> Array:
+def with_sharding_constraint(x: Array, axes: str) -> Array:
     """x itself; where the named axes have places on a mesh, x is spread out by them.
 
-    >>> laid_out(jax.numpy.ones((2, 3)), "b d").shape
+    >>> with_sharding_constraint(jax.numpy.ones((2, 3)), "b d").shape
     (2, 3)
     """
     return with_logical_constraint(x, tuple(axes.split()))

@@ -111,12 +111,12 @@ class Block(nnx.Module):
         def feed(h: Array) -> Array:
             return dropout(self.feed_forward(h, dropout_key=keys[1]), rate, keys[2])
 
-        def recall(h: Array) -> Array:
+        def cross_attend(h: Array) -> Array:
             assert self.cross_attention is not None
             assert memory is not None, "memory: a block with cross-attention needs one"
-            return dropout(self.cross_attention.recall(h, memory), rate, keys[3])
+            return dropout(self.cross_attention.cross_attend(h, memory), rate, keys[3])
 
-        feeds = (feed,) if self.cross_attention is None else (recall, feed)
+        feeds = (feed,) if self.cross_attention is None else (cross_attend, feed)
         norms = self.attention_norm, self.cross_attention_norm, self.feed_forward_norm
         wire = _WIRINGS[self.config.style]
         y, cache = wire(x, tuple(n for n in norms if n is not None), attend, feeds)

@@ -19,13 +19,13 @@ class EncoderConfig:
     """The transformer, and which of BERT's tops it carries (Devlin et al. 2019, section 3.1).
 
     ``pooler``: tanh of a linear map of the first token. ``masked_head``: the activation of the
-    masked-token head, None for none. ``pair_head``: does sentence B follow sentence A?
+    masked-token head, None for none. ``next_sentence_head``: does sentence B follow sentence A?
     """
 
     transformer: TransformerConfig
     pooler: bool = False
     masked_head: str | None = None
-    pair_head: bool = False
+    next_sentence_head: bool = False
     kind: Literal["encoder"] = "encoder"
 
 
@@ -51,7 +51,7 @@ class Encoder(nnx.Module):
         t = config.transformer
         self.transformer = Transformer(t, rngs=rngs)
         self.pooler = linear_on(t, t.block.d_model, rngs=rngs) if config.pooler else None
-        self.pair_head = linear_on(t, 2, rngs=rngs) if config.pair_head else None
+        self.next_sentence_head = linear_on(t, 2, rngs=rngs) if config.next_sentence_head else None
         self.masked_head = MaskedHead(config, rngs=rngs) if config.masked_head else None
 
     def __call__(
@@ -68,9 +68,9 @@ class Encoder(nnx.Module):
         """tanh(h₀ W + b): the first token's state, for classifiers."""
         return jnp.tanh(wanted(self.pooler, "pooler")(hidden[:, 0]))
 
-    def pair_logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b 2"]:
+    def next_sentence_logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b 2"]:
         """Scores of "B follows A" and "B is random"."""
-        return wanted(self.pair_head, "pair_head")(self.pool(hidden))
+        return wanted(self.next_sentence_head, "next_sentence_head")(self.pool(hidden))
 
     def masked_logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
         """The masked-token head: norm(φ(h W + b)) Eᵀ + c, with E the tied embedding."""

@@ -114,7 +114,7 @@ class EncoderDecoder(nnx.Module):
         target_mask: Bool[Array, "b t"] | None = None,
     ) -> Float[Array, "b t v"]:
         """Logits in float32; ``mask`` is True at real tokens of the input."""
-        memory = self.memorise(self.encode(tokens, mask=mask), mask=mask)
+        memory = self.project_kv(self.encode(tokens, mask=mask), mask=mask)
         here = jnp.arange(targets.shape[1])
         bias = self.decoder.bias(here, here, causal=True)
         x, _ = run(
@@ -137,13 +137,13 @@ class EncoderDecoder(nnx.Module):
         x, _ = run(self.encoder.layers, self._embed(tokens), mask=mask, bias=bias, scan=scan)
         return self.encoder.final_norm(x)
 
-    def memorise(
+    def project_kv(
         self, hidden: Float[Array, "b s d"], *, mask: Bool[Array, "b s"] | None = None
     ) -> Cache:
         """The encoder's states as every layer of the decoder looks at them."""
 
         def layer(cross: Any) -> Cache:
-            return cross.memorise(hidden, mask=mask)
+            return cross.project_kv(hidden, mask=mask)
 
         return jax.vmap(layer)(self.decoder.layers.cross_attention)
 
@@ -156,7 +156,7 @@ class EncoderDecoder(nnx.Module):
     ) -> DecoderCache:
         """Encodes the input: a cache with places for `length` tokens of output."""
         own = empty_cache(self.decoder.layers, tokens.shape[0], length)
-        return DecoderCache(own, self.memorise(self.encode(tokens, mask=mask), mask=mask))
+        return DecoderCache(own, self.project_kv(self.encode(tokens, mask=mask), mask=mask))
 
     def decode(
         self, tokens: Int[Array, "b t"], cache: DecoderCache

@@ -20,8 +20,8 @@ from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
-from gelu_jax.nn.memory import Residuals, in_chunks, keeping, memory_problems
 from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.remat import Residuals, in_chunks, keeping, memory_problems
 from gelu_jax.nn.variants import (
     Variant,
     branches,

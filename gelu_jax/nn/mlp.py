@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, laid_out
+from gelu_jax.nn.axes import Axes, with_sharding_constraint
 from gelu_jax.nn.feed_forward import branch_product, dropout
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.variants import (
@@ -113,7 +113,7 @@ class MLP(nnx.Module):
         for layer, key in zip(self.layers, keys, strict=True):
             # Laid out at every layer: left to itself, XLA (jax 0.12, CPU) computes a wrong gradient
             # where a mesh spreads the kernels along both axes.
-            h = layer(laid_out(h, "b d"), key)
+            h = layer(with_sharding_constraint(h, "b d"), key)
         return self.logits(h)
 
     def enter(self, x: Float[Array, "b *shape"]) -> Float[Array, "b d"]:

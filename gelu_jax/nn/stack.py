@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from gelu_jax.nn.attention import Cache
-from gelu_jax.nn.axes import laid_out
+from gelu_jax.nn.axes import with_sharding_constraint
 from gelu_jax.nn.block import Block, BlockConfig
 
 
@@ -64,7 +64,7 @@ def run(
 
     def layer(x: Array, inputs: tuple[Block, Cache | None, Cache | None, Array | None]):
         block, cache, memory, key = inputs
-        x = laid_out(x, "b t d")
+        x = with_sharding_constraint(x, "b t d")
         return block.attend(x, cache, mask=mask, bias=bias, memory=memory, dropout_key=key)
 
     unroll = 1 if scan else num_layers

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
-from gelu_jax.nn.axes import Axes, laid_out
+from gelu_jax.nn.axes import Axes, with_sharding_constraint
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel
@@ -141,7 +141,7 @@ class Transformer(nnx.Module):
 
     def _rows(self, table: nnx.Param[Array], axis: str, indices: Int[Array, "..."]) -> Array:
         """Rows of a table, which is whole along d while it is looked up in."""
-        return laid_out(cast(table, self.config.dtype), f"{axis} -")[indices]
+        return with_sharding_constraint(cast(table, self.config.dtype), f"{axis} -")[indices]
 
     def run(
         self,

@@ -29,7 +29,8 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import SingleDeviceSharding
 
-from gelu_jax.training.distributed import agreed, leads
+from gelu_jax.files import is_primary, write_file
+from gelu_jax.training.distributed import broadcast_from_primary
 
 T = TypeVar("T")
 C = TypeVar("C", bound=ocp.Checkpointer)
@@ -76,7 +77,7 @@ class Saver:
         self.wait()
         half = self.directory / f".{step}"
         try:
-            if leads():
+            if is_primary():
                 _remove(*self.directory.glob(".*"))
                 half.mkdir(parents=True)
                 _reserve(half / "state", tree)
@@ -86,7 +87,7 @@ class Saver:
         except BaseException:
             with suppress(Exception):
                 self._writer.wait_until_finished()
-            if leads():
+            if is_primary():
                 _remove(half)
             raise
         self._pending = self._thread.submit(self._finish, step, half)
@@ -105,13 +106,13 @@ class Saver:
         try:
             with _os_errors(half):
                 self._writer.wait_until_finished()
-            if not leads():
+            if not is_primary():
                 return
-            (half / _SUMS).write_text(json.dumps(_sums(half / "state")))
+            write_file(half / _SUMS, json.dumps(_sums(half / "state")))
             _remove(whole)
             half.replace(whole)
         finally:
-            if leads():
+            if is_primary():
                 _remove(half)
         others = [other for other in _steps(self.directory) if other != step]
         before = max((other for other in others if other < step), default=None)
@@ -124,15 +125,15 @@ def restore(directory: Path, like: T) -> T | None:
     Its leaves lie where those of `like` do, whatever mesh they were written from; where `like` has
     no places, on one device. A damaged checkpoint is passed over with a warning that names it.
     """
-    for step in agreed(lambda: sorted(_steps(directory), reverse=True)):
+    for step in broadcast_from_primary(lambda: sorted(_steps(directory), reverse=True)):
         path = directory / str(step)
-        reason = agreed(partial(_damage, path))
+        reason = broadcast_from_primary(partial(_damage, path))
         if reason is None:
             try:
                 return _read(path / "state", like)
             except (OSError, ValueError, KeyError) as error:
                 reason = str(error).partition("\n")[0]
-        if leads():
+        if is_primary():
             warnings.warn(f"{path}: damaged checkpoint, passed over ({reason})", stacklevel=2)
     return None
 

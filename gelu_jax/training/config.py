@@ -31,11 +31,11 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from gelu_jax.errors import ABSENT, ConfigError, nearest
-from gelu_jax.training.distributed import leads
-from gelu_jax.training.document import WRONG, Document, Keys, dump, load
+from gelu_jax.files import write_file
+from gelu_jax.training.document import WRONG, Document, KeyPath, dump, load
 
 T = TypeVar("T")
-Given: TypeAlias = Mapping[str, tuple[Keys, Any]]
+Given: TypeAlias = Mapping[str, tuple[KeyPath, Any]]
 """Keys and their values, each with the place where it was written."""
 
 _INHERITING = "model"
@@ -85,15 +85,7 @@ def write_config(config: Any, path: str | os.PathLike[str]) -> None:
 
     Where several processes share a run, the first writes for all.
     """
-    if not leads():
-        return
-    path = Path(path)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        half.write_text(dump(to_dict(config)), encoding="utf-8")
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+    write_file(Path(path), dump(to_dict(config)))
 
 
 def _read(document: Document, cls: type[T], overrides: Sequence[str]) -> T:
@@ -113,7 +105,7 @@ class _Builder:
 
     document: Document
 
-    def value(self, hint: Any, data: Any, at: Keys, given: Given, default: Any) -> Any:
+    def value(self, hint: Any, data: Any, at: KeyPath, given: Given, default: Any) -> Any:
         if data is WRONG:
             return WRONG
         if data is None and type(None) in _members(hint):
@@ -124,7 +116,7 @@ class _Builder:
             return self.collection(hint, data, at, given)
         return self.leaf(hint, data, at)
 
-    def collection(self, hint: Any, data: Any, at: Keys, given: Given) -> Any:
+    def collection(self, hint: Any, data: Any, at: KeyPath, given: Given) -> Any:
         """A `tuple[Section, ...]`, or a mapping from names to sections."""
         hint = next(member for member in _members(hint) if _dataclasses_in(member))
         ordered = typing.get_origin(hint) is tuple
@@ -138,7 +130,9 @@ class _Builder:
             return WRONG
         return tuple(values.values()) if ordered else values
 
-    def section(self, choices: list[type], data: Any, at: Keys, given: Given, default: Any) -> Any:
+    def section(
+        self, choices: list[type], data: Any, at: KeyPath, given: Given, default: Any
+    ) -> Any:
         if not isinstance(data, dict):
             return self.document.wrong(at, data, "should be a section of keys")
         own = {str(key): ((*at, str(key)), value) for key, value in data.items()}
@@ -155,7 +149,7 @@ class _Builder:
                 place = (*at, name)
                 written[name] = place, self.document.wrong(place, ABSENT, "required")
         passed = {**given, **_leaves(hints, written)} if _INHERITING in at else {}
-        fields: dict[str, tuple[Keys, Any]] = {}
+        fields: dict[str, tuple[KeyPath, Any]] = {}
         for name, hint in hints.items():
             place, data = written.get(name, ((*at, name), {}))
             fallback = defaults[name]
@@ -165,7 +159,7 @@ class _Builder:
             fields[name] = place, fallback
         return self.construct(cls, fields, at)
 
-    def construct(self, cls: type, fields: Given, at: Keys) -> Any:
+    def construct(self, cls: type, fields: Given, at: KeyPath) -> Any:
         if any(value is WRONG for _, value in fields.values()):
             return WRONG
         try:
@@ -179,7 +173,7 @@ class _Builder:
             self.document.wrong(at, ABSENT, str(error))
         return WRONG
 
-    def choose(self, choices: list[type], own: Given, at: Keys, default: Any) -> type | None:
+    def choose(self, choices: list[type], own: Given, at: KeyPath, default: Any) -> type | None:
         """The one dataclass of a union that `kind` names."""
         if len(choices) == 1:
             return choices[0]
@@ -196,13 +190,13 @@ class _Builder:
             return kinds[kind]
         return None
 
-    def unknown_keys(self, cls: type, own: Given, at: Keys) -> None:
+    def unknown_keys(self, cls: type, own: Given, at: KeyPath) -> None:
         known = _hints(cls).keys() | (_names_below(cls) if _INHERITING in at else set())
         for key, (place, _) in own.items():
             if key not in known:
                 self.document.wrong(place, ABSENT, f"unknown key; {nearest(key, known)}")
 
-    def leaf(self, hint: Any, data: Any, at: Keys) -> Any:
+    def leaf(self, hint: Any, data: Any, at: KeyPath) -> Any:
         """Anything without dataclasses in it, as pydantic reads it strictly."""
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(hint, config=_ANY_TYPE)
@@ -219,10 +213,10 @@ _ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
 _FROM_PYTHON_ONLY = {"callable_type", "needs_python_object", "is_type"}
 
 
-def _reasons(error: ValidationError, data: Any) -> list[tuple[Keys, Any, str]]:
+def _reasons(error: ValidationError, data: Any) -> list[tuple[KeyPath, Any, str]]:
     """One reason for each wrong value inside `data`; what a union's other types say of a value
     around it is left out."""
-    messages: dict[Keys, list[str]] = {}
+    messages: dict[KeyPath, list[str]] = {}
     for detail in error.errors(include_url=False):
         message = "has too few items" if detail["type"] == "missing" else detail["msg"]
         kept = messages.setdefault(_path_in(data, detail["loc"]), [])
@@ -235,9 +229,9 @@ def _reasons(error: ValidationError, data: Any) -> list[tuple[Keys, Any, str]]:
     ]
 
 
-def _path_in(data: Any, location: Sequence[str | int]) -> Keys:
+def _path_in(data: Any, location: Sequence[str | int]) -> KeyPath:
     """The keys of a pydantic location that are keys of the data, not names of types."""
-    path: Keys = ()
+    path: KeyPath = ()
     for key in location:
         if (isinstance(data, dict) and key in data) or (
             isinstance(data, list) and isinstance(key, int) and key < len(data)

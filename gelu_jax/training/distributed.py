@@ -25,6 +25,7 @@ from jax._src import distributed as runtime  # the client: what orbax's own barr
 from rich.console import Console
 
 from gelu_jax.errors import ABSENT, ConfigError, Problem, check
+from gelu_jax.files import is_primary
 
 T = TypeVar("T")
 Saved = Callable[[], int | None]
@@ -92,17 +93,12 @@ class DistributedConfig:
         return config
 
 
-def leads() -> bool:
-    """Whether this process is the one that writes and prints: the first, or the only one."""
-    return not jax.distributed.is_initialized() or jax.process_index() == 0
-
-
-def agreed(find: Callable[[], T]) -> T:
+def broadcast_from_primary(find: Callable[[], T]) -> T:
     """What the first process finds, in every process; all must ask in the same order."""
     if not jax.distributed.is_initialized():
         return find()
     name = f"gelu_jax/agreed/{next(_questions)}"
-    if leads():
+    if is_primary():
         found = find()
         _client().key_value_set_bytes(name, pickle.dumps(found))
         return found
@@ -114,7 +110,7 @@ _questions = count()
 
 def same_everywhere(what: Mapping[str, object]) -> None:
     """Raises ConfigError where a process holds something else than the first one does."""
-    of_first = agreed(lambda: what)
+    of_first = broadcast_from_primary(lambda: what)
     reason = f"not the same on process {jax.process_index()} as on process 0"
     check(Problem(name, ABSENT, reason) for name in what if what[name] != of_first[name])
 
@@ -221,7 +217,7 @@ def _part() -> None:
     """Nobody leaves while another still watches; process 0 leaves last, or it would be missed."""
     _client().wait_at_barrier("gelu_jax/parting", 2 * HEARTBEAT * 1000)
     limit = time.monotonic() + 2 * HEARTBEAT
-    while leads() and len(_alive()) > 1 and time.monotonic() < limit:
+    while is_primary() and len(_alive()) > 1 and time.monotonic() < limit:
         time.sleep(0.05)
     jax.distributed.shutdown()
 

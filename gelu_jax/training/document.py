@@ -19,7 +19,7 @@ import yaml
 
 from gelu_jax.errors import ABSENT, Problem, check, no_such
 
-Keys: TypeAlias = tuple[str | int, ...]
+KeyPath: TypeAlias = tuple[str | int, ...]
 """The way from the root of a document to one of its values."""
 
 WRONG: Final = object()
@@ -83,10 +83,10 @@ class Document:
     """Plain data, the place of every key (`file:line` or `override ...`), and the problems."""
 
     data: Any = None
-    places: dict[Keys, str] = dataclasses.field(default_factory=lambda: {(): ""})
+    places: dict[KeyPath, str] = dataclasses.field(default_factory=lambda: {(): ""})
     found: list[tuple[int, Problem]] = dataclasses.field(default_factory=list[tuple[int, Problem]])
 
-    def wrong(self, at: Keys, value: object, reason: str) -> Any:
+    def wrong(self, at: KeyPath, value: object, reason: str) -> Any:
         """Notes a problem, once, however many parts of a config meet it; returns `WRONG`."""
         known = at
         while known not in self.places:
@@ -101,7 +101,7 @@ class Document:
         """Raises `ConfigError` with all problems, in the order of the file, if there are any."""
         check(problem for _, problem in sorted(self.found, key=lambda found: found[0]))
 
-    def compose(self, text: str, at: Keys, place: _Place) -> Any:
+    def compose(self, text: str, at: KeyPath, place: _Place) -> Any:
         """The plain data of a YAML text whose value belongs at `at`; `WRONG` if it is no YAML."""
         try:
             node = yaml.compose(text, _Loader)
@@ -117,7 +117,7 @@ class Document:
         self.found.append((0, Problem("", ABSENT, reason, where)))
         return WRONG
 
-    def _plain(self, node: yaml.Node, at: Keys, place: _Place) -> Any:
+    def _plain(self, node: yaml.Node, at: KeyPath, place: _Place) -> Any:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node.value, at, place)
         if isinstance(node, yaml.SequenceNode):
@@ -129,7 +129,7 @@ class Document:
         return _SCALARS[tag][2](node.value) if tag in _SCALARS else node.value
 
     def _mapping(
-        self, pairs: Iterable[tuple[yaml.Node, yaml.Node]], at: Keys, place: _Place
+        self, pairs: Iterable[tuple[yaml.Node, yaml.Node]], at: KeyPath, place: _Place
     ) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, item in pairs:
@@ -144,7 +144,7 @@ class Document:
             result[key] = value
         return result
 
-    def _entry(self, marked: yaml.Node, item: yaml.Node, at: Keys, place: _Place) -> Any:
+    def _entry(self, marked: yaml.Node, item: yaml.Node, at: KeyPath, place: _Place) -> Any:
         self.places[at] = place(marked.start_mark)
         return self._plain(item, at, place)
 
@@ -198,7 +198,7 @@ def load(path: Path) -> Document:
     return document
 
 
-def dotted(at: Keys) -> str:
+def dotted(at: KeyPath) -> str:
     """The keys as people write them.
 
     >>> dotted(("arms", 0, "d_ff"))

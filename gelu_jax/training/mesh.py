@@ -87,7 +87,7 @@ def make_mesh(config: MeshConfig | None) -> Mesh | None:
 
 
 @contextmanager
-def on(mesh: Mesh | None) -> Generator[None]:
+def use_mesh(mesh: Mesh | None) -> Generator[None]:
     """What is traced inside is spread out over the mesh, by `RULES`."""
     if mesh is None:
         yield
@@ -96,7 +96,9 @@ def on(mesh: Mesh | None) -> Generator[None]:
             yield
 
 
-def spread(tree: T, mesh: Mesh | AbstractMesh | None, names: Sequence[str] | None = None) -> T:
+def with_shardings(
+    tree: T, mesh: Mesh | AbstractMesh | None, names: Sequence[str] | None = None
+) -> T:
     """Shapes and dtypes of a tree, each leaf with its place on the mesh.
 
     ``names`` are the axes of each leaf; None asks the modules in the tree (`axis_names`).
@@ -116,12 +118,12 @@ def spread(tree: T, mesh: Mesh | AbstractMesh | None, names: Sequence[str] | Non
 
 
 def shardings(tree: Any) -> Any:
-    """The places that `spread` gave to each leaf; None where all are left to jax."""
+    """The places that `with_shardings` gave to each leaf; None where all are left to jax."""
     places = [leaf.sharding for leaf in jax.tree.leaves(tree)]
     return jax.tree.map(lambda leaf: leaf.sharding, tree) if any(places) else None
 
 
-def everywhere(tree: T, mesh: Mesh | None) -> T:
+def replicate(tree: T, mesh: Mesh | None) -> T:
     """The tree with every array whole on every device; each process puts it on its own."""
     if mesh is None:
         return tree

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from gelu_jax import families
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.families.files import locate
-from gelu_jax.families.plan import plan
+from gelu_jax.families.load_plan import plan_load
 from gelu_jax.nn import checks
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
@@ -57,7 +57,7 @@ class PretrainedConfig:
 
 @cache  # matching asks for one width after another
 def _decoder(path: str, dtype: str) -> TransformerConfig:
-    found = plan(locate(path), dtype).model.config
+    found = plan_load(locate(path), dtype).model.config
     if not isinstance(found, TransformerConfig):
         raise ConfigError([Problem("model.path", path, "holds no decoder")])
     return found

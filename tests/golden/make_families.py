@@ -70,7 +70,7 @@ def encoder(model: Any) -> Outputs:
     extra = {
         "pooled": getattr(out, "pooler_output", None),
         "masked_logits": getattr(out, "prediction_logits", None),
-        "pair_logits": getattr(out, "seq_relationship_logits", None),
+        "next_sentence_logits": getattr(out, "seq_relationship_logits", None),
     }
     return {
         "tokens": tokens,
@@ -103,7 +103,7 @@ def features(model: Any) -> Outputs:
     }
 
 
-def two_towers(model: Any) -> Outputs:
+def dual_encoder(model: Any) -> Outputs:
     """CLIP's hidden states, embeddings and logits; texts end at different places."""
     tokens = torch.randint(3, 50, (3, 7))
     end = model.config.text_config.eos_token_id
@@ -293,8 +293,8 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
         lambda: hf.ViTModel(hf.ViTConfig(**VISION, qkv_bias=False, hidden_act="gelu_new")),
         image,
     ),
-    "clip": (lambda: _clip("quick_gelu", 2), two_towers),
-    "clip_open": (lambda: _clip("gelu", 51, width=20), two_towers),
+    "clip": (lambda: _clip("quick_gelu", 2), dual_encoder),
+    "clip_open": (lambda: _clip("gelu", 51, width=20), dual_encoder),
     "t5_v1_1": (lambda: _t5("gated-gelu", tied=False), encoder_decoder),
     "t5": (lambda: _t5("relu", tied=True), encoder_decoder),
     "efficientnet": (_efficientnet, features),

@@ -3,14 +3,14 @@
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gelu_jax.files import new_folder, write_file
 from gelu_jax.training.data.corpus import FACTS, SPLITS, TOKENIZER
 from gelu_jax.training.data.text import (
     Piece,
@@ -54,7 +54,7 @@ def write_corpus(
     vocab_size = max(encoder.get_vocab(with_added_tokens=True).values()) + 1
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
     pieces = documents(find_files(texts), watch)
-    with _whole(output) as folder:
+    with new_folder(output) as folder:
         _encode(encoder, end, pieces, folder, dtype, validation_fraction)
         _hold_out(folder, dtype, validation_fraction)
         facts: dict[str, Any] = {
@@ -66,8 +66,8 @@ def write_corpus(
         }
         if not facts["train"]["tokens"]:
             raise refused("texts", [*map(str, texts)], "hold no text")
-        (folder / TOKENIZER).write_bytes(content)
-        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+        write_file(folder / TOKENIZER, content)
+        write_file(folder / FACTS, json.dumps(facts, indent=2) + "\n")
     return facts
 
 
@@ -145,19 +145,6 @@ def _facts(folder: Path, name: str, dtype: np.dtype[Any]) -> dict[str, Any]:
         tokens = file.tell() // dtype.itemsize
     documents = (folder / f"{name}.documents").stat().st_size // 8 - 1
     return {"tokens": tokens, "documents": documents, "sha256": digest}
-
-
-@contextmanager
-def _whole(output: Path) -> Generator[Path]:
-    """A folder that takes its name when all is in it, and is gone when something went wrong."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    half = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        half.mkdir()
-        yield half
-        half.replace(output)
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
 
 
 def _end(encoder: Any, token: str | None) -> int | None:

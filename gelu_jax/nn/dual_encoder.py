@@ -1,0 +1,75 @@
+"""CLIP: a text tower and an image tower that meet in one space (Radford et al. 2021)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from gelu_jax.errors import check
+from gelu_jax.nn import checks
+from gelu_jax.nn.linear import linear_on
+from gelu_jax.nn.parameters import constant
+from gelu_jax.nn.transformer import Transformer, TransformerConfig
+from gelu_jax.nn.vision import VisionConfig, VisionTransformer
+
+
+@dataclass(frozen=True)
+class DualEncoderConfig:
+    """The towers, the width of their common space, and the token that ends a text.
+
+    ``end_token`` None: the largest token of each text ends it, as in CLIP's first vocabulary.
+    """
+
+    text: TransformerConfig
+    vision: VisionConfig
+    d_common: int
+    end_token: int | None = None
+    kind: Literal["dual_encoder"] = "dual_encoder"
+
+    def __post_init__(self):
+        check(checks.positive(d_common=self.d_common))
+
+
+class DualEncoder(nnx.Module):
+    """The pair as an NNX module; calling it scores every image against every text."""
+
+    def __init__(self, config: DualEncoderConfig, *, rngs: nnx.Rngs):
+        c = self.config = config
+        self.text = Transformer(c.text, rngs=rngs)
+        self.vision = VisionTransformer(c.vision, rngs=rngs)
+        self.text_projection = linear_on(c.text, c.d_common, use_bias=False, rngs=rngs)
+        self.image_projection = linear_on(c.vision, c.d_common, use_bias=False, rngs=rngs)
+        self.log_scale = constant(2.6592, (), c.text.param_dtype)  # log(1/0.07), section 2.5
+
+    def __call__(
+        self,
+        images: Float[Array, "b y x c"],
+        tokens: Int[Array, "n t"],
+        *,
+        mask: Bool[Array, "n t"] | None = None,
+    ) -> Float[Array, "b n"]:
+        """exp(s)·⟨image, text⟩ in float32, for a softmax over either."""
+        image, text = self.embed_images(images), self.embed_texts(tokens, mask=mask)
+        scale = jnp.exp(self.log_scale[...].astype(jnp.float32))
+        return scale * image.astype(jnp.float32) @ text.astype(jnp.float32).T
+
+    def embed_texts(
+        self, tokens: Int[Array, "b t"], *, mask: Bool[Array, "b t"] | None = None
+    ) -> Float[Array, "b d"]:
+        """The end token's state of each text, projected, of length 1."""
+        hidden = self.text.hidden(tokens, mask=mask)
+        end = self.config.end_token
+        place = jnp.argmax(tokens if end is None else tokens == end, axis=1)
+        state = jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0]
+        return _unit(self.text_projection(state))
+
+    def embed_images(self, images: Float[Array, "b y x c"]) -> Float[Array, "b d"]:
+        """The class token's state of each image, projected, of length 1."""
+        return _unit(self.image_projection(self.vision(images)[:, 0]))
+
+
+def _unit(x: Array) -> Array:
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (wide / jnp.linalg.norm(wide, axis=-1, keepdims=True)).astype(x.dtype)

@@ -1,0 +1,146 @@
+"""Experiment trackers behind extras: TensorBoard's event files, and Weights & Biases.
+
+A tracker is called as runs go, with a task and its record so far, and writes what is new in it. It
+meets a task with all that was recorded before: a run that was stopped and continued is whole.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from gelu_jax.compare.records import Run, points
+from gelu_jax.errors import Problem, check
+from gelu_jax.runs.perform import Task, folder, resolved
+from gelu_jax.training.config import to_dict
+from gelu_jax.training.trainer import Trainer
+
+Kind = Literal["tensorboard", "wandb"]
+
+_PACKAGES: Mapping[Kind, str] = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+class Writer(Protocol):
+    """Where the numbers of one run go."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None: ...
+    def close(self) -> None: ...
+
+
+class Tracker(AbstractContextManager["Tracker"]):
+    """Writes one run after another, each through a writer of its own."""
+
+    def __init__(self, begin: Callable[[Task], Writer]):
+        self._begin = begin
+        self._task: Task | None = None
+        self._writer: Writer | None = None
+        self._written = 0
+
+    def watch(self, task: Task, run: Run) -> None:
+        """Writes the points of a record that have not been written yet."""
+        if task != self._task:
+            self.close()
+            self._task, self._writer, self._written = task, self._begin(task), 0
+        assert self._writer is not None
+        for point in islice(points(run), self._written, None):
+            self._writer.write(point["step"], dict(scalars(point)))
+            self._written += 1
+
+    def close(self) -> None:
+        """Ends the run that is being written."""
+        if self._writer is not None:
+            self._writer.close()
+        self._task = self._writer = None
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def trackers(
+    kinds: Sequence[Kind], directory: Path, trainers: Mapping[str, Trainer]
+) -> tuple[Tracker, ...]:
+    """A tracker of each kind for the runs of a comparison; nothing is written yet.
+
+    Raises ConfigError where its package is not installed.
+    """
+    check(
+        Problem("log", kind, f"needs {package}: pip install 'gelu-jax[{kind}]'")
+        for kind, package in _PACKAGES.items()
+        if kind in kinds and find_spec(package) is None
+    )
+
+    def begin(kind: Kind, task: Task) -> Writer:
+        trainer = trainers[task.arm]
+        home = folder(trainer, task, directory).relative_to(directory / "runs")
+        if kind == "tensorboard":
+            return EventFiles(directory / "tensorboard" / home)
+        return Wandb(directory, home, to_dict(resolved(trainer, task)))
+
+    return tuple(
+        Tracker(lambda task, kind=kind: begin(kind, task)) for kind in _PACKAGES if kind in kinds
+    )
+
+
+def scalars(point: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a point by the names that trackers show; a layer has one of its own.
+
+    >>> dict(scalars({"step": 5, "train_loss": 1.5, "largest |h|": (2.0, 3.0)}))
+    {'train_loss': 1.5, 'largest_h/layer_1': 2.0, 'largest_h/layer_2': 3.0}
+    """
+    for name, value in point.items():
+        plain = re.sub(r"\W+", "_", name).strip("_")
+        if isinstance(value, tuple):
+            layers = enumerate(cast(tuple[float, ...], value), start=1)
+            yield from ((f"{plain}/layer_{number}", layer) for number, layer in layers)
+        elif name != "step":
+            yield plain, value
+
+
+class EventFiles:
+    """TensorBoard's event files of one run: ``tensorboard --logdir <directory>/tensorboard``."""
+
+    def __init__(self, folder: Path):
+        from tensorboardX import SummaryWriter
+
+        shutil.rmtree(folder, ignore_errors=True)  # the record holds all that stood there
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """One run at Weights & Biases, in the group of its comparison; ``WANDB_MODE=offline`` keeps it.
+
+    A run has the same id whenever it goes on: what the server knows already it passes over.
+    """
+
+    def __init__(self, directory: Path, home: Path, config: Mapping[str, Any]):
+        import wandb
+
+        self._run: Any = wandb.init(
+            project="gelu_jax",
+            group=directory.name,
+            name=home.as_posix(),
+            id=home.as_posix().replace("/", "-"),
+            resume="allow",
+            reinit="finish_previous",
+            dir=directory,
+            config=dict(config),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()

@@ -1,0 +1,270 @@
+"""What a run would need on devices that are not here: known before they are paid for.
+
+Nothing is run and nothing is compiled. A device's share of the state comes from the places that
+`with_shardings` gives to it. What it computes and keeps is counted in the traced program of the
+same model with its share of heads, hidden units, vocabulary and batch. What it sends follows from
+the mesh.
+
+Left out: the data, and whatever a compiler adds. Key/value heads that the tensor axis does not
+divide count as divided.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from math import prod
+from typing import Any, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType
+
+from gelu_jax.errors import ConfigError, Problem, check, nearest
+from gelu_jax.nn.axes import axis_names
+from gelu_jax.nn.remat import Residuals
+from gelu_jax.nn.transformer import TransformerConfig
+from gelu_jax.training.chips import CHIPS, Chip
+from gelu_jax.training.flops import Product, products
+from gelu_jax.training.mesh import MeshConfig, mesh_problems, with_shardings
+from gelu_jax.training.model import architecture
+from gelu_jax.training.trainer import Keys, State, TrainConfig, init, loss
+
+
+class Choice(NamedTuple):
+    """What one residual choice makes of a step, on one device: bytes, FLOPs and seconds.
+
+    ``kept`` lies there from the forward to the backward pass; ``working`` is the cotangent of the
+    logits, one layer's recomputed tensors and its gathered weights. ``seconds`` are those of
+    computing, of device memory and of each axis that something is sent along, each on its own.
+    """
+
+    kept: int
+    working: int
+    flops: int
+    memory: int
+    seconds: Mapping[str, float]
+
+
+class MemoryPlan(NamedTuple):
+    """What a run needs: tokens of a step and parameters in all, the rest in bytes on one device.
+
+    ``state`` is weights and optimizer, and is there twice: before and after a chunk of steps.
+    ``sent`` is what a device sends in one step, by axis of the mesh.
+    """
+
+    mesh: Mapping[str, int]
+    tokens: int
+    parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    sent: Mapping[str, float]
+    choices: Mapping[str, Choice]
+
+
+def plan_memory(config: TrainConfig, chip: Chip, devices: int) -> MemoryPlan:
+    """The plan of a language model's run on so many chips.
+
+    Raises ConfigError where the run does not fit the mesh, or trains no transformer.
+    """
+    model = architecture(config.model)
+    if not isinstance(model, TransformerConfig):
+        raise ConfigError([Problem("model.kind", model.kind, "only a transformer is planned")])
+    sizes = (config.mesh or MeshConfig()).sizes(devices)
+    check(mesh_problems(sizes, model, config.batch_size))
+    mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes))
+    state: State = with_shardings(jax.eval_shape(partial(init, config), Keys.of(0)), mesh)
+    weights, whole = _bytes(state.model), _bytes(state)
+    local = _on_one_device(config, model, sizes)
+    sent = dict(_sent(local, state.model, sizes))
+    every = {name: _kept(_with(local, name)) for name in get_args(Residuals)}
+    choices = {
+        name: _choice(_with(local, name), kept, every["all"], sizes, 2 * whole, sent, chip)
+        for name, kept in every.items()
+    }
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.model))
+    # a gradient has the dtype and the place of its weight
+    tokens = prod(_batch(config).shape)
+    return MemoryPlan(sizes, tokens, parameters, weights, weights, whole - weights, sent, choices)
+
+
+def chip(name: str) -> Chip:
+    """A chip of the table by its name; ConfigError where there is none."""
+    if name not in CHIPS:
+        raise ConfigError([Problem("chip", name, f"unknown; {nearest(name, CHIPS)}")])
+    return CHIPS[name]
+
+
+def needed(plan: MemoryPlan, name: str) -> int:
+    """Bytes of device memory that a residual choice takes in all."""
+    choice = plan.choices[name]
+    state = plan.weights + plan.optimizer
+    return 2 * state + plan.gradients + choice.kept + choice.working
+
+
+def describe(plan: MemoryPlan, chip: Chip, name: str) -> str:
+    """The plan in lines of text, a column for each residual choice."""
+    devices = prod(plan.mesh.values())
+    mesh = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
+    sent = ", ".join(f"{axis} {_size(b)}" for axis, b in plan.sent.items() if b) or "nothing"
+    rows = {
+        "residuals": list(plan.choices),
+        "kept from forward to backward": [_size(c.kept) for c in plan.choices.values()],
+        "working memory": [_size(c.working) for c in plan.choices.values()],
+        "all memory": [_size(needed(plan, key)) for key in plan.choices],
+        f"of {_size(chip.memory)}": [
+            "fits" if needed(plan, key) <= chip.memory else "does not fit" for key in plan.choices
+        ],
+        "matmuls of a step": [f"{c.flops / 1e12:,.3g} TFLOP" for c in plan.choices.values()],
+        "a step takes at least": [f"{_slowest(c)[1]:.3g} s" for c in plan.choices.values()],
+        "bound by": [_slowest(c)[0] for c in plan.choices.values()],
+        "tokens/s at most": [f"{plan.tokens / _slowest(c)[1]:,.0f}" for c in plan.choices.values()],
+    }
+    return "\n".join(
+        [
+            f"{plan.parameters:,} parameters on {devices} × {name} ({mesh}); {chip.source}",
+            f"weights {_size(plan.weights)}, gradients {_size(plan.gradients)}, "
+            f"optimizer {_size(plan.optimizer)}; sent in a step: {sent}",
+            "",
+            *(f"{title:<30}" + "".join(f"{v:>16}" for v in row) for title, row in rows.items()),
+            "",
+            "Memory, matmuls and what is sent are those of one device. Weights and optimizer stand",
+            "there twice: as they were before a chunk of steps, and as they are after it.",
+        ]
+    )
+
+
+def _slowest(choice: Choice) -> tuple[str, float]:
+    return max(choice.seconds.items(), key=lambda item: item[1])
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.4g} GB"
+
+
+def _on_one_device(
+    config: TrainConfig, model: TransformerConfig, sizes: Mapping[str, int]
+) -> TrainConfig:
+    """The run with the share of the model and of the batch that one device computes."""
+    n, a, f = sizes["tensor"], model.block.attention, model.block.feed_forward
+    attention = replace(
+        a,
+        num_heads=a.num_heads // n,
+        num_kv_heads=max(1, a.kv_heads // n),
+        head_dim=a.head_size,
+    )
+    block = replace(model.block, attention=attention, feed_forward=replace(f, d_ff=f.d_ff // n))
+    vocabulary = model.vocab_size if model.vocab_size % n else model.vocab_size // n
+    return replace(
+        config,
+        model=replace(model, block=block, vocab_size=vocabulary),
+        batch_size=config.batch_size // (sizes["data"] * sizes["fsdp"]),
+        mesh=None,
+    )
+
+
+def _with(config: TrainConfig, residuals: str) -> TrainConfig:
+    model: Any = config.model
+    stored = model.block.feed_forward.residual_dtype if residuals == "preactivation" else None
+    changes = {"residuals": residuals, "residual_dtype": stored}
+    feed_forward = replace(model.block.feed_forward, **changes)
+    return replace(
+        config, model=replace(model, block=replace(model.block, feed_forward=feed_forward))
+    )
+
+
+def _choice(
+    local: TrainConfig,
+    kept: int,
+    kept_by_autodiff: int,
+    sizes: Mapping[str, int],
+    state_traffic: int,
+    sent: Mapping[str, float],
+    chip: Chip,
+) -> Choice:
+    model: Any = local.model
+    tokens = prod(_batch(local).shape)
+    working = 2 * 4 * tokens * model.vocab_size + (kept_by_autodiff - kept) // model.num_layers
+    if sizes["fsdp"] > 1:
+        layers = jax.eval_shape(partial(init, local), Keys.of(0)).model.layers
+        working += _bytes(layers) // model.num_layers
+    counted = _products(local)
+    flops, traffic = sum(p.flops for p in counted), sum(p.bytes for p in counted) + state_traffic
+    seconds = {"computing": flops / chip.flops, "memory": traffic / chip.bandwidth}
+    seconds |= {axis: size / _link(chip, axis, sizes) for axis, size in sent.items() if size}
+    return Choice(kept, working, flops, traffic, seconds)
+
+
+def gradient(config: TrainConfig, part: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A part of the backward pass as a function, `jax.grad` say, and what it is called on."""
+    keys, tokens = Keys.of(0), _batch(config)
+    model = jax.eval_shape(partial(init, config), keys).model
+
+    def value(model: Any, inputs: Any, targets: Any) -> Any:
+        return part(lambda model: loss(model, inputs, targets, keys.dropout)[0], model)
+
+    return value, (model, tokens, tokens)
+
+
+def _batch(config: TrainConfig) -> jax.ShapeDtypeStruct:
+    context: int = getattr(config.data, "context", 1)
+    return jax.ShapeDtypeStruct((config.batch_size, context), jnp.int32)
+
+
+def _kept(config: TrainConfig) -> int:
+    """Bytes from the forward to the backward pass, beside the weights themselves."""
+    f, arguments = gradient(config, lambda f, model: jax.vjp(f, model)[1])
+    program = jax.make_jaxpr(f)(*arguments).jaxpr
+    kept = {id(v): v.aval for v in program.outvars if not hasattr(v, "val")}
+    given = {id(v) for v in program.invars}
+    return sum(a.size * a.dtype.itemsize for name, a in kept.items() if name not in given)
+
+
+def _products(config: TrainConfig) -> list[Product]:
+    f, arguments = gradient(config, lambda f, model: jax.grad(f)(model))
+    return products(f, *arguments)
+
+
+def _sent(local: TrainConfig, model: Any, sizes: Mapping[str, int]) -> Iterator[tuple[str, float]]:
+    """What a device sends along each axis, by the ring algorithms of gathers and reductions."""
+    config: Any = local.model
+    itemsize = jnp.dtype(config.dtype).itemsize
+    layers, tables = _split_bytes(model.layers, itemsize), _split_bytes(model, itemsize)
+    tables -= layers
+    data, fsdp, tensor = (sizes[axis] for axis in ("data", "fsdp", "tensor"))
+    # a layer is gathered forward and backward, a table once; each gradient is reduced once,
+    # but for a tied table's, of which the lookup and the head have one each
+    reduced = layers + tables * (2 if model.head is None else 1)
+    yield "fsdp", (fsdp - 1) * (2 * layers + tables + reduced)
+    yield "data", 2 * (data - 1) / data * reduced
+    # the attention's and the feed-forward's sums, and the cotangents of what each branch reads
+    f = config.block.feed_forward
+    sums = config.num_layers * (2 + 3 + f.num_branches) + 2  # + the lookup, and the head's
+    stream = prod(_batch(local).shape) * config.block.d_model * itemsize
+    yield "tensor", 2 * (tensor - 1) / tensor * stream * sums
+
+
+def _link(chip: Chip, axis: str, sizes: Mapping[str, int]) -> float:
+    """Bytes/s along an axis: its own devices lie beside each other only if they share a domain."""
+    names = list(sizes)
+    within = prod(sizes[name] for name in names[names.index(axis) :])
+    return chip.link if within <= chip.domain else chip.network
+
+
+def _split_bytes(tree: Any, itemsize: int) -> int:
+    """Bytes of a device's share of all matrices, in the dtype that they are sent in."""
+    leaves = zip(jax.tree.leaves(tree), axis_names(tree), strict=True)
+    return itemsize * sum(_share(leaf) for leaf, axes in leaves if len(axes.split()) > 1)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(_share(leaf) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _share(leaf: Any) -> int:
+    """Entries of an array that one device holds."""
+    return prod(leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape))

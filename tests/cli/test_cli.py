@@ -1,0 +1,552 @@
+"""The command line: what it writes, and one clear line for every mistake."""
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from gelu_jax import cli
+from gelu_jax.cli.progress import Board
+from gelu_jax.compare.experiment import CompareConfig
+from gelu_jax.compare.records import read_results
+from gelu_jax.runs import trackers
+from gelu_jax.training.config import from_dict, read_config, to_dict, write_config
+from gelu_jax.training.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+
+DIGITS = """\
+data: {kind: digits}
+model: {kind: mlp, d_in: 64, num_classes: 10, num_layers: 1, d_ff: 8}
+optimizer: {name: adam}
+steps: 2
+batch_size: 32
+eval_every: 1
+"""
+LM = """\
+data: {kind: files, path: text.txt, context: 8, validation_windows: 2}
+model:
+  kind: transformer
+  vocab_size: 256
+  num_layers: 1
+  max_positions: 40
+  d_model: 8
+  block:
+    norm: {kind: rms}
+    attention: {num_heads: 2}
+    feed_forward: {variant: swiglu, d_ff: 8}
+steps: 2
+batch_size: 2
+eval_every: 1
+"""
+COMPARE = f"""\
+arms:
+  relu: {{model.variant: relu}}
+  swiglu: {{model.variant: swiglu}}
+seeds: 1
+protocol: smoke test
+run:
+{"".join(f"  {line}" for line in DIGITS.splitlines(keepends=True))}"""
+
+
+class Done(NamedTuple):
+    out: list[str]
+    err: list[str]
+    code: int
+
+
+class Shell:
+    """Calls `gelu_jax.cli.main` as a shell would, in a folder."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+        self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
+
+    def __call__(self, *arguments: object) -> Done:
+        self.monkeypatch.chdir(self.folder)
+        self.monkeypatch.setattr(sys, "argv", ["gelu-jax", *map(str, arguments)])
+        self.capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = self.capsys.readouterr()
+        return Done(out.splitlines(), err.splitlines(), code)
+
+    def refuses(self, *arguments: object) -> list[str]:
+        """The lines on standard error; nothing else is printed and nothing written."""
+        before = files(self.folder)
+        done = self(*arguments)
+        assert done.code == 2, done
+        assert done.out == []
+        assert files(self.folder) == before
+        assert not any("Traceback" in line for line in done.err)
+        return done.err
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Everything in a folder by its path; empty folders too, but for locks."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b""
+        for path in sorted(folder.rglob("*"))
+        if path.name != ".lock"
+    }
+
+
+def written(folder: Path) -> Path:
+    for name, text in (("digits", DIGITS), ("lm", LM), ("compare", COMPARE)):
+        (folder / f"{name}.yaml").write_text(text)
+    (folder / "text.txt").write_text("to be, or not to be, that is the question\n" * 20)
+    return folder
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Shell:
+    return Shell(written(tmp_path), monkeypatch, capsys)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A folder in which all three configs have been run, and what was printed."""
+    folder = written(tmp_path_factory.mktemp("trained"))
+    done: dict[str, Any] = {"folder": folder}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "gelu_jax", command, f"{name}.yaml"],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command, name in (("train", "digits"), ("train", "lm"), ("compare", "compare"))
+    }
+    for name, process in processes.items():
+        done[name] = Done(*[x.splitlines() for x in process.communicate()], process.returncode)
+    return done
+
+
+@pytest.fixture
+def after(trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Shell:
+    return Shell(trained["folder"], monkeypatch, capsys)
+
+
+# --- What is written --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["digits", "lm", "compare"])
+def test_all_files_are_written(trained: dict[str, Any], name: str):
+    done, home = trained[name], trained["folder"] / "runs" / name
+    assert done.code == 0, done.err
+    listed = [
+        f"runs/{name}/{f}" for f in ("report.html", "curves.png", "curves.svg", "results.csv")
+    ]
+    assert done.out[-4:] == listed
+    assert len(done.err) == (2 if name == "compare" else 1), done.err
+    assert done.err[-1].startswith("100%  ")
+    top = {path.name for path in home.iterdir()} - {".lock"}
+    assert top == {"config.yaml", "results.json", "runs", *(f.split("/")[-1] for f in listed)}
+    assert (home / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert "<html" in (home / "report.html").read_text()[:500]
+    comparison = read_results(home)
+    assert {run.status for run in comparison.runs} == {"finished"}
+    rows = list(csv.DictReader((home / "results.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows][:3] == ["0", "1", "2"]
+    arms = 2 if name == "compare" else 1
+    metrics = list(home.glob("runs/*/*/metrics.jsonl"))
+    assert len(metrics) == arms
+    points = [json.loads(line) for line in metrics[0].read_text().splitlines()]
+    assert [point["step"] for point in points] == [0, 1, 2]
+    assert all(len(point["gradient norm"]) == 1 for point in points)  # one layer
+    for run in comparison.runs:
+        assert {"sparsity", "gradient norm"} <= run.health.keys()
+        assert {len(at) for at in run.health.values()} == {3}
+    assert "has-health" in (home / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["digits", "lm", "compare"])
+def test_the_written_config_repeats_the_run(
+    after: Shell, name: str, monkeypatch: pytest.MonkeyPatch
+):
+    """In place it finds everything done; `command` in results.json says how."""
+    path = Path("runs") / name / "config.yaml"
+    command = read_results(after.folder / "runs" / name).command
+    assert command == f"gelu-jax compare {path.as_posix()}"
+    before = read_results(after.folder / "runs" / name)
+    monkeypatch.setattr(Trainer, "fit", None)
+    done = after(*command.split()[1:])
+    assert done.code == 0, done
+    assert read_results(after.folder / "runs" / name).runs == before.runs
+    assert after("compare" if name == "compare" else "train", f"{name}.yaml").code == 0
+
+
+def test_elsewhere_it_repeats_the_same_numbers(after: Shell, tmp_path: Path):
+    """The same config in another directory gives the same losses, from another process."""
+    first = read_results(after.folder / "runs/digits")
+    done = after("compare", "runs/digits/config.yaml", "--output", tmp_path / "again")
+    assert done.code == 0, done
+    again = read_results(tmp_path / "again")
+    assert [run.validation_loss for run in again.runs] == [r.validation_loss for r in first.runs]
+    assert [run.train_loss for run in again.runs] == [run.train_loss for run in first.runs]
+
+
+def test_report_draws_equal_files_without_training(
+    after: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    home = after.folder / "runs/compare"
+    drawn = ("report.html", "curves.png", "curves.svg", "results.csv")
+    before = {name: (home / name).read_bytes() for name in drawn}
+    for name in drawn:
+        (home / name).unlink()
+    monkeypatch.setattr(Trainer, "fit", None)
+    done = after("report", "runs/compare")
+    assert done.code == 0, done
+    assert done.out[0] == "Smoke test: no conclusion is drawn."
+    assert {name: (home / name).read_bytes() for name in drawn} == before
+
+
+def test_json_is_all_that_is_printed(after: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Trainer, "fit", None)
+    done = after("compare", "compare.yaml", "--json")
+    assert done.code == 0, done
+    found = json.loads("\n".join(done.out), parse_constant=lambda name: pytest.fail(name))
+    assert found["verdict"]["headline"] == "Smoke test: no conclusion is drawn."
+    runs = read_results(after.folder / "runs/compare").runs
+    relu, swiglu = found["arms"]
+    assert relu["arm"]["name"] == "relu"
+    assert relu["losses"] == {"0": runs[0].final_loss}
+    assert relu["sd"] == "NaN"  # of one seed
+    (contrast,) = found["contrasts"]
+    assert contrast["arm"] == "swiglu"
+    assert contrast["mean"] == swiglu["mean"] - relu["mean"]
+    assert all((after.folder / file).is_file() for file in found["files"])
+    assert len(found["files"]) == 4
+
+
+def test_json_prints_nothing_where_the_input_is_wrong(shell: Shell):
+    (line,) = shell.refuses("compare", "compare.yaml", "--json", "seeds=0")
+    assert line.endswith("seeds = 0: must be above 0; nearest: 1")
+
+
+def test_a_run_is_written_to_tensorboard_where_that_is_asked_for(shell: Shell):
+    done = shell("train", "digits.yaml", "--log", "tensorboard", "steps=4")
+    assert done.code == 0, done
+    (home,) = (shell.folder / "runs/digits/runs/digits").iterdir()
+    tracked = shell.folder / "runs/digits/tensorboard/digits" / home.name
+    (file,) = tracked.iterdir()
+    assert b"gradient_norm/layer_1" in file.read_bytes()
+    assert shell("train", "digits.yaml", "--overwrite").code == 0
+    assert not tracked.exists()
+
+
+def test_a_missing_tracker_is_one_line(shell: Shell, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    line = "log = 'wandb': needs wandb: pip install 'gelu-jax[wandb]'"
+    assert shell.refuses("train", "digits.yaml", "--log", "wandb") == [line]
+    assert shell.refuses("compare", "compare.yaml", "--json", "--log", "wandb") == [line]
+
+
+def test_more_seeds_are_added(after: Shell, monkeypatch: pytest.MonkeyPatch):
+    """Counted from what is finished: an interrupted command, given again, adds no more."""
+    asked: list[CompareConfig] = []
+
+    def stopped(config: CompareConfig, directory: Path, *_: object) -> None:
+        asked.append(config)
+        write_config(config, directory / "config.yaml")
+        raise KeyboardInterrupt
+
+    folder = after.folder / "runs/compare"
+    original = (folder / "config.yaml").read_bytes()
+    monkeypatch.setattr("gelu_jax.cli.compare.compare", stopped)
+    try:
+        for command, seeds in (
+            (("--add-seeds", "4"), 5),
+            (("--add-seeds", "4"), 5),
+            (("--add-seeds", "0"), 1),
+            (("seeds=3", "--add-seeds", "1"), 3),
+        ):
+            done = after("compare", "compare.yaml", *command)
+            assert done.code == 130
+            assert done.err == ["stopped; the same command goes on from here"]
+            assert asked[-1].seeds == seeds
+    finally:
+        (folder / "config.yaml").write_bytes(original)
+    assert after.refuses("compare", "compare.yaml", "--add-seeds", "-1") == [
+        "add_seeds = -1: must not be below 0"
+    ]
+
+
+def test_a_finished_directory_is_not_overwritten_unless_told(after: Shell, tmp_path: Path):
+    line = "holds another comparison; choose another --output, or --overwrite"
+    assert after.refuses("train", "digits.yaml", "steps=4") == [f"output = 'runs/digits': {line}"]
+    assert after.refuses("compare", "compare.yaml", "run.steps=4") == [
+        f"output = 'runs/compare': {line}"
+    ]
+    # what is wrong with the new one is found before the old one is deleted
+    wrong = ("train", "digits.yaml", "model.d_in=63", "--overwrite")
+    assert after.refuses(*wrong) == ["model.d_in = 63: must equal the size of an image = 64"]
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else" / "notes.txt").write_text("mine")
+    for more in ((), ("--overwrite",)):
+        (found,) = after.refuses("train", "digits.yaml", "--output", tmp_path / "else", *more)
+        assert found.endswith("holds files of something else; choose another --output")
+    assert [p.name for p in (tmp_path / "else").iterdir()] == ["notes.txt"]
+
+
+def test_overwrite_replaces_another_comparison(shell: Shell):
+    assert shell("train", "digits.yaml").code == 0
+    assert shell("train", "digits.yaml", "steps=4", "--overwrite").code == 0
+    (run,) = read_results(shell.folder / "runs/digits").runs
+    assert run.eval_steps == (0, 1, 2, 3, 4)
+    assert len(list(shell.folder.glob("runs/digits/runs/*/*"))) == 1
+    config = read_config(shell.folder / "runs/digits/config.yaml", CompareConfig)
+    assert config.run.steps == 4
+    assert to_dict(from_dict(to_dict(config), CompareConfig)) == to_dict(config)
+
+
+# --- What is wrong ----------------------------------------------------------------------------
+
+FEED_FORWARD = "model.block.feed_forward"
+TOO_SHORT = "holds 3 bytes, fewer than one window of 9 (context + 1)"
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        (f"{FEED_FORWARD}.variant=swigle",
+         f"{FEED_FORWARD}.variant = 'swigle': unknown; did you mean swiglu, swiglu_clamped, silu?"),
+        (f"{FEED_FORWARD}.variant=[gelo]",
+         f"{FEED_FORWARD}.variant = ('gelo',): unknown; did you mean gelu,"),
+        (f"{FEED_FORWARD}.varient=relu",
+         f"{FEED_FORWARD}.varient: unknown key; did you mean variant?"),
+        ("stpes=3", "stpes: unknown key; did you mean steps?"),
+        ("steps=many", "steps = 'many': should be a valid integer"),
+        ("steps=2.5", "steps = 2.5: should be a valid integer"),
+        ("eval_every=3", "eval_every = 3: must divide steps = 2; nearest: 2"),
+        ("batch_size=0", "batch_size = 0: must be at least 1"),
+        ("model.block.attention.num_heads=3",
+         "model.block.attention.num_heads = 3: must divide d_model = 8"),
+        ("optimizer.name=adma", "optimizer.name = 'adma': unknown name; did you mean adam, adamw?"),
+        ("optimizer.learning_rate=0", "optimizer.learning_rate = 0.0: must be above 0"),
+        ("data.kind=dgits", "data.kind = 'dgits': unknown kind; choose from digits, files,"),
+        ("data.path=txet.txt", "data.path = 'txet.txt': no such file; did you mean text.txt"),
+        ("data.path=.", "data.path = '.': is a folder"),
+        ("data.path=empty.txt", "data.path = 'empty.txt': holds 0 bytes, nothing to train on"),
+        ("data.path=short.txt", f"data.path = 'short.txt': {TOO_SHORT}"),
+        ("data.context=5000", "data.path = 'text.txt': holds 840 bytes, fewer than one window"),
+        ("model.vocab_size=100", "model.vocab_size = 100: the data needs at least 256"),
+        ("model.max_positions=4", "model.max_positions = 4: the data needs at least 8"),
+        ("model={kind: mlp, d_in: 8, num_classes: 256}",
+         "model.kind = 'mlp': the data are tokens: nearest: transformer"),
+        ("seed=-1", "seed = -1: must lie in [0, 2**32); nearest: 0"),
+        ("steps", "write it as section.key=value"),
+    ],
+)  # fmt: skip
+def test_every_mistake_is_one_line(shell: Shell, override: str, line: str):
+    (shell.folder / "empty.txt").touch()
+    (shell.folder / "short.txt").write_text("abc")
+    (found,) = shell.refuses("train", "lm.yaml", override)
+    assert line in found
+    assert len(found) < 300
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("steps: 2", "steps: many", "lm.yaml:12: steps = 'many': should be a valid integer"),
+        ("swiglu", "swigle",
+         "lm.yaml:11: model.block.feed_forward.variant = 'swigle': unknown; did you mean swiglu, "
+         "swiglu_clamped, silu?"),
+        ("num_heads: 2", "num_heads: 3",
+         "lm.yaml:10: model.block.attention.num_heads = 3: must divide d_model = 8; nearest: 2"),
+        ("batch_size", "batchsize", "lm.yaml:13: batchsize: unknown key; did you mean batch_size?"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_file_has_its_line(shell: Shell, old: str, new: str, line: str):
+    assert old in LM
+    (shell.folder / "lm.yaml").write_text(LM.replace(old, new))
+    found = shell.refuses("train", "lm.yaml")
+    assert line in found
+    assert found in ([line], ["lm.yaml: batch_size: required", line])
+
+
+def test_all_mistakes_at_once(shell: Shell):
+    found = shell.refuses("train", "lm.yaml", "stpes=3", "batch_size=x", "model.d_modle=3")
+    assert [line.split(": ")[0] for line in found] == [
+        "override stpes=3", "override batch_size=x", "override model.d_modle=3"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("arms={}", "arms = {}: a comparison has at least one arm"),
+        ("arms.relu={model.varient: relu}",
+         "arms.relu.model.varient: unknown key; did you mean variant?"),
+        ("arms.relu={model.variant: rellu}",
+         "arms.relu.model.variant = 'rellu': unknown; did you mean relu, relu6, reglu?"),
+        ("arms.relu={batch_size: 3}", "arms must see the same data"),
+        ("seeds=0", "seeds = 0: must be above 0; nearest: 1"),
+        ("learning_rates=[1e-3, fast]", "learning_rates[1] = 'fast': should be a valid number"),
+        ("match=flop", "match = 'flop': unknown match; did you mean flops?"),
+        ("run.model.d_in=65", "model.d_in = 65: must equal the size of an image = 64"),
+        ("run.data={kind: mnist, path: data}", "data.path = 'data': no such file"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_comparison(shell: Shell, override: str, line: str):
+    (found,) = shell.refuses("compare", "compare.yaml", override)
+    assert line in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("train", "lm.yml"), "lm.yml: no such file; did you mean lm.yaml, compare.yaml?"),
+        (("compare", "."), ".: is a directory"),
+        (("train", "text.txt"), "text.txt: "),
+        (("report", "runs/none"), "results.json = 'runs/none/results.json': no such file"),
+        (("report", "text.tx"),
+         "results.json = 'text.tx/results.json': no such file; did you mean text.txt?"),
+        (("generate", "runs/none"), "run = 'runs/none': holds no trained model; nearest: runs/"),
+        (("generate", "."), "run = '.': holds no trained model"),
+        (("generate", ".", "--prompt", ""), "prompt = '': must not be empty; nearest: 'def '"),
+        (("generate", ".", "--length", "0"), "length = 0: must be above 0; nearest: 1"),
+        (("train", "digits.yaml", "--output", "text.txt"), "output = 'text.txt': file exists"),
+        (("train", "digits.yaml", "--output", "text.txt/x"),
+         "output = 'text.txt/x': not a directory"),
+        (("train", "digits.yaml", "--output", "/proc/none/x"),
+         "output = '/proc/none/x': no such file or directory"),
+    ],
+)  # fmt: skip
+def test_files_and_folders_that_do_not_serve(shell: Shell, arguments: tuple[str, ...], line: str):
+    (found,) = shell.refuses(*arguments)
+    assert line in found
+
+
+def test_a_config_of_the_other_command(shell: Shell):
+    assert any("arms: unknown key" in line for line in shell.refuses("train", "compare.yaml"))
+    assert any("arms: required" in line for line in shell.refuses("compare", "digits.yaml"))
+
+
+# --- Text from a trained run ------------------------------------------------------------------
+
+
+def test_generate_continues_the_prompt(after: Shell):
+    drawn = [after("generate", "runs/lm", "--length", "12", "--seed", seed) for seed in (0, 0, 1)]
+    texts = ["\n".join(done.out) for done in drawn]
+    assert all(done.code == 0 for done in drawn)
+    assert texts[0] == texts[1] != texts[2]
+    assert all(text.startswith("def ") for text in texts)
+    best = after("generate", "runs/lm", "--prompt", "ü", "--length", "3", "--top-k", "1")
+    assert best.out[0].startswith("ü")
+    odd = after("generate", "runs/lm", "--prompt", "\udcff", "--length", "1")  # no UTF-8
+    assert odd.code == 0
+    assert odd.out[0].startswith("�")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("runs/digits",), "run = 'runs/digits': holds a classifier, no language model"),
+        (("runs/lm", "--arm", "lmm"), "arm = 'lmm': not in runs/lm; did you mean lm?"),
+        (("runs/lm", "--length", "40"),
+         "length = 40: the model has 40 positions, the prompt takes 4; nearest: 36"),
+        (("runs/lm", "--temperature", "0", "--length", "3"),
+         "temperature = 0.0: must be above 0; nearest: 1"),
+        (("runs/lm", "--top-p", "1.5", "--length", "3"),
+         "top_p = 1.5: must lie in (0, 1]; nearest: 1"),
+    ],
+)  # fmt: skip
+def test_generate_refuses(after: Shell, arguments: tuple[str, ...], line: str):
+    assert after.refuses("generate", *arguments) == [line]
+
+
+def test_a_damaged_model_is_named(after: Shell):
+    (path,) = after.folder.glob("runs/lm/runs/lm/*/checkpoint/2/sums.json")
+    original = path.read_bytes()
+    try:
+        path.write_text("{}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            done = after("generate", "runs/lm")
+        home = path.parents[2].relative_to(after.folder)
+        assert (done.code, done.out) == (2, [])
+        assert done.err == [
+            f"warning: {home}/checkpoint/2: damaged checkpoint, passed over (its files are not as "
+            "they were written)",
+            f"run = '{home}': no checkpoint to read",
+        ]
+    finally:
+        path.write_bytes(original)
+
+
+# --- The command line itself ------------------------------------------------------------------
+
+
+def test_an_interrupt_that_python_drops_stops_it_all_the_same(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    def dropping(*_: object) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Board, "watch", dropping)
+    done = shell("train", "digits.yaml")
+    assert (done.code, done.err[-1]) == (130, "stopped; the same command goes on from here")
+
+
+def test_help_names_the_commands(shell: Shell):
+    done = shell("--help")
+    assert done.code == 0
+    text = " ".join("\n".join(done.out).split())
+    assert "{compare,train,plan,generate,report,tokenize,numerics}" in text
+    for command in cli.COMMANDS:
+        assert f"• {command} " in text
+    detail = " ".join("\n".join(shell("compare", "--help").out).split())
+    assert "CONFIG [KEY=VALUE ...]" in detail
+    assert "--overwrite" in detail
+    assert "--no-overwrite" not in detail
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("trian", "x"), ("train",), ("train", "x", "--bla"), ("compare", "x", "--add-seeds", "a")],
+)
+def test_what_tyro_refuses(shell: Shell, arguments: tuple[str, ...]):
+    found = shell.refuses(*arguments)
+    assert found
+    assert "gelu-jax" in "".join(found)
+
+
+def test_what_the_machine_refuses_is_one_line_and_another_code(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "runs/x/report.html")
+
+    monkeypatch.setitem(cli.COMMANDS, "report", full)
+    done = shell("report")
+    assert done == ([], ["runs/x/report.html: no space left on device"], 1)
+
+
+def test_python_m_gelu_jax(tmp_path: Path):
+    """The process itself: exit code 2, one line, nothing on standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gelu_jax", "train", "none.yaml"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "none.yaml: no such file\n"
+    assert list(tmp_path.iterdir()) == []
