@@ -96,7 +96,7 @@ KINDS = {
     "vit": image,
 }
 CASES = sorted(path.name for path in FIXTURES.iterdir())
-# "sentence" is compared in test_families_embeddings.py
+# "sentence" is compared in families/test_embeddings.py
 _INPUTS = {"tokens", "mask", "token_types", "targets", "pixels", "sentence"}
 _MASKED = {"causal": {"hidden", "logits"}, "encoder": {"hidden", "masked_logits"}}
 _MASKED["encoder_decoder"] = {"hidden"}

@@ -115,7 +115,7 @@ def test_palm_with_its_tied_head_stored_twice(tmp_path):
     families.load(tmp_path)
     tensors[f"{PALM['depth'] + 2}.weight"] = tensors["0.weight"] + 1
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(families.WeightsError, match=r"5\.weight .* must equal 0\.weight"):
+    with pytest.raises(families.WeightsError, match=r"5\.weight: must equal 0\.weight"):
         families.load(tmp_path)
 
 
