@@ -19,8 +19,11 @@ def test_every_family_has_a_fixture():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_are_those_of_transformers(name):
-    for field, ours, theirs in parity.compared(FIXTURES / name):
+@pytest.mark.parametrize(
+    "options", [parity.QUICKLY_COMPILED, pytest.param(None, marks=pytest.mark.slow)]
+)
+def test_outputs_are_those_of_transformers(name, options):
+    for field, ours, theirs in parity.compared(FIXTURES / name, compiler_options=options):
         tolerance = TOLERANCE if ours.dtype.kind == "f" else 0  # tokens are equal
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance, err_msg=field)
 
