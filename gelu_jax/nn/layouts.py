@@ -5,6 +5,7 @@ Nothing is read off a shape: a (1024, 1024) kernel is as much a transpose as it 
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -154,16 +155,22 @@ def _solved(
     shape: Shape, pattern: str, sizes: dict[str, int]
 ) -> tuple[Groups, Groups, dict[str, int]]:
     """The groups of axes before and after, and the size of every axis."""
-    left, _ = sides = pattern.split(" -> ")
-    lead = len(shape) - len(_groups(left.replace("...", "")))
-    dots = " ".join(f"lead{i}" for i in range(lead))
-    before, after = (_groups(side.replace("...", dots)) for side in sides)
+    before, after = _sides(pattern, len(shape))
     for group, size in zip(before, shape, strict=False):
         known = prod(sizes.get(axis, 1) for axis in group)
         sizes = dict.fromkeys(group, size // max(known, 1)) | sizes
     if len(before) != len(shape) or _merged(before, sizes) != tuple(shape):
         raise ValueError(f"shape {shape} does not have the axes {pattern!r} in sizes {sizes}")
     return before, after, sizes
+
+
+@cache
+def _sides(pattern: str, rank: int) -> tuple[Groups, Groups]:
+    """The groups before and after; ``...`` is as many axes as the others leave of the rank."""
+    before, after = pattern.split(" -> ")
+    lead = rank - len(_groups(before.replace("...", "")))
+    dots = " ".join(f"lead{i}" for i in range(lead))
+    return _groups(before.replace("...", dots)), _groups(after.replace("...", dots))
 
 
 def _groups(side: str) -> Groups:
