@@ -70,7 +70,7 @@ def page(analysis: Analysis) -> str:
 
 
 def _asset(name: str) -> str:
-    return files("gelu_jax.compare").joinpath("assets", name).read_text(encoding="utf-8")
+    return files("gelu_jax.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _shown(analysis: Analysis) -> list[str]:

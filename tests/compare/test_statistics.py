@@ -3,17 +3,19 @@
 import itertools
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import synthetic
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from gelu_jax.compare.analysis import ALPHA, analyze
 from gelu_jax.compare.statistics import (
+    EXACT_PAIRS,
     attainable_level,
     detectable_difference,
     detectable_factor,
@@ -28,31 +30,79 @@ from gelu_jax.compare.statistics import (
 )
 from gelu_jax.report.verdict import verdict
 
-# whole thousandths: sums of sign patterns tie exactly or differ by far more than rounding
-DIFFERENCES = arrays(np.int64, st.integers(2, 9), elements=st.integers(-1000, 1000)).map(
-    lambda whole: whole / 1000.0
-)
+WHOLE = arrays(np.int64, st.integers(2, 9), elements=st.integers(-1000, 1000))
+DIFFERENCES = WHOLE.map(lambda whole: whole / 1000)
+UNITS = st.one_of(st.integers(-60, 60).map(lambda power: 2.0**power), st.floats(1e-6, 1e6))
 
 
-def brute_force(differences: np.ndarray) -> float:
-    signs = np.array(list(itertools.product((-1, 1), repeat=len(differences))))
-    sums = np.abs(signs @ differences)
-    return float(np.mean(sums >= abs(differences.sum()) - 1e-9))
+def enumerated(whole: np.ndarray) -> float:
+    """The p of the sign-flip test for whole numbers, whose sums are exact: every pattern's."""
+    sums = np.zeros(1, np.int64)
+    for value in whole:
+        sums = np.concatenate([sums - value, sums + value])
+    return float(np.mean(np.abs(sums) >= abs(whole.sum())))
 
 
-@given(DIFFERENCES)
-def test_sign_flip_test_is_the_enumeration(differences: np.ndarray):
-    assert sign_flip_test(differences) == pytest.approx(brute_force(differences), abs=1e-12)
-
-
-@given(DIFFERENCES, st.floats(1e-6, 1e6), st.randoms())
-def test_sign_flip_test_knows_no_unit_sign_or_order(differences, scale, random):
-    p = sign_flip_test(differences)
-    shuffled = list(differences)
+@given(WHOLE, UNITS, st.randoms(use_true_random=False))
+def test_sign_flip_test_is_the_enumeration(whole: np.ndarray, unit: float, random):
+    """To the last bit, in any unit and order, for losses of up to a million times their differences."""
+    expected = enumerated(whole)
+    shuffled = [*map(float, whole)]
     random.shuffle(shuffled)
-    assert sign_flip_test(-differences) == p
-    assert sign_flip_test(differences * scale) == p
-    assert sign_flip_test(np.array(shuffled)) == pytest.approx(p, abs=1e-12)
+    differences = np.array(shuffled) * unit
+    assert sign_flip_test(differences) == expected
+    assert sign_flip_test(-differences) == expected
+    losses = random.uniform(0, 1e6) * np.abs(differences).mean()
+    assert sign_flip_test((losses + differences) - losses) == expected
+
+
+@pytest.mark.parametrize(
+    "decimals",
+    [
+        "0 .815 .323 -.074 -.457 -.779 -.097 -.035 .323",
+        ".1 .2 -.3 .1 .1",
+        ".7 -.1 -.2 -.3 -.1",
+        "1e-30 -1e-30 1e-31 2e-31 3e-31",
+    ],
+)
+def test_ties_of_decimals_are_those_of_fractions(decimals: str):
+    """In float64 the sums of tied patterns differ in their last bit: .1 + .2 is not .3."""
+    exact = [Fraction(value) for value in decimals.split()]
+    patterns = itertools.product((-1, 1), repeat=len(exact))
+    sums = [abs(sum(s * d for s, d in zip(signs, exact, strict=True))) for signs in patterns]
+    p = sum(total >= abs(sum(exact)) for total in sums) / len(sums)
+    differences = np.array(decimals.split(), float)
+    for unit in (1.0, 2.0**-40, 1 / math.log(2), 1e-3):
+        for order in (differences, differences[::-1], -np.roll(differences, 3)):
+            assert sign_flip_test(order * unit) == p
+
+
+def test_the_example_of_the_issue():
+    """What the test gave when a tie counted or not by chance: 0.984375."""
+    assert sign_flip_test([0, 0.815, 0.323, -0.074, -0.457, -0.779, -0.097, -0.035, 0.323]) == (
+        0.9921875
+    )
+
+
+@pytest.mark.parametrize("pairs", [10, 15, 16, 17, 20])
+def test_more_pairs_are_the_enumeration_too(pairs: int):
+    whole = np.random.default_rng(pairs).integers(-60, 100, pairs)
+    assert sign_flip_test(whole * 0.001) == enumerated(whole)
+
+
+@given(st.integers(2, 28).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
+@example((EXACT_PAIRS, EXACT_PAIRS // 3))
+def test_equal_sizes_are_the_sign_test(pairs_and_positive: tuple[int, int]):
+    """Differences of one size, most of whose patterns tie: scipy's binomial test."""
+    pairs, positive = pairs_and_positive
+    signs = np.repeat([1.0, -1.0], [positive, pairs - positive])
+    expected = stats.binomtest(positive, pairs).pvalue
+    assert sign_flip_test(0.1 * signs) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_difference_that_is_not_finite_has_no_p():
+    assert math.isnan(sign_flip_test([0.1, math.nan, 0.3]))
+    assert math.isnan(sign_flip_test([math.inf, -math.inf]))
 
 
 @pytest.mark.parametrize(("pairs", "least"), [(3, 0.25), (5, 0.0625), (6, 0.03125), (8, 0.0078125)])
@@ -66,10 +116,11 @@ def test_no_difference_and_ties_have_p_one():
     assert sign_flip_test(np.array([1.0, -1.0, 2.0, -2.0])) == 1
 
 
-def test_beyond_sixteen_pairs_patterns_are_drawn_alike_each_time():
-    differences = np.random.default_rng(0).normal(0.3, 1, 20)
+def test_beyond_the_exact_pairs_patterns_are_sampled_alike_each_time():
+    differences = np.random.default_rng(0).normal(0.2, 1, EXACT_PAIRS + 1)
     p = sign_flip_test(differences)
-    assert p == sign_flip_test(differences)
+    assert p == sign_flip_test(differences[::-1])
+    assert sign_flip_test(np.full(EXACT_PAIRS + 1, 0.1)) == 1 / (2**16 + 1)
     assert p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.02)
 
 
