@@ -9,7 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from gelu_jax.compare.experiment import CompareConfig, changed, planned_steps
-from gelu_jax.report.verdict import duration, signed
+from gelu_jax.report.wording import duration, signed
 from gelu_jax.runs.perform import Task
 from gelu_jax.training.trainer import Point
 

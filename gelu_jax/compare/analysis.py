@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -135,6 +136,12 @@ class Analysis:
     def order(self) -> tuple[ArmSummary, ...]:
         """The arms with a finished run, lowest mean loss first."""
         return tuple(sorted((a for a in self.arms if a.losses), key=lambda a: a.mean))
+
+    @property
+    def run_config(self) -> Mapping[str, Any]:
+        """The config of one run before any arm's changes, whose paths lead into it."""
+        config = self.comparison.config
+        return config.get("run", config)
 
     @property
     def decimals(self) -> int:

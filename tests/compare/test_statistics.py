@@ -2,18 +2,16 @@
 
 import itertools
 import math
-from dataclasses import replace
 from fractions import Fraction
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-import synthetic
 from hypothesis import example, given, settings
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from gelu_jax.compare.analysis import ALPHA, analyze
+from gelu_jax.compare.analysis import ALPHA
 from gelu_jax.compare.statistics import (
     EXACT_PAIRS,
     attainable_level,
@@ -28,7 +26,6 @@ from gelu_jax.compare.statistics import (
     speed_up,
     steps_to_target,
 )
-from gelu_jax.report.verdict import verdict
 
 WHOLE = arrays(np.int64, st.integers(2, 9), elements=st.integers(-1000, 1000))
 DIFFERENCES = WHOLE.map(lambda whole: whole / 1000)
@@ -45,7 +42,7 @@ def enumerated(whole: np.ndarray) -> float:
 
 @given(WHOLE, UNITS, st.randoms(use_true_random=False))
 def test_sign_flip_test_is_the_enumeration(whole: np.ndarray, unit: float, random):
-    """To the last bit, in any unit and order, for losses of up to a million times their differences."""
+    """To the last bit, in any unit and order; losses up to a million times the differences."""
     expected = enumerated(whole)
     shuffled = [*map(float, whole)]
     random.shuffle(shuffled)
@@ -230,8 +227,8 @@ def test_holm_by_definition_and_in_any_order(p_values: list[float], random):
 def test_interval_is_scipys_and_covers_about_as_stated():
     """At n = 8 the BCa interval covers 0.88 of normal means; at n = 30 about 0.94."""
     rng = np.random.default_rng(6)
-    for pairs, low, high in ((8, 0.82, 0.93), (30, 0.90, 0.98)):
-        intervals = [paired_interval(rng.standard_normal(pairs)) for _ in range(300)]
+    for pairs, draws, low, high in ((8, 300, 0.82, 0.93), (30, 100, 0.87, 0.98)):
+        intervals = [paired_interval(rng.standard_normal(pairs)) for _ in range(draws)]
         covered = np.mean([i is not None and i[0] <= 0 <= i[1] for i in intervals])
         assert low <= covered <= high, pairs
 
@@ -319,161 +316,3 @@ def test_speed_up_of_few_pairs_has_no_interval(pairs: int):
     factor, interval = speed_up(steps, first, first)
     assert factor == pytest.approx(1)
     assert interval is None
-
-
-# the analysis of whole comparisons
-
-
-def test_the_truth_of_the_synthetic_comparison_is_found():
-    analysis = analyze(synthetic.comparison())
-    gelu, swiglu = analysis.contrasts
-    assert swiglu.mean == pytest.approx(-0.047, abs=0.006)
-    assert gelu.mean == pytest.approx(-0.016, abs=0.006)
-    assert gelu.found
-    assert swiglu.found
-    assert [arm.arm.name for arm in analysis.order] == ["swiglu", "gelu", "relu"]
-    assert swiglu.pairing_gain > 3
-    assert swiglu.speed_up > 1.3
-    assert analysis.arms[0].rates[1e-3] > analysis.arms[0].rates[3e-3]
-    assert not analysis.arms[0].at_edge
-
-
-def test_arm_order_changes_no_contrast():
-    """The other arms may stand in any order; against another first arm the sign turns."""
-    made = synthetic.comparison()
-    relu, gelu, swiglu = made.arms
-    turned = analyze(replace(made, arms=(relu, swiglu, gelu)))
-    assert analyze(made).contrasts == tuple(reversed(turned.contrasts))
-    other = analyze(replace(made, arms=(swiglu, relu, gelu)))
-    forth, back = analyze(made).contrasts[1], other.contrasts[0]
-    assert back.differences == tuple(-difference for difference in forth.differences)
-    assert (back.p_value, back.sd, back.detectable) == pytest.approx(
-        (forth.p_value, forth.sd, forth.detectable)
-    )
-
-
-@pytest.mark.parametrize("seeds", [1, 2, 3, 6])
-def test_fewer_than_seven_seeds_never_conclude_over_two_contrasts(seeds: int):
-    analysis = analyze(synthetic.comparison(seeds=seeds))
-    words = str(verdict(analysis))
-    assert not any(contrast.found for contrast in analysis.contrasts)
-    assert "Inconclusive: gelu and swiglu cannot be told apart from relu." in words
-    assert "fewer than 7 pairs can never reach p ≤ 0.05" in words
-    assert "relu" not in {name for pair in analysis.told_apart for name in pair}
-
-
-def test_an_inconclusive_verdict_says_what_it_could_have_seen_and_what_more_costs():
-    analysis = analyze(synthetic.comparison(("relu", "geglu"), noise=0.045))
-    (contrast,) = analysis.contrasts
-    words = str(verdict(analysis))
-    assert not contrast.found
-    assert f"it could have seen {contrast.detectable:.{analysis.decimals}f}" in words
-    assert f"{contrast.more_seeds} more seeds would take about" in words
-    seconds = sum(arm.seconds_per_run for arm in analysis.arms)
-    expected = (contrast.more_seeds or 0) * seconds + 2 * 6.5
-    assert contrast.more_seconds == pytest.approx(expected)
-
-
-def test_a_smoke_test_draws_no_conclusion():
-    analysis = analyze(synthetic.comparison(protocol="smoke test"))
-    words = verdict(analysis)
-    assert not any(contrast.found for contrast in analysis.contrasts)
-    assert not analysis.told_apart
-    assert words.headline == "Smoke test: no conclusion is drawn."
-    assert words.order == ""
-    assert "p =" not in str(words)
-    assert "Inconclusive" not in str(words)
-
-
-def test_identical_arms_are_told_so():
-    made = synthetic.comparison(("relu", "gelu"), rates=())
-    relu = made.runs_of("relu")
-    analysis = analyze(replace(made, runs=relu + tuple(replace(run, arm="gelu") for run in relu)))
-    (contrast,) = analysis.contrasts
-    assert (contrast.mean, contrast.p_adjusted, contrast.interval) == (0, 1, (0, 0))
-    assert "every pair is equal to the last digit" in str(verdict(analysis))
-    assert "Inconclusive" in verdict(analysis).headline
-
-
-def test_a_diverged_seed_is_said_and_not_averaged_in():
-    made = synthetic.with_status(synthetic.comparison(), "swiglu", 103, "diverged")
-    analysis = analyze(made)
-    swiglu = analysis.contrasts[1]
-    assert analysis.arms[2].diverged == (103,)
-    assert 103 not in swiglu.seeds
-    assert len(swiglu.seeds) == 7
-    assert math.isfinite(analysis.arms[2].mean)
-    assert not swiglu.found
-    words = str(verdict(analysis))
-    assert "swiglu: 1 of 8 seeds diverged; its mean leaves them out." in words
-    assert "No conclusion: a run diverged" in words
-    assert words.startswith(
-        "gelu ends at a lower validation loss than relu; "
-        "no conclusion on swiglu against relu: a run diverged."
-    )
-
-
-def test_a_diverged_first_arm_allows_no_conclusion_at_all():
-    made = synthetic.with_status(synthetic.comparison(), "relu", 103, "diverged")
-    analysis = analyze(made)
-    assert not any(contrast.found for contrast in analysis.contrasts)
-    assert verdict(analysis).headline == (
-        "No conclusion on gelu and swiglu against relu: a run diverged."
-    )
-
-
-def test_an_arm_that_diverged_on_every_seed_leaves_the_others_standing():
-    made = synthetic.comparison()
-    for seed in range(100, 108):
-        made = synthetic.with_status(made, "gelu", seed, "diverged")
-    analysis = analyze(made)
-    assert [arm.arm.name for arm in analysis.order] == ["swiglu", "relu"]
-    words = str(verdict(analysis))
-    assert "gelu: no seed was finished by both it and relu." in words
-    assert "swiglu ends at a lower" in words
-
-
-def test_interrupted_and_missing_seeds_are_noted():
-    made = synthetic.with_status(synthetic.comparison(), "gelu", 101, "interrupted")
-    made = replace(made, runs=tuple(r for r in made.runs if (r.arm, r.seed) != ("swiglu", 102)))
-    analysis = analyze(made)
-    assert len(analysis.contrasts[0].seeds) == len(analysis.contrasts[1].seeds) == 7
-    words = str(verdict(analysis))
-    assert "gelu: 1 of 8 seeds are not finished." in words
-    assert "swiglu: 1 of 8 seeds were not run." in words
-
-
-def test_a_best_rate_at_the_edge_is_said():
-    words = str(verdict(analyze(synthetic.comparison(rates=(3e-3, 1e-2)))))
-    assert "relu: its best learning rate 0.003 lies at the grid's edge." in words
-
-
-def test_a_diverged_rate_counts_with_its_loss_before_training():
-    made = synthetic.comparison(("relu",))
-    lost = [
-        replace(run, status="diverged") if run.learning_rate == 1e-2 else run
-        for run in made.runs_of("relu", "tuning")
-    ]
-    (arm,) = analyze(replace(made, runs=(*lost, *made.runs_of("relu")))).arms
-    start = np.mean([run.validation_loss[0] for run in lost if run.learning_rate == 1e-2])
-    assert arm.rates[1e-2] == pytest.approx(start)
-    best = min(arm.rates.values())
-    assert arm.sensitivity == pytest.approx(np.mean([*arm.rates.values()]) - best)
-
-
-def test_rates_that_were_not_tuned_are_said():
-    assert "not tuned for each arm" in str(verdict(analyze(synthetic.comparison(rates=()))))
-
-
-def test_one_run_alone():
-    words = verdict(analyze(synthetic.comparison(("relu",), 1, ())))
-    assert words.headline.startswith("relu reaches a validation loss of 2.")
-    assert "nothing is compared" in words.sentences[0]
-    assert words.order == ""
-
-
-def test_nothing_finished():
-    made = synthetic.comparison(("relu", "gelu"), 1, ())
-    for arm in ("relu", "gelu"):
-        made = synthetic.with_status(made, arm, 100, "interrupted")
-    assert verdict(analyze(made)).headline.startswith("No run finished")
