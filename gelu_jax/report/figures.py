@@ -105,16 +105,9 @@ def _draw_differences(axes: Axes, analysis: Analysis) -> None:
     shown = [(i, c) for i, c in enumerate(analysis.contrasts, start=1) if c.seeds]
     for row, (index, contrast) in enumerate(shown):
         colour = COLOURS[index % len(COLOURS)]
-        spread = np.linspace(-0.12, 0.12, len(contrast.seeds)) if len(contrast.seeds) > 1 else [0]
-        axes.plot(
-            contrast.differences,
-            row + np.array(spread),
-            "o",
-            ms=2.5,
-            mew=0,
-            color=colour,
-            alpha=0.4,
-        )
+        count = len(contrast.seeds)
+        rows = row + (np.linspace(-0.12, 0.12, count) if count > 1 else np.zeros(1))
+        axes.plot(contrast.differences, rows, "o", ms=2.5, mew=0, color=colour, alpha=0.4)
         axes.plot(contrast.mean, row, "o", ms=5, color=colour)
         if contrast.interval is not None:
             axes.plot(contrast.interval, (row, row), color=colour, lw=1.5)

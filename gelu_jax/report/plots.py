@@ -1,8 +1,10 @@
 """What the page's script draws: curves, differences, the rate search and health, as plain data."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from gelu_jax.compare.analysis import Analysis
 from gelu_jax.compare.curves import (
@@ -23,17 +25,17 @@ MEASURES = {
 """Key in the data → title and curve of each measure that the page can show."""
 
 
-def plot_data(analysis: Analysis) -> dict[str, Any]:
+def plot_data(analysis: Analysis) -> Any:
     """Everything that `report.js` draws from.
 
     Args:
       analysis: the numbers.
 
     Returns:
-      Lists, dicts, strings and numbers; numbers in six digits, None where not finite.
+      A dict of lists, dicts, strings and numbers: floats in six digits, None where not finite.
     """
     comparison = analysis.comparison
-    return {
+    return _plain({
         "unit": comparison.unit,
         "tokensPerStep": comparison.tokens_per_step,
         "decimals": analysis.decimals,
@@ -43,14 +45,14 @@ def plot_data(analysis: Analysis) -> dict[str, Any]:
             {
                 "arm": index,
                 "seeds": contrast.seeds,
-                "differences": _numbers(contrast.differences),
-                "mean": _number(contrast.mean),
-                "interval": _numbers(contrast.interval or ()),
+                "differences": contrast.differences,
+                "mean": contrast.mean,
+                "interval": contrast.interval or (),
             }
             for index, contrast in enumerate(analysis.contrasts, start=1)
             if contrast.seeds
         ],
-    }
+    })  # fmt: skip
 
 
 def _arm(analysis: Analysis, index: int) -> dict[str, Any]:
@@ -58,14 +60,14 @@ def _arm(analysis: Analysis, index: int) -> dict[str, Any]:
     runs = comparison.runs_of(arm.arm.name)
     return {
         "name": arm.arm.name,
-        "flopsPerStep": _number(arm.arm.flops_per_step),
+        "flopsPerStep": arm.arm.flops_per_step,
         "measures": {key: _measure(runs, curve) for key, (_, curve) in MEASURES.items()},
-        "rates": [[_number(rate), _number(loss)] for rate, loss in sorted(arm.rates.items())],
+        "rates": sorted(arm.rates.items()),
         "tried": [
-            [run.learning_rate, _number(final_loss(run, comparison.metric)), run.seed, run.status]
+            (run.learning_rate, final_loss(run, comparison.metric), run.seed, run.status)
             for run in comparison.runs_of(arm.arm.name, "tuning")
         ],
-        "chosen": _number(arm.learning_rate),
+        "chosen": arm.learning_rate,
         "health": _health(runs),
     }
 
@@ -73,22 +75,8 @@ def _arm(analysis: Analysis, index: int) -> dict[str, Any]:
 def _measure(runs: Sequence[Run], curve: Callable[[Run], CurvePoints]) -> dict[str, Any]:
     middle = band([curve(run) for run in runs if run.status == "finished"])
     return {
-        "band": middle
-        and {
-            "steps": middle.steps.tolist(),
-            "seconds": _numbers(middle.seconds),
-            "mean": _numbers(middle.mean),
-            "sd": _numbers(middle.sd),
-        },
-        "runs": [{"seed": r.seed, "status": r.status, **_curve(curve(r))} for r in runs],
-    }
-
-
-def _curve(points: CurvePoints) -> dict[str, Any]:
-    return {
-        "steps": points.steps,
-        "seconds": _numbers(points.seconds),
-        "values": _numbers(points.values),
+        "band": middle and vars(middle),
+        "runs": [{"seed": r.seed, "status": r.status, **curve(r)._asdict()} for r in runs],
     }
 
 
@@ -102,8 +90,7 @@ def _health(runs: Sequence[Run]) -> dict[str, Any]:
         bands = [band([_layer(run, name, layer) for run in finished]) for layer in layers]
         kept = [middle for middle in bands if middle]
         if kept:
-            means = [_numbers(middle.mean) for middle in kept]
-            found[name] = {"steps": kept[0].steps.tolist(), "layers": means}
+            found[name] = {"steps": kept[0].steps, "layers": [middle.mean for middle in kept]}
     return found
 
 
@@ -112,9 +99,13 @@ def _layer(run: Run, name: str, layer: int) -> CurvePoints:
     return CurvePoints(run.eval_steps, run.seconds, values)
 
 
-def _numbers(values: Iterable[float]) -> list[float | None]:
-    return [_number(value) for value in values]
-
-
-def _number(value: float) -> float | None:
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

@@ -178,7 +178,7 @@ def difference_table(analysis: Analysis) -> Table:
       The table, one row per field and one column per arm.
     """
     first, *others = arms = analysis.comparison.arms
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             field,
             _shown(first.difference.get(field, _field(analysis.run_config, field))),

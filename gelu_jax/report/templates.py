@@ -1,9 +1,11 @@
 """The templates in `assets/`: HTML is escaped by Jinja, Markdown and LaTeX cell by cell."""
 
+from typing import Any
+
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from gelu_jax.report.wording import counted
+from gelu_jax.report.wording import counted, listed, ranged
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -60,7 +62,10 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_ENVIRONMENT.filters.update(latex=_latex, markdown=_markdown, prose=_prose)
-_ENVIRONMENT.globals.update(verbatim=_verbatim, counted=counted)
+_filters: dict[str, Any] = _ENVIRONMENT.filters
+_filters.update(
+    counted=counted, listed=listed, ranged=ranged,
+    latex=_latex, markdown=_markdown, prose=_prose, verbatim=_verbatim,
+)  # fmt: skip
 # `tojson` escapes what could end a script element; order as given, and no NaN, which is not JSON
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}

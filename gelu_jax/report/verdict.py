@@ -134,7 +134,7 @@ def p_name(analysis: Analysis) -> str:
 
 def _conclusion(analysis: Analysis, contrast: Contrast) -> str:
     if contrast.diverged:
-        return "No conclusion: a run diverged, and the remaining seeds make its arm look better."
+        return "No conclusion: a run diverged, and the remaining seeds overstate its arm."
     if contrast.found:
         return _faster(analysis, contrast)
     return f"Inconclusive: {_limit(analysis, contrast)}. {_more(contrast)}."

@@ -67,21 +67,20 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def listed(names: Sequence[str], conjunction: str = "and") -> str:
+def listed(names: Sequence[str]) -> str:
     """Names as a sentence lists them.
 
     Args:
       names: at least one.
-      conjunction: the word before the last one.
 
     Returns:
-      The names with commas and the conjunction.
+      The names with commas, and "and" before the last.
 
     >>> listed(["gelu", "silu", "swiglu"])
     'gelu, silu and swiglu'
     """
     *before, last = names
-    return f"{', '.join(before)} {conjunction} {last}" if before else last
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def ranged(numbers: Sequence[int]) -> str:

@@ -10,10 +10,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import synthetic
 from synthetic import CASES, FULL, HOSTILE, analyzed
 
+from gelu_jax.compare.analysis import analyze
 from gelu_jax.report.methods import methods
 from gelu_jax.report.page import page
+from gelu_jax.report.plots import plot_data
 from gelu_jax.report.tables import literature_table
 from gelu_jax.report.write import write_report
 
@@ -145,6 +148,16 @@ def test_the_training_loss_may_be_what_is_compared():
     assert "training loss than relu" in seen.text
     assert "the mean over the steps since the previous evaluation" in methods(analysis)
     assert literature_table(analysis) is None
+
+
+def test_a_rate_is_the_same_number_throughout_the_data():
+    """An extended grid has rates such as 0.0003² / 0.001, which is not 9e-05."""
+    rate = 3e-4**2 / 1e-3
+    assert rate != 9e-5
+    data = plot_data(analyze(synthetic.comparison(rates=(rate, 1e-3))))
+    for arm in data["arms"]:
+        assert {tried[0] for tried in arm["tried"]} == {rate for rate, _ in arm["rates"]}
+        assert {9e-5, 1e-3} == {rate for rate, _ in arm["rates"]}
 
 
 def test_a_diverged_run_is_shown_but_not_averaged_in():

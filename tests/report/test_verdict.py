@@ -168,6 +168,12 @@ def test_methods_say_what_was_done():
     assert "smoke test" in methods(analyzed("smoke test"))
 
 
+def test_tuning_seeds_that_are_reported_are_said():
+    runs = tuple(replace(r, seed=r.seed + 100 * (r.purpose == "tuning")) for r in FULL.runs)
+    text = methods(analyze(replace(FULL, runs=runs)))
+    assert "2 seeds (100, 101), some of which are reported." in text
+
+
 def test_one_contrast_needs_no_adjustment():
     analysis = analyze(synthetic.comparison(("relu", "gelu"), rates=()))
     words = methods(analysis) + str(verdict(analysis)) + "".join(results_table(analysis).header)

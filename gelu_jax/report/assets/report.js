@@ -6,12 +6,12 @@ const layers = document.getElementById("layers");
 const config = {
   responsive: true,
   displaylogo: false,
-  // named one by one: Plotly's own choice has a button that uploads the data
+  // listed one by one: Plotly's default includes a button that uploads the data
   modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   plotlyServerURL: "",
 };
 
-// names come from configs: Plotly reads a little HTML in its labels, so "<" and "&" are escaped
+// names come from configs, and Plotly renders some HTML in labels: "<" and "&" are escaped
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const colour = (arm) => css(`--arm-${arm % 8}`);
