@@ -91,7 +91,7 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
         yield "This only shows that everything runs. For a verdict, run the full protocol."
     elif not analysis.contrasts:
         seeds = counted(len(analysis.arms[0].losses), "seed")
-        yield f"One arm, {seeds}: there is no other arm to compare it with."
+        yield f"There is one arm with {seeds}, and no other arm to compare it with."
     for contrast in analysis.contrasts:
         yield _sentence(analysis, contrast)
 

@@ -181,6 +181,12 @@ def test_optional_sections_are_there_only_with_their_content():
     assert shown("no run") == {"differences"}
 
 
+def test_a_caption_speaks_of_one_seed_where_there_is_one():
+    assert "Mean over the seeds" not in outline("one run").text
+    assert "One seed per arm" in outline("ten arms").text
+    assert outline("full").text.count("Mean over the seeds that finished") == 2
+
+
 def test_seeds_are_hidden_at_first_where_there_are_many_arms():
     def seeds(case: str) -> bool:
         (box,) = (a for _, a in outline(case).tags if a.get("name") == "seeds")

@@ -119,7 +119,9 @@ def test_rates_that_were_not_tuned_are_said():
 def test_one_run_alone():
     words = verdict(analyze(synthetic.comparison(("relu",), 1, ())))
     assert words.headline.startswith("relu reaches a validation loss of 2.")
-    assert "no other arm to compare it with" in words.sentences[0]
+    assert words.sentences == (
+        "There is one arm with 1 seed, and no other arm to compare it with.",
+    )
     assert words.order == ""
 
 
