@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gelu_jax.compare.config import CompareConfig, changed
 from gelu_jax.compare.experiment import planned_runs
-from gelu_jax.report.verdict import duration, signed
+from gelu_jax.report.wording import duration, signed
 from gelu_jax.runs.execution import Task
 from gelu_jax.training.trainer import Point
 
