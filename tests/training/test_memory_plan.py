@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import pytest
 from test_mesh import found
-from test_run import DIGITS
+from test_trainer import DIGITS
 
 from gelu_jax.errors import ConfigError
 from gelu_jax.training.chips import CHIPS
