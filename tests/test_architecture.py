@@ -43,7 +43,7 @@ ROOMS = {  # package → the modules that may import it
     "scipy": ("gelu_jax.compare", "gelu_jax.numerics.reference"),
     "yaml": "gelu_jax.training.document",
     "pydantic": (
-        "gelu_jax.training.config",
+        "gelu_jax.training",
         "gelu_jax.runs",
         "gelu_jax.compare",
         "gelu_jax.report",

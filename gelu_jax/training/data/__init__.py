@@ -4,7 +4,9 @@
 top of `dataset.py`.
 """
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
 
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.training.data.dataset import Batch, Facts
@@ -40,7 +42,9 @@ __all__ = [
     "shuffled",
 ]
 
-DataConfig: TypeAlias = StdlibCorpus | Files | TokenFiles | HuggingFace | Digits | Mnist
+DataConfig: TypeAlias = Annotated[
+    StdlibCorpus | Files | TokenFiles | HuggingFace | Digits | Mnist, Field(discriminator="kind")
+]
 Dataset: TypeAlias = ByteData | ImageData | TokenData
 Block: TypeAlias = ByteData | ImageData | TokenBlock
 
