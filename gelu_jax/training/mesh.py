@@ -40,14 +40,12 @@ parameter whose length the mesh does not divide."""
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices lie along each axis of the mesh.
+    """How many devices lie along each axis of the mesh; one of them may be −1: all that are left.
 
     Attributes:
       data: devices that share the batch; each holds the whole state.
       fsdp: devices that share the batch and the state.
       tensor: devices that share heads, hidden units and vocabulary.
-
-    One of them may be −1: all devices that are left.
     """
 
     data: int = -1
