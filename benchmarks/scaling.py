@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests/training")]
 
 from mesh_checks import LARGER, sent  # noqa: E402
 

@@ -1,6 +1,8 @@
 """What the compiled programs of 8 virtual devices show; test_mesh.py runs it in its own process.
 
-`PYTHONPATH=. XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/mesh_checks.py CHECK`
+    export PYTHONPATH=. XLA_FLAGS=--xla_force_host_platform_device_count=8
+    python tests/training/mesh_checks.py CHECK
+
 prints what a check finds, as JSON.
 """
 

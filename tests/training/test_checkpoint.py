@@ -168,7 +168,7 @@ def test_any_damage_to_the_newest_falls_back_to_the_one_before(
     directory = tmp_path / "c"
     shutil.copytree(two, directory)
     what = damage(directory / "2", random.Random(seed))
-    with pytest.warns(UserWarning, match=rf"{directory}/2: damaged checkpoint") as caught:
+    with pytest.warns(UserWarning, match=rf"{directory}/2: skipped a damaged checkpoint") as caught:
         back = checkpoint.restore(directory, abstract())
     assert_equal_bits(back, tree(1)), what
     assert len(caught) == 1
@@ -217,8 +217,8 @@ for step in itertools.count():
 
 
 def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
-    here = Path(__file__).parent
-    prelude = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n"
+    here = Path(__file__)
+    prelude = f"import sys; sys.path[:0] = [{str(here.parent)!r}, {str(here.parents[2])!r}]\n"
     command = [sys.executable, "-c", prelude + code, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
