@@ -32,6 +32,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from gelu_jax.errors import ABSENT, Problem, nearest
 from gelu_jax.files import write_file
@@ -175,20 +176,23 @@ class _Sections:
     ) -> dict[str, Any]:
         hints, inheriting = _hints(cls), _INHERITING in at
         known = hints.keys() | (_names_below(cls) if inheriting else set())
-        for key in data.keys() - known:
-            self.document.add_problem((*at, key), ABSENT, f"unknown key; {nearest(key, known)}")
+        for key in data:
+            if key not in known:
+                self.document.add_problem((*at, key), ABSENT, f"unknown key; {nearest(key, known)}")
         holder = default if type(default) is cls else cls
         kept = to_dict(default) if type(default) is cls else {}
-        own = {key: ((*at, key), value) for key, value in data.items()}
-        written = {key: ((*at, key), value) for key, value in kept.items()} | given | own
+        kept, own = (
+            {key: ((*at, key), value) for key, value in values.items()} for values in (kept, data)
+        )
+        values = kept | given | own  # its own first, then what it inherits
         leaves = {k: v for k, v in own.items() if k != _KIND and not _sections(hints.get(k))}
         passed = given | leaves if inheriting else {}
         filled: dict[str, Any] = {}
         for name, hint in hints.items():
             part = getattr(holder, name, None)
             if not _sections(hint):
-                if name in written:
-                    self.origins[*at, name], filled[name] = written[name]
+                if name in values:
+                    self.origins[*at, name], filled[name] = values[name]
             elif name in data or part is not None or not _may_be_none(hint):
                 filled[name] = self.filled(hint, data.get(name, {}), (*at, name), passed, part)
         return filled
@@ -198,29 +202,13 @@ class _Sections:
         messages: dict[KeyPath, list[str]] = {}
         for detail in error.errors(include_url=False):
             at, value = _found(data, detail["loc"][1:])
-            match detail["type"], detail["loc"]:
-                case "value_error", _:  # raised by a dataclass itself
-                    cause: Any = detail["ctx"]["error"]
-                    for problem in getattr(cause, "problems", [Problem("", ABSENT, str(cause))]):
-                        field = problem.field.split(".") if problem.field else []
-                        self.add((*at, *field), problem.value, problem.reason)
-                case "missing", (*_, str(name)):
-                    self.add((*at, name), ABSENT, "required")
-                case "unexpected_keyword_argument", _:
-                    self.add(at, ABSENT, "unknown key")
-                case "union_tag_invalid", _:
-                    kinds = ", ".join(sorted(_quoted(detail["ctx"]["expected_tags"])))
-                    absent = value[_KIND] == ""
-                    reason = f"{'required' if absent else 'unknown kind'}; choose from {kinds}"
-                    self.add((*at, _KIND), ABSENT if absent else value[_KIND], reason)
-                case "literal_error", _ if isinstance(value, str):
-                    choices = _quoted(detail["ctx"]["expected"])
-                    self.add(at, value, f"unknown {at[-1]}; {nearest(value, choices)}")
-                case kind, _:
-                    message = "has too few items" if kind == "missing" else detail["msg"]
-                    found = messages.setdefault(at, [])
-                    if kind not in _FROM_PYTHON_ONLY and message not in found:
-                        found.append(message)
+            problems = _problems(detail, at, value)
+            for problem in problems:
+                self.add(*problem)
+            if not problems:
+                found = messages.setdefault(at, [])
+                message = _message(detail)
+                found += [message] if message and message not in found else []
         for at, found in messages.items():
             # what the other types of a union say of the value around a wrong one is left out
             if not any(at == inner[: len(at)] and at != inner for inner in messages):
@@ -231,6 +219,37 @@ class _Sections:
         origins = ((self.origins.get(at[:n]), at[n:]) for n in range(len(at), 0, -1))
         place = next(((*origin, *rest) for origin, rest in origins if origin), at)
         self.document.add_problem(place, value, reason)
+
+
+def _problems(detail: ErrorDetails, at: KeyPath, value: Any) -> list[tuple[KeyPath, Any, str]]:
+    """Path, value and reason of what pydantic found in a section or a choice; else nothing."""
+    context: Any = detail.get("ctx", {})
+    match detail["type"], detail["loc"]:
+        case "missing", (*_, str(name)):
+            return [((*at, name), ABSENT, "required")]
+        case "unexpected_keyword_argument", _:
+            return [(at, ABSENT, "unknown key")]
+        case "union_tag_invalid", _:
+            absent = value[_KIND] == ""
+            choices = ", ".join(sorted(_quoted(context["expected_tags"])))
+            reason = f"{'required' if absent else 'unknown kind'}; choose from {choices}"
+            return [((*at, _KIND), ABSENT if absent else value[_KIND], reason)]
+        case "literal_error", _ if isinstance(value, str):
+            hint = nearest(value, _quoted(context["expected"]))
+            return [(at, value, f"unknown {at[-1]}; {hint}")]
+        case "value_error", _:  # raised by a dataclass itself
+            found = getattr(context["error"], "problems", None) or [
+                Problem("", ABSENT, str(context["error"]))
+            ]
+            return [((*at, *filter(None, p.field.split("."))), p.value, p.reason) for p in found]
+        case _:
+            return []
+
+
+def _message(detail: ErrorDetails) -> str:
+    if detail["type"] in _FROM_PYTHON_ONLY:
+        return ""
+    return "has too few items" if detail["type"] == "missing" else detail["msg"]
 
 
 def _found(data: Any, location: Sequence[str | int]) -> tuple[KeyPath, Any]:

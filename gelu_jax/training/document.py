@@ -159,7 +159,7 @@ class Document:
         Args:
           text: the YAML.
           at: the path of its value in the document.
-          place: what to say of where something stands in the text; of None: in all of it.
+          place: names a position in the text as `file:line`; None is the whole text.
 
         Returns:
           Its plain data; None if it is empty.

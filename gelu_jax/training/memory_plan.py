@@ -305,7 +305,7 @@ def _sent(local: TrainConfig, model: Any, sizes: Mapping[str, int]) -> Iterator[
 
 
 def _link(chip: Chip, axis: str, sizes: Mapping[str, int]) -> float:
-    """Bytes/s along an axis: its own devices lie beside each other only if they share a domain."""
+    """Bytes/s along an axis: the fast link, if all its devices share a domain."""
     names = list(sizes)
     within = prod(sizes[name] for name in names[names.index(axis) :])
     return chip.link if within <= chip.domain else chip.network

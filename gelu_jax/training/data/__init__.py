@@ -1,7 +1,7 @@
 """Data sources: bytes and images, read once and sampled on the device; tokens, read as they go.
 
-`load_data` makes a dataset from the config of a source. What every dataset offers stands at the
-top of `dataset.py`.
+`load_data` makes a dataset from the config of a source. What every dataset offers is listed at
+the top of `dataset.py`.
 """
 
 from typing import Annotated, TypeAlias

@@ -28,7 +28,7 @@ def codec(data: object, tokenizer: str | os.PathLike[str] | None = None) -> Code
 
     Args:
       data: the source that the run was trained on.
-      tokenizer: the `tokenizer.json` of its tokens; None takes the one that lies in its corpus.
+      tokenizer: the `tokenizer.json` of its tokens; None takes the one in its corpus.
 
     Returns:
       The codec of the tokenizer; of bytes, if the source is read as bytes.

@@ -172,4 +172,4 @@ def _end(encoder: Any, token: str | None) -> int | None:
         if (number := encoder.token_to_id(name)) is not None:
             return number
     reason = "is not in the tokenizer" if token else f"the tokenizer has none of {', '.join(_ENDS)}"
-    raise input_error("end_of_document", token, f"{reason}; name one of its own, or '' for none")
+    raise input_error("end_of_document", token, f"{reason}; give one of its tokens, or '' for none")

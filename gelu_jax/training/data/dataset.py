@@ -128,7 +128,7 @@ class Windows:
 
 
 def next_token(windows: jax.Array) -> Batch:
-    """Splits windows into what a model sees and what it shall predict.
+    """Splits windows into what a model sees and what it is to predict.
 
     Args:
       windows: integers (..., t + 1).

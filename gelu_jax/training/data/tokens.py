@@ -153,7 +153,7 @@ def _splits(config: HuggingFace, saved: Any) -> tuple[Any, Any]:
 
 
 def _pieces(config: HuggingFace, split: Any) -> Iterator[np.ndarray]:
-    """The tokens of one batch of documents after the other, as they lie in the mapped files."""
+    """The tokens of each batch of documents in turn, as they are mapped from the files."""
     if config.column not in split.column_names:
         reason = f"no such column; {nearest(config.column, split.column_names)}"
         raise data_error("column", config.column, reason)
