@@ -30,8 +30,10 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from gelu_jax.compare.experiment import CompareConfig, environment, prepare
+from gelu_jax.compare.config import CompareConfig
+from gelu_jax.compare.experiment import prepare
 from gelu_jax.compare.matching import flops_per_step, parameters
+from gelu_jax.runs.environment import environment
 from gelu_jax.training.chips import CHIPS
 from gelu_jax.training.config import from_dict, read_config
 from gelu_jax.training.data import load_data
@@ -103,7 +105,12 @@ def memory(smoke):
     for choice in CHOICES:
         config = decoder(choice, smoke)
         trainer = Trainer(config, load_data(config.data, config.batch_size))
-        arguments = trainer.abstract_state, trainer.data.like(1), Keys.of(0), jnp.zeros(())
+        arguments = (
+            trainer.abstract_state,
+            trainer.data.abstract_batches(1),
+            Keys.of(0),
+            jnp.zeros(()),
+        )
         program = jax.jit(partial(step, config), donate_argnums=0).lower(*arguments).compile()
         needed = program.memory_analysis()
         held = needed.argument_size_in_bytes + needed.output_size_in_bytes

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gelu_jax.cli import board as module
-from gelu_jax.cli.progress import Board
-from gelu_jax.compare.experiment import CompareConfig
-from gelu_jax.runs.perform import Task
+from gelu_jax.cli import progress as module
+from gelu_jax.cli.progress import ProgressDisplay
+from gelu_jax.compare.config import CompareConfig
+from gelu_jax.runs.execution import Task
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.trainer import Point
 
@@ -51,19 +51,21 @@ def point(step: int, loss: float = 1.0) -> Point:
     return Point(step, 1.0, loss, 0.5, step / 10)
 
 
-def train(board: Board, clock: Clock, what: Task, loss: float, start: int = 0) -> None:
+def train(board: ProgressDisplay, clock: Clock, what: Task, loss: float, start: int = 0) -> None:
     """As `perform` tells it: what the task has, then its evaluations."""
-    board.watch(what, point(start) if start else None)
-    for step in range(start or 50, board.steps[what.arm] + 1, 50):
+    board.update(what, point(start) if start else None)
+    for step in range(start or 50, board._steps[what.arm] + 1, 50):
         if step > start:
             clock.now += (50 if step > start else 0) / 10
-            board.watch(what, point(step, loss))
+            board.update(what, point(step, loss))
 
 
-def made(terminal: bool = False, config: CompareConfig = CONFIG) -> tuple[Board, io.StringIO]:
+def made(
+    terminal: bool = False, config: CompareConfig = CONFIG
+) -> tuple[ProgressDisplay, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100, color_system=None)
-    return Board(config, console), out
+    return ProgressDisplay(config, console), out
 
 
 def test_plain_lines_where_there_is_no_terminal(clock: Clock):
@@ -72,8 +74,8 @@ def test_plain_lines_where_there_is_no_terminal(clock: Clock):
         train(board, clock, task("relu"), 2.0)
         train(board, clock, task("swiglu"), 1.5)
         train(board, clock, task("relu", 1), 2.2)
-        board.watch(task("swiglu", 1), None)
-        board.watch(task("swiglu", 1), point(50, math.nan))
+        board.update(task("swiglu", 1), None)
+        board.update(task("swiglu", 1), point(50, math.nan))
     assert out.getvalue().splitlines() == [
         " 25%  relu report-lr0.001-seed0: validation loss 2.0000  (about 30 seconds left)",
         " 50%  swiglu report-lr0.001-seed0: validation loss 1.5000  (about 20 seconds left)",
@@ -86,13 +88,13 @@ def test_what_was_done_before_does_not_distort_the_estimate(clock: Clock):
     """Finished runs and half of one are found: they are done, but not with this session's speed."""
     board, out = made()
     with board:
-        board.watch(task("relu"), point(100, 2.0))
-        board.watch(task("swiglu"), point(100, 1.5))
+        board.update(task("relu"), point(100, 2.0))
+        board.update(task("swiglu"), point(100, 1.5))
         assert board.share == 0.5
         assert board.left == "compiling"
         clock.now += 5.0  # what compiling takes is counted on the session's steps
         train(board, clock, task("relu", 1), 2.2, start=50)
-        assert board.trained == 50
+        assert board._trained == 50
         assert board.left == "about 20 seconds left"  # 10 seconds for 50 steps, 100 ahead
     assert out.getvalue() == (
         " 75%  relu report-lr0.001-seed1: validation loss 2.2000  (about 20 seconds left)\n"
@@ -104,13 +106,13 @@ def test_the_view_of_a_terminal(clock: Clock):
     train(board, clock, task("relu"), 2.0)
     train(board, clock, task("swiglu"), 1.5)
     train(board, clock, task("relu", 1), 2.4)
-    board.watch(task("swiglu", 1), None)
-    board.watch(task("swiglu", 1), point(50))
+    board.update(task("swiglu", 1), None)
+    board.update(task("swiglu", 1), point(50))
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
-    console.print(board.view())
+    console.print(board._view())
     lines = [line.split("  ") for line in console.file.getvalue().splitlines()]
     table = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    assert table[0] == ["arm", "now", "seeds", "mean loss", "paired gap"]
+    assert table[0] == ["arm", "now", "seeds", "mean loss", "paired difference"]
     assert table[1] == ["relu", "2/2", "2.2000"]
     # the gap is that of seed 0 alone, which both arms have: 1.5 − 2.0, not 1.5 − 2.2
     assert table[2] == [
@@ -126,9 +128,9 @@ def test_it_is_live_in_a_terminal(clock: Clock):
     board, out = made(terminal=True)
     with board:
         train(board, clock, task("relu"), 2.0)
-        board.live.refresh()
+        board._live.refresh()
     text = out.getvalue()
-    assert "paired gap" in text
+    assert "paired difference" in text
     assert "2.0000" in text
     assert "validation loss" not in text  # no plain lines beside the board
 
@@ -141,7 +143,7 @@ def test_tuning_and_an_extended_grid(clock: Clock):
         for rate in (1e-3, 2e-3):
             train(board, clock, task(arm, 1000, rate, "tuning"), 1.0)
     assert board.share == pytest.approx(4 / 6)
-    assert board.finals("relu") == {}
+    assert board._finals("relu") == {}
     train(board, clock, task("relu", 1000, 4e-3, "tuning"), 1.0)
     assert board.share == pytest.approx(5 / 6)
     train(board, clock, task("relu", 0, 4e-3), 1.0)
@@ -165,17 +167,17 @@ def test_arms_of_other_lengths(clock: Clock):
 def test_nothing_yet(clock: Clock):
     board, _ = made()
     assert (board.share, board.left) == (0.0, "starting")
-    board.watch(task("relu"), None)
+    board.update(task("relu"), None)
     assert (board.share, board.left) == (0.0, "compiling")
-    assert board.row("relu") == ("relu", "report-lr0.001-seed0, step 0", "0/2", "", "")
+    assert board._row("relu") == ("relu", "report-lr0.001-seed0, step 0", "0/2", "", "")
 
 
 def test_it_shows_the_loss_that_is_compared(clock: Clock):
     config = replace(CONFIG, metric="training loss")
-    board = Board(config, Console(file=io.StringIO()))
+    board = ProgressDisplay(config, Console(file=io.StringIO()))
     for arm in ("relu", "swiglu"):
-        board.watch(task(arm), None)
-    board.watch(task("relu"), Point(100, 0.5, 7.0, 0.5, 1.0))
-    board.watch(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
-    assert board.row("swiglu")[-2:] == ("0.2500", "−0.2500")
-    assert "training loss 0.2500" in board.line(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
+        board.update(task(arm), None)
+    board.update(task("relu"), Point(100, 0.5, 7.0, 0.5, 1.0))
+    board.update(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
+    assert board._row("swiglu")[-2:] == ("0.2500", "−0.2500")
+    assert "training loss 0.2500" in board._line(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
