@@ -3,13 +3,19 @@
 `hooks.py` hands `FUNCTIONS` to the pages, where `{{ wrong_counts() }}` stands for a table.
 """
 
+import contextlib
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from gelu_jax import cli
 from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.records import read_results
 from gelu_jax.report.tables import Table, rates_table, results_table
@@ -50,21 +56,28 @@ def measured_on(name: str) -> str:
 
 
 def comparison(name: str) -> str:
-    """The picture, the table and the verdict of a comparison."""
+    """The picture, the table and the verdict of a comparison, and where it was run."""
     found = analysis(name)
-    words = "\n".join(f"> {line}<br>" for line in str(verdict(found)).splitlines())
+    words = verdict(found)
+    more = filter(None, (*words.sentences, words.order, *words.notes))
+    lines = [f'!!! abstract "{words.headline}"', *(f"    - {_escaped(line)}" for line in more)]
     picture = f"![The curves of {name}](results/{name}/curves.png){{ .curves }}"
-    return "\n\n".join([picture, results_table(found).markdown(), words, provenance(name)])
+    table = results_table(found).markdown()
+    return "\n\n".join([picture, table, "\n".join(lines), _provenance(found)])
 
 
-def provenance(name: str) -> str:
-    """How many runs a comparison has, how long they trained, and where."""
-    found = analysis(name).comparison
-    where = found.environment
-    seconds = sum(run.seconds[-1] + run.compile_seconds for run in found.runs if run.seconds)
+def _escaped(line: str) -> str:
+    return line.replace("<", "&lt;").replace("_", "\\_")
+
+
+def _provenance(found: Analysis) -> str:
+    """How many runs there are, how long they took, and where."""
+    runs, where = found.comparison.runs, found.comparison.environment
+    seconds = sum(run.seconds[-1] for run in runs if run.seconds)
+    seconds += sum(arm.compile_seconds for arm in found.arms)
     return (
-        f"{len(found.runs)} runs, {duration(seconds)} of training and compiling in all; "
-        f"{where['device']}, jax {where['jax']}, commit {where['commit']}."
+        f"{len(runs)} runs, {duration(seconds)} of training and compiling; {where['device']}, "
+        f"jax {where['jax']}, commit {where['commit'].removesuffix('-dirty')}."
     )
 
 
@@ -76,13 +89,6 @@ def verdict_of(name: str) -> str:
 def rates(name: str) -> str:
     """The mean final loss of each arm at each learning rate that was tried."""
     return rates_table(analysis(name)).markdown()
-
-
-def final(name: str, arm: str) -> str:
-    """The mean final loss of one arm, in as many decimals as mean something."""
-    found = analysis(name)
-    (summary,) = (a for a in found.arms if a.arm.name == arm)
-    return f"{summary.mean:.{found.decimals}f}"
 
 
 def health(name: str, what: str, form: str = ".0%") -> str:
@@ -102,7 +108,7 @@ def wrong_counts(*functions: str) -> str:
     """Values / derivatives that are not the true result correctly rounded, of 65,536 inputs."""
     cells = {
         (r["function"], r["dtype"], r["source"]): (
-            f"{r['wrong_values']:,} / {r['wrong_derivatives']:,}"
+            f"{r['wrong_values']:,}\u00a0/\u00a0{r['wrong_derivatives']:,}"
         )
         for r in result("numerics_16bit")["rows"]
     }
@@ -160,7 +166,9 @@ def activation_times(*functions: str) -> str:
         [f"`{f}`", *(f"{ratios[f, d, w]:.2f}" for d in dtypes for w in ("forward", "gradient"))]
         for f in functions or dict.fromkeys(key[0] for key in ratios)
     ]
-    return table(["function", *(f"{d}\n{w}" for d in dtypes for w in ("forward", "gradient"))], rows)
+    return table(
+        ["function", *(f"{d}\n{w}" for d in dtypes for w in ("forward", "gradient"))], rows
+    )
 
 
 def activation_target() -> str:
@@ -287,18 +295,13 @@ def sweep() -> str:
 
 def checkpointing() -> str:
     """What a checkpoint costs the loop, written while it waits and in the background."""
+    hows = ("waiting", "in the background")
     rows = []
     for row in result("checkpointing")["rows"]:
-        cost = {
-            how: 1000 * (_total(row, how) - _total(row, "never"))
-            for how in ("waiting", "in the background")
-        }
-        rows.append([row["size"], f"{row['megabytes']:.1f} MB", *(f"{c:.0f} ms" for c in cost.values())])
-    return table(["state", "size", "the loop waits", "in the background"], rows)
-
-
-def _total(row: dict[str, Any], how: str) -> float:
-    return median(seconds[0] for seconds in (r[how] for r in row["rounds"]))
+        costs = [median(r[how][0] - r["never"][0] for r in row["rounds"]) for how in hows]
+        size = f"{row['megabytes']:.0f} MB"
+        rows.append([row["size"], size, *(f"{1000 * cost:.0f} ms" for cost in costs)])
+    return table(["model", "state", "the loop waits", "in the background"], rows)
 
 
 def loading() -> str:
@@ -316,13 +319,15 @@ def scaling() -> str:
     """What one of 1 to 8 devices computes, holds and sends in a step, by axis of the mesh."""
     rows = []
     for axis, by_devices in result("scaling")["rows"].items():
-        first = by_devices["1"]["flops"]
+        alone = by_devices["1"]["flops"]
         for devices, r in by_devices.items():
-            rows.append([
-                axis, devices, f"{r['flops'] / first:.3f}",
-                *(f"{r[key] / 1e6:.1f}" for key in ("state", "temporary", "sent")),
-            ])  # fmt: skip
-    header = ["axis", "devices", "FLOPs of one\n÷ alone", "state, MB", "temporary, MB", "sent, MB"]
+            planned = r["planned"] / (2 * r["state"] + r["temporary"])  # it is there twice
+            sizes = [f"{r[key] / 1e6:.1f}" for key in ("state", "temporary", "sent")]
+            rows.append([axis, devices, f"{r['flops'] / alone:.3f}", *sizes, f"{planned:.2f}"])
+    header = [
+        "axis", "devices", "FLOPs of one\n÷ alone", "state, MB", "temporary, MB", "sent, MB",
+        "memory planned\n÷ compiled",
+    ]  # fmt: skip
     return table(header, rows)
 
 
@@ -331,26 +336,43 @@ def parity() -> str:
     return table(
         ["model", "feed-forward", "compared", "largest difference"],
         [
-            [r["case"], r["variant"], ", ".join(r["compared"]), f"{r['difference']:.1e}"]
+            [r["case"].replace("_", " "), r["variant"], ", ".join(r["compared"]), _short(r)]
             for r in result("parity")["rows"]
         ],
     )
 
 
-# Configs
+def _short(row: dict[str, Any]) -> str:
+    return f"{row['difference']:.1e}".replace("e-0", "e-")
 
 
-def configs() -> Iterator[str]:
-    """The names of the configs that come with the package."""
-    return (path.stem for path in sorted(ROOT.glob("configs/*.yaml")))
+# The command line
+
+
+def cli_commands() -> list[str]:
+    """The names of the commands."""
+    return sorted(cli.COMMANDS)
+
+
+def output(line: str) -> str:
+    """What a command prints, in 88 columns."""
+    said, before = io.StringIO(), (sys.argv, os.environ.get("COLUMNS"))
+    sys.argv, os.environ["COLUMNS"] = shlex.split(line), "88"
+    try:
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            cli.main()
+    finally:
+        sys.argv = before[0]
+        os.environ.pop("COLUMNS") if before[1] is None else os.environ.update(COLUMNS=before[1])
+    return said.getvalue().strip()
 
 
 FUNCTIONS = {
     f.__name__: f
     for f in (
-        activation_target, activation_times, block_times, checkpointing, choice_times, comparison,
-        final, float32_errors, float32_worst, health, loading, measured_on, nans, parity,
-        provenance, rates, residuals, result, scaling, step_memory, sweep, training, verdict_of,
+        activation_target, activation_times, block_times, checkpointing, choice_times, cli_commands,
+        comparison, float32_errors, float32_worst, health, loading, measured_on, nans, output,
+        parity, rates, residuals, result, scaling, step_memory, sweep, training, verdict_of,
         wrong_counts,
     )
 }  # fmt: skip

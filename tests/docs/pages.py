@@ -29,7 +29,9 @@ def name(page: Path) -> str:
 def blocks(page: Path, *languages: str) -> list[Block]:
     """The blocks of a page in some languages, in order; all of them for none."""
     text = page.read_text()
-    found = (Block(*m.groups(), line=text.count("\n", 0, m.start(3))) for m in _FENCE.finditer(text))
+    found = (
+        Block(*m.groups(), line=text.count("\n", 0, m.start(3))) for m in _FENCE.finditer(text)
+    )
     return [block for block in found if not languages or block.language in languages]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from pages import PAGES, ROOT, name, prose
-from test_architecture import FLOORS, ROOMS
+from test_architecture import FLOORS
 
 PUBLIC = {  # module → what users meet of it; None: its __all__
     "gelu_jax": None,
@@ -58,7 +58,10 @@ def test_loads_are_found():
         '<link href="https://a.b" rel="preconnect">',
     )  # fmt: skip
     assert all(len(LOADS.findall(load)) == 1 for load in loads)
-    assert LOADS.findall('<a href="https://a.b">x</a><img src="a/b.png"><link rel=canonical href=//a>') == []
+    assert (
+        LOADS.findall('<a href="https://a.b">x</a><img src="a/b.png"><link rel=canonical href=//a>')
+        == []
+    )
 
 
 MEASURED = re.compile(
