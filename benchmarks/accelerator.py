@@ -30,8 +30,10 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from gelu_jax.compare.experiment import CompareConfig, environment, prepare
+from gelu_jax.compare.config import CompareConfig
+from gelu_jax.compare.experiment import prepare
 from gelu_jax.compare.matching import flops_per_step, parameters
+from gelu_jax.runs.environment import environment
 from gelu_jax.training.chips import CHIPS
 from gelu_jax.training.config import from_dict, read_config
 from gelu_jax.training.data import load_data

@@ -19,7 +19,7 @@ from statistics import median
 import jax
 import jax.numpy as jnp
 
-from gelu_jax.compare.experiment import environment
+from gelu_jax.runs.environment import environment
 from gelu_jax.training import checkpoint
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import load_data

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gelu_jax.compare.experiment import environment
+from gelu_jax.runs.environment import environment
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import TokenData, load_data
 from gelu_jax.training.data.stream import Tokens

@@ -23,9 +23,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from gelu_jax import families
-from gelu_jax.compare.experiment import environment
 from gelu_jax.families.tree import leaves_of
 from gelu_jax.families.weight_map import places
+from gelu_jax.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 CONFIG = {

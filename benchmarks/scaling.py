@@ -19,7 +19,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
 from mesh_checks import LARGER, sent  # noqa: E402
 
-from gelu_jax.compare.experiment import environment  # noqa: E402
+from gelu_jax.runs.environment import environment  # noqa: E402
 from gelu_jax.training.chips import CHIPS  # noqa: E402
 from gelu_jax.training.config import from_dict  # noqa: E402
 from gelu_jax.training.data import load_data  # noqa: E402

@@ -30,9 +30,11 @@ import jax
 import numpy as np
 import tyro
 
-from gelu_jax.compare.experiment import CompareConfig, environment, prepare
+from gelu_jax.compare.config import CompareConfig
+from gelu_jax.compare.experiment import prepare
 from gelu_jax.compare.matching import parameters
 from gelu_jax.compare.records import read_results
+from gelu_jax.runs.environment import environment
 from gelu_jax.training.config import read_config, write_config
 from gelu_jax.training.data import load_data
 from gelu_jax.training.trainer import Keys, TrainConfig, Trainer

@@ -17,8 +17,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from gelu_jax.compare.experiment import environment
 from gelu_jax.compare.matching import flops_per_step
+from gelu_jax.runs.environment import environment
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import load_data
 from gelu_jax.training.trainer import Keys, TrainConfig, Trainer, step

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gelu_jax.compare.analysis import analyze
-from gelu_jax.compare.experiment import CompareConfig, compare
+from gelu_jax.compare.config import CompareConfig
+from gelu_jax.compare.experiment import compare
 from gelu_jax.report.verdict import verdict
 from gelu_jax.report.write import write_report
 from gelu_jax.training.config import read_config

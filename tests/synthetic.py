@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from gelu_jax.compare.records import Arm, Comparison, Run
+from gelu_jax.compare.records import Arm, Comparison
+from gelu_jax.runs.record import Run
 
 STEPS = 2000
 EVALUATIONS = tuple(range(0, STEPS + 1, 50))

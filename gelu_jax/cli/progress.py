@@ -8,29 +8,30 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from gelu_jax.compare.experiment import CompareConfig, changed, planned_steps
+from gelu_jax.compare.config import CompareConfig, changed
+from gelu_jax.compare.experiment import planned_runs
 from gelu_jax.report.verdict import duration, signed
-from gelu_jax.runs.perform import Task
+from gelu_jax.runs.execution import Task
 from gelu_jax.training.trainer import Point
 
 
-class Board:
+class ProgressDisplay:
     """Arms × seeds × rates as they go, with the time left and the running paired gap.
 
-    Use it as a context, and hand ``watch`` to `compare`.
+    Use it as a context, and give its ``update`` what was evaluated.
     """
 
     def __init__(self, config: CompareConfig, console: Console):
         self.config, self.console = config, console
         self.steps = {arm: changed(config.run, c).steps for arm, c in config.arms.items()}
-        self.planned = planned_steps(config)
+        self.planned = {arm: planned_runs(config) * steps for arm, steps in self.steps.items()}
         self.points: dict[Task, Point | None] = {}
         self.current: Task | None = None
         self.trained = 0  # steps of this session: what its speed is taken from
         self.start = time.monotonic()
         self.live = Live(console=console, refresh_per_second=2, transient=True)
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "ProgressDisplay":
         if self.console.is_terminal:
             self.live.start()
         return self
@@ -38,7 +39,7 @@ class Board:
     def __exit__(self, *_: object) -> None:
         self.live.stop()
 
-    def watch(self, task: Task, point: Point | None) -> None:
+    def update(self, task: Task, point: Point | None) -> None:
         """Takes note of what a task already has, when it is met first, and of its evaluations."""
         known = task in self.points
         if known and point is not None:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gelu_jax.compare.records import Metric, Run
+from gelu_jax.compare.records import Metric
+from gelu_jax.runs.record import Run
 
 
 class CurvePoints(NamedTuple):

@@ -19,7 +19,7 @@ from gelu_jax.compare.curves import (
     training_curve,
     validation_curve,
 )
-from gelu_jax.compare.records import Comparison, Run
+from gelu_jax.compare.records import Comparison
 from gelu_jax.report.literature import ANCHORS
 from gelu_jax.report.methods import methods
 from gelu_jax.report.tables import (
@@ -30,6 +30,7 @@ from gelu_jax.report.tables import (
     results_table,
 )
 from gelu_jax.report.verdict import Verdict, counted, verdict
+from gelu_jax.runs.record import Run
 
 MEASURES = {
     "validation": ("Validation loss", validation_curve),
@@ -70,7 +71,7 @@ def page(analysis: Analysis) -> str:
 
 
 def _asset(name: str) -> str:
-    return files("gelu_jax.compare").joinpath("assets", name).read_text(encoding="utf-8")
+    return files("gelu_jax.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _shown(analysis: Analysis) -> list[str]:

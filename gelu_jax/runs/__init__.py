@@ -1,0 +1,1 @@
+"""Runs on disk: one run's record, resuming, trackers, its model, and the executors that do runs."""

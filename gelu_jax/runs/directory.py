@@ -1,34 +1,39 @@
-"""The directory of a comparison: one process at a time, and nothing finished is overwritten."""
+"""The directory of a training or a comparison: one process at a time, and nothing is lost in it."""
 
 import errno
 import shutil
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from gelu_jax.compare.experiment import CompareConfig
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.training.config import read_config, to_dict
+from gelu_jax.training.document import load
 
-# All that a comparison writes, in the order of deleting it: without its config it is unknown
+# All that is ever written there, in the order of deleting it: without its config it is unknown
 _RUNS = ("runs/*/tuning-lr*-seed*", "runs/*/report-lr*-seed*")
 _FILES = ("results.json", "results.csv", "report.html", "curves.png", "curves.svg", "config.yaml")
 _TRACKED = ("tensorboard", "wandb")
-_HALVES = tuple(f".{name}.*" for name in _FILES)  # what a killed process leaves
+_DRAFTS = tuple(f".{name}.*" for name in _FILES)  # what a killed process leaves behind
 _PATIENCE = 60.0  # seconds
-_NO_FAULT_OF_THE_USER = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_NOT_THE_USERS_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @contextmanager
 def locked(directory: Path) -> Generator[None]:
-    """Keeps a second process out; leaves nothing behind where no comparison has begun.
+    """Keeps other processes out of a directory, which is made if it does not exist.
 
-    Raises ConfigError where another process is at work, or its workers still are, or where the
-    directory cannot be made.
+    Leaves nothing behind if nothing was begun in it, that is, without a config.yaml.
+
+    Args:
+      directory: to be locked for the length of the ``with`` block.
+
+    Raises:
+      ConfigError: another process or its workers are using it, or it cannot be made.
+      OSError: the disk is full or broken.
     """
     new = [path for path in (directory, *directory.parents) if not path.exists()]
     lock = FileLock(directory / ".lock", timeout=0)
@@ -36,9 +41,9 @@ def locked(directory: Path) -> Generator[None]:
         directory.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise _refused(directory, "another process is at work there") from None
+        raise _refused(directory, "another process is using it") from None
     except OSError as error:
-        if error.errno in _NO_FAULT_OF_THE_USER:
+        if error.errno in _NOT_THE_USERS_FAULT:
             raise
         raise _refused(directory, (error.strerror or str(error)).lower()) from None
     try:
@@ -46,15 +51,22 @@ def locked(directory: Path) -> Generator[None]:
         yield
     finally:
         if not (directory / "config.yaml").exists():
-            _remove(directory, ".lock", *_HALVES)
-            with suppress(OSError):  # not empty, or a process that came in between works there
+            _remove(directory, ".lock", *_DRAFTS)
+            with suppress(OSError):  # not empty, or a process that came in between is using it
                 for path in new:
                     path.rmdir()
         lock.release()
 
 
 def is_free(lock: Path) -> bool:
-    """Whether no process holds a lock that exists."""
+    """Whether no process holds a lock.
+
+    Args:
+      lock: a lock file that exists.
+
+    Returns:
+      True if nobody holds it.
+    """
     try:
         with FileLock(lock, timeout=0):
             return True
@@ -62,59 +74,72 @@ def is_free(lock: Path) -> bool:
         return False
 
 
-def workers_at(directory: Path) -> list[Path]:
-    """The locks of the workers (`gelu_jax.runs.worker`) that live."""
+def live_workers(directory: Path) -> list[Path]:
+    """The locks of the workers that are alive (see `gelu_jax.runs.worker`).
+
+    Args:
+      directory: of a comparison.
+
+    Returns:
+      The paths of their lock files.
+    """
     return [lock for lock in directory.glob("workers/worker-*.lock") if not is_free(lock)]
 
 
 def _wait_for_workers(directory: Path) -> None:
-    """Until those of a process that was killed have stopped: nobody leads them any more."""
+    """Workers of a killed process stop by themselves, each at its next evaluation."""
     limit = time.monotonic() + _PATIENCE
-    while workers_at(directory):
+    while live_workers(directory):
         if time.monotonic() > limit:
-            reason = "workers of an earlier command still stop there, each at its next evaluation"
-            raise _refused(directory, reason)
+            raise _refused(directory, "workers of an earlier command are still stopping")
         time.sleep(0.1)
 
 
-def claim(directory: Path, config: CompareConfig, *, overwrite: bool) -> None:
-    """Makes sure that the directory is free for a config, or holds that very comparison.
+def claim(
+    directory: Path, is_same: Callable[[Mapping[str, Any]], bool], *, overwrite: bool
+) -> None:
+    """Makes sure that a locked directory is empty, or holds what is about to be continued.
 
-    A comparison may go on with other seeds. With ``overwrite`` another one that stands there is
-    deleted; files that no comparison wrote never are.
+    Args:
+      directory: where to write.
+      is_same: says whether the config that stands there, as plain data, is of the same training
+        or comparison; raises ConfigError if it is of the other kind, or no longer valid.
+      overwrite: deletes another training or comparison that stands there. Files of anything else
+        are never deleted.
 
-    Raises ConfigError where something else stands there.
+    Raises:
+      ConfigError: something else stands there.
     """
     if _is_empty(directory):
         return
-    standing = _standing(directory)
-    if standing is None:
-        raise _refused(directory, "holds files of something else; choose another --output")
-    if not same_but_for_seeds(standing, config):
-        if not overwrite:
-            reason = "holds another comparison; choose another --output, or --overwrite"
-            raise _refused(directory, reason)
-        _remove(directory, *_RUNS, *_TRACKED, *_FILES)
-    _remove(directory, "workers", *_HALVES, *(f"{runs}/.*" for runs in _RUNS))
-
-
-def same_but_for_seeds(one: CompareConfig, other: CompareConfig) -> bool:
-    """Whether the runs of one comparison can serve the other."""
-    # as plain data: a dtype that was read back is a name
-    return to_dict(replace(one, seeds=1)) == to_dict(replace(other, seeds=1))
-
-
-def _standing(directory: Path) -> CompareConfig | None:
-    """The comparison that a directory holds; None where its config is none that can be read."""
+    config = _standing(directory)
+    if config is None:
+        raise _refused(directory, "holds other files; choose another --output")
     try:
-        return read_config(directory / "config.yaml", CompareConfig)
+        same = is_same(config)
+    except ConfigError:
+        same = False
+    if not same and not overwrite:
+        reason = "holds another run or comparison; choose another --output, or --overwrite"
+        raise _refused(directory, reason)
+    if not same:
+        _remove(directory, *_RUNS, *_TRACKED, *_FILES)
+    _remove(directory, "workers", *_DRAFTS, *(f"{runs}/.*" for runs in _RUNS))
+
+
+def _standing(directory: Path) -> dict[str, Any] | None:
+    """The config of the training or comparison that a directory holds; None if there is none."""
+    try:
+        config = load(directory / "config.yaml").data
     except ConfigError:
         return None
+    is_ours = {"run", "arms"} <= config.keys() or {"data", "model", "steps"} <= config.keys()
+    return config if is_ours else None
 
 
 def _is_empty(directory: Path) -> bool:
-    passing = {directory / ".lock"}.union(*map(directory.glob, _HALVES))
-    return passing.issuperset(directory.iterdir())
+    ignored = {directory / ".lock"}.union(*map(directory.glob, _DRAFTS))
+    return ignored.issuperset(directory.iterdir())
 
 
 def _remove(directory: Path, *patterns: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from gelu_jax.errors import ConfigError, Problem, check, nearest
 from gelu_jax.nn import checks
-from gelu_jax.runs.worker import Worker, begin
+from gelu_jax.runs.worker import Worker, work
 
 _EXTRAS = {"local": ("submitit", "slurm"), "slurm": ("submitit", "slurm"), "ray": ("ray", "ray")}
 _LONG = 10**6  # minutes: submitit ends a local worker after two unless told
@@ -175,7 +175,7 @@ class _Ray:
         self._ray: Any = import_module("ray")
         self._ray.init(log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         options = {"max_retries": 0, "num_cpus": 1, **launch.resources}
-        self._work: Any = self._ray.remote(begin).options(**options)
+        self._work: Any = self._ray.remote(work).options(**options)
         self._living: list[Any] = []
         self._ended: list[str] = []
 

@@ -9,13 +9,12 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from gelu_jax.compare.records import Run, points
 from gelu_jax.errors import Problem, check
-from gelu_jax.runs.perform import Task, folder, resolved
+from gelu_jax.runs.execution import Task, folder, resolved
+from gelu_jax.runs.record import Run
 from gelu_jax.training.config import to_dict
 from gelu_jax.training.trainer import Trainer
 
@@ -40,13 +39,13 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._writer: Writer | None = None
         self._written = 0
 
-    def watch(self, task: Task, run: Run) -> None:
+    def update(self, task: Task, run: Run) -> None:
         """Writes the points of a record that have not been written yet."""
         if task != self._task:
             self.close()
             self._task, self._writer, self._written = task, self._begin(task), 0
         assert self._writer is not None
-        for point in islice(points(run), self._written, None):
+        for point in run.points()[self._written :]:
             self._writer.write(point["step"], dict(scalars(point)))
             self._written += 1
 

@@ -1,4 +1,4 @@
-"""The lead of a comparison's workers (`worker` says how they work): it has them do the runs."""
+"""A pool of workers that do runs, seen from the process that leads them (see `worker`)."""
 
 import errno
 import json
@@ -13,112 +13,126 @@ from typing import Any
 
 from filelock import FileLock
 
-from gelu_jax.compare.records import Run
 from gelu_jax.files import write_file
-from gelu_jax.runs.directory import workers_at
+from gelu_jax.runs.directory import live_workers
+from gelu_jax.runs.execution import Callback, Task, folder
 from gelu_jax.runs.launchers import Jobs, Launch, jobs
-from gelu_jax.runs.perform import Task, Watch, folder, last_point, read_run, until
+from gelu_jax.runs.record import Run, read_run
 from gelu_jax.runs.worker import POLL_SECONDS
+from gelu_jax.training.config import write_config
 from gelu_jax.training.trainer import Trainer
 
 _GRACE = 20.0  # seconds that workers have to stop by themselves
 
 
 class WorkerPool:
-    """The workers of a comparison, as its lead has them do the runs; hand it to `compare`.
+    """An `Executor` whose runs are done by workers, on this machine or on others.
 
-    ``watch`` is called as by `perform`, from what the workers write. Use it as a context, which the
-    workers do not outlive but for the training up to their next evaluation.
+    A context manager; when it ends, workers stop at their next evaluation.
+
+    Args:
+      launch: how many workers, and by which launcher.
+      directory: of the comparison, on a file system that all workers see.
+      trainers: the trainer of each arm.
+      callback: called with each task and its record, as by `execute`, from what workers write.
     """
 
     def __init__(
-        self, launch: Launch, directory: Path, trainers: Mapping[str, Trainer], watch: Watch
+        self, launch: Launch, directory: Path, trainers: Mapping[str, Trainer], callback: Callback
     ):
-        self.launch, self.trainers, self.watch = launch, trainers, watch
+        self.launch, self.trainers, self.callback = launch, trainers, callback
         self.directory = directory.resolve()
         self.folder = self.directory / "workers"
-        self._lead = FileLock(self.folder / "lead.lock")
+        self._leader = FileLock(self.folder / "leader.lock")
         self._jobs: Jobs | None = None
-        self._told = 0  # workers that have ended and been reported
-        self._what: dict[str, Any] = {}
+        self._warned = 0  # workers whose end has been reported
+        self._first_worker: dict[str, Any] = {}
 
     def __enter__(self) -> "WorkerPool":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._lead.release()
-        _wait_while(lambda: bool(workers_at(self.directory)), _GRACE)
+        self._leader.release()
+        _wait_while(lambda: bool(live_workers(self.directory)), _GRACE)
         if (jobs := self._jobs) is not None:
             jobs.stop()
             _wait_while(lambda: len(jobs.ended()) < self.launch.workers, _GRACE / 4)
-        if kind is None:  # else somebody may want to read what they said
+        if kind is None:  # otherwise what the workers printed may be of interest
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def environment(self) -> dict[str, str]:
-        """That of the first worker, and how many there were."""
-        return self._what["environment"] | {
-            "runs": f"by {self.launch.workers} workers ({self.launch.kind})"
-        }
+        """The environment of the first worker, and how many there were."""
+        workers = f"by {self.launch.workers} workers ({self.launch.kind})"
+        return self._first_worker["environment"] | {"runs": workers}
 
-    def perform(self, tasks: Sequence[Task]) -> list[Run]:
-        """The records of some tasks, once workers have done them.
+    def execute(self, tasks: Sequence[Task]) -> list[Run]:
+        """Has the workers do some runs, and waits for them.
 
-        Raises ChildProcessError when no worker is left.
+        Args:
+          tasks: what to train.
+
+        Returns:
+          Their records, in the order of the tasks.
+
+        Raises:
+          ChildProcessError: no worker is left.
         """
         self._start()
+        trained_by = self._first_worker["versions"]
         homes = {
-            task: folder(self.trainers[task.arm], task, self.directory, self._what["code"])
+            task: folder(self.trainers[task.arm], task, self.directory, trained_by)
             for task in tasks
         }
-        seen = {task: _Record(home / "run.json") for task, home in homes.items()}
-        for task, record in seen.items():
+        records = {task: _Record(home / "run.json") for task, home in homes.items()}
+        for task, record in records.items():
             if record.changed() and record.run is not None:
-                self.watch(task, record.run)
-        self._want(homes)
-        while not all(record.ended for record in seen.values()):
+                self.callback(task, record.run)
+        self._request(homes)
+        while not all(record.ended for record in records.values()):
             time.sleep(POLL_SECONDS)
             self._check_workers()
-            for task, record in seen.items():
+            for task, record in records.items():
                 self._follow(task, record)
-        return [record.run for record in seen.values() if record.run is not None]
+        return [record.run for record in records.values() if record.run is not None]
 
     def _start(self) -> None:
-        """Starts the workers, once, and learns what they are."""
+        """Starts the workers, once, and waits until one of them has said what it is."""
         if self._jobs is not None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lead.acquire()
+        for arm, trainer in self.trainers.items():
+            write_config(trainer.config, self.folder / "arms" / f"{arm}.yaml")
+        self._leader.acquire()
         self._jobs = jobs(self.launch, self.folder)
         for number in range(self.launch.workers):
             self._jobs.start(self.directory, number)
-        while not (said := sorted(self.folder.glob("worker-*.json"))):
+        while not (workers := sorted(self.folder.glob("worker-*.json"))):
             time.sleep(POLL_SECONDS)
             self._check_workers()
-        self._what = json.loads(said[0].read_bytes())
+        self._first_worker = json.loads(workers[0].read_bytes())
 
-    def _want(self, homes: Mapping[Task, Path]) -> None:
+    def _request(self, homes: Mapping[Task, Path]) -> None:
         runs = self.directory / "runs"
         tasks = {home.relative_to(runs).as_posix(): vars(task) for task, home in homes.items()}
         write_file(self.folder / "tasks.json", json.dumps(tasks))
 
     def _follow(self, task: Task, record: "_Record") -> None:
-        """Calls `watch` with what is new; at the last evaluation once the run is closed as well."""
+        """Calls back with what is new; at the last evaluation not before the run is closed."""
         known = record.run
         if record.changed() and record.run is not None:
             if known is None:
-                self.watch(task, until(record.run, -1))
+                self.callback(task, record.run.until(-1))
             if record.ended or not _is_last(record.run, self.trainers[task.arm].config.steps):
-                self.watch(task, record.run)
+                self.callback(task, record.run)
 
     def _check_workers(self) -> None:
         assert self._jobs is not None
         ended = self._jobs.ended()
-        for words in ended[self._told :]:
+        for words in ended[self._warned :]:
             warnings.warn(f"a worker ended: {words}", stacklevel=2)
-        self._told = len(ended)
+        self._warned = len(ended)
         if len(ended) == self.launch.workers:
-            reason = "no worker is left; the same command goes on from here"
+            reason = "no worker is left; rerun the same command to resume"
             raise ChildProcessError(errno.ECHILD, reason, str(self.folder))
 
 
@@ -141,7 +155,7 @@ class _Record:
         return self.run is not None and self.run.status != "interrupted"
 
     def changed(self) -> bool:
-        """Whether there is something new to read, which then has been read."""
+        """Reads the record if it has been written since the last look; whether it had."""
         with suppress(FileNotFoundError):
             written = self.path.stat().st_mtime_ns
             if written != self.written:
@@ -151,5 +165,5 @@ class _Record:
 
 
 def _is_last(run: Run, steps: int) -> bool:
-    point = last_point(run)
+    point = run.last_point
     return point is not None and (point.diverged or point.step == steps)

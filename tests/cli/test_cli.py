@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from gelu_jax import cli
-from gelu_jax.cli.progress import Board
-from gelu_jax.compare.experiment import CompareConfig
+from gelu_jax.cli import commands
+from gelu_jax.cli.progress import ProgressDisplay
+from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.records import read_results
 from gelu_jax.runs import trackers
 from gelu_jax.training.config import from_dict, read_config, to_dict, write_config
-from gelu_jax.training.trainer import Trainer
+from gelu_jax.training.trainer import TrainConfig, Trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -180,19 +181,20 @@ def test_the_written_config_repeats_the_run(
     """In place it finds everything done; `command` in results.json says how."""
     path = Path("runs") / name / "config.yaml"
     command = read_results(after.folder / "runs" / name).command
-    assert command == f"gelu-jax compare {path.as_posix()}"
+    kind = "compare" if name == "compare" else "train"
+    assert command == f"gelu-jax {kind} {path.as_posix()}"
     before = read_results(after.folder / "runs" / name)
     monkeypatch.setattr(Trainer, "fit", None)
     done = after(*command.split()[1:])
     assert done.code == 0, done
     assert read_results(after.folder / "runs" / name).runs == before.runs
-    assert after("compare" if name == "compare" else "train", f"{name}.yaml").code == 0
+    assert after(kind, f"{name}.yaml").code == 0
 
 
 def test_elsewhere_it_repeats_the_same_numbers(after: Shell, tmp_path: Path):
     """The same config in another directory gives the same losses, from another process."""
     first = read_results(after.folder / "runs/digits")
-    done = after("compare", "runs/digits/config.yaml", "--output", tmp_path / "again")
+    done = after("train", "runs/digits/config.yaml", "--output", tmp_path / "again")
     assert done.code == 0, done
     again = read_results(tmp_path / "again")
     assert [run.validation_loss for run in again.runs] == [r.validation_loss for r in first.runs]
@@ -276,7 +278,7 @@ def test_more_seeds_are_added(after: Shell, monkeypatch: pytest.MonkeyPatch):
         ):
             done = after("compare", "compare.yaml", *command)
             assert done.code == 130
-            assert done.err == ["stopped; the same command goes on from here"]
+            assert done.err == ["Interrupted. Rerun the same command to resume."]
             assert asked[-1].seeds == seeds
     finally:
         (folder / "config.yaml").write_bytes(original)
@@ -286,7 +288,7 @@ def test_more_seeds_are_added(after: Shell, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_finished_directory_is_not_overwritten_unless_told(after: Shell, tmp_path: Path):
-    line = "holds another comparison; choose another --output, or --overwrite"
+    line = "holds another run or comparison; choose another --output, or --overwrite"
     assert after.refuses("train", "digits.yaml", "steps=4") == [f"output = 'runs/digits': {line}"]
     assert after.refuses("compare", "compare.yaml", "run.steps=4") == [
         f"output = 'runs/compare': {line}"
@@ -298,7 +300,7 @@ def test_a_finished_directory_is_not_overwritten_unless_told(after: Shell, tmp_p
     (tmp_path / "else" / "notes.txt").write_text("mine")
     for more in ((), ("--overwrite",)):
         (found,) = after.refuses("train", "digits.yaml", "--output", tmp_path / "else", *more)
-        assert found.endswith("holds files of something else; choose another --output")
+        assert found.endswith("holds other files; choose another --output")
     assert [p.name for p in (tmp_path / "else").iterdir()] == ["notes.txt"]
 
 
@@ -308,9 +310,9 @@ def test_overwrite_replaces_another_comparison(shell: Shell):
     (run,) = read_results(shell.folder / "runs/digits").runs
     assert run.eval_steps == (0, 1, 2, 3, 4)
     assert len(list(shell.folder.glob("runs/digits/runs/*/*"))) == 1
-    config = read_config(shell.folder / "runs/digits/config.yaml", CompareConfig)
-    assert config.run.steps == 4
-    assert to_dict(from_dict(to_dict(config), CompareConfig)) == to_dict(config)
+    config = read_config(shell.folder / "runs/digits/config.yaml", TrainConfig)
+    assert config.steps == 4
+    assert to_dict(from_dict(to_dict(config), TrainConfig)) == to_dict(config)
 
 
 # --- What is wrong ----------------------------------------------------------------------------
@@ -416,9 +418,9 @@ def test_mistakes_in_a_comparison(shell: Shell, override: str, line: str):
         (("report", "runs/none"), "results.json = 'runs/none/results.json': no such file"),
         (("report", "text.tx"),
          "results.json = 'text.tx/results.json': no such file; did you mean text.txt?"),
-        (("generate", "runs/none"), "run = 'runs/none': holds no trained model; nearest: runs/"),
-        (("generate", "."), "run = '.': holds no trained model"),
-        (("generate", ".", "--prompt", ""), "prompt = '': must not be empty; nearest: 'def '"),
+        (("generate", "runs/none"), "run = 'runs/none': there is no trained model in it"),
+        (("generate", "."), "run = '.': there is no trained model in it"),
+        (("generate", ".", "--prompt", ""), "prompt = '': must not be empty"),
         (("generate", ".", "--length", "0"), "length = 0: must be above 0; nearest: 1"),
         (("train", "digits.yaml", "--output", "text.txt"), "output = 'text.txt': file exists"),
         (("train", "digits.yaml", "--output", "text.txt/x"),
@@ -456,7 +458,7 @@ def test_generate_continues_the_prompt(after: Shell):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("runs/digits",), "run = 'runs/digits': holds a classifier, no language model"),
+        (("runs/digits",), "run = 'runs/digits': holds a classifier, not a language model"),
         (("runs/lm", "--arm", "lmm"), "arm = 'lmm': not in runs/lm; did you mean lm?"),
         (("runs/lm", "--length", "40"),
          "length = 40: the model has 40 positions, the prompt takes 4; nearest: 36"),
@@ -483,7 +485,7 @@ def test_a_damaged_model_is_named(after: Shell):
         assert done.err == [
             f"warning: {home}/checkpoint/2: damaged checkpoint, passed over (its files are not as "
             "they were written)",
-            f"run = '{home}': no checkpoint to read",
+            f"run = '{home}': no readable checkpoint in it",
         ]
     finally:
         path.write_bytes(original)
@@ -499,17 +501,17 @@ def test_an_interrupt_that_python_drops_stops_it_all_the_same(
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Board, "watch", dropping)
+    monkeypatch.setattr(ProgressDisplay, "update", dropping)
     done = shell("train", "digits.yaml")
-    assert (done.code, done.err[-1]) == (130, "stopped; the same command goes on from here")
+    assert (done.code, done.err[-1]) == (130, "Interrupted. Rerun the same command to resume.")
 
 
 def test_help_names_the_commands(shell: Shell):
     done = shell("--help")
     assert done.code == 0
     text = " ".join("\n".join(done.out).split())
-    assert "{compare,train,plan,generate,report,tokenize,numerics}" in text
-    for command in cli.COMMANDS:
+    assert "{compare,train,configs,plan,generate,report,tokenize,numerics}" in text
+    for command in commands.COMMANDS:
         assert f"• {command} " in text
     detail = " ".join("\n".join(shell("compare", "--help").out).split())
     assert "CONFIG [KEY=VALUE ...]" in detail
@@ -533,7 +535,7 @@ def test_what_the_machine_refuses_is_one_line_and_another_code(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "runs/x/report.html")
 
-    monkeypatch.setitem(cli.COMMANDS, "report", full)
+    monkeypatch.setitem(commands.COMMANDS, "report", full)
     done = shell("report")
     assert done == ([], ["runs/x/report.html: no space left on device"], 1)
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gelu_jax.cli import board as module
-from gelu_jax.cli.progress import Board
-from gelu_jax.compare.experiment import CompareConfig
-from gelu_jax.runs.perform import Task
+from gelu_jax.cli import progress as module
+from gelu_jax.cli.progress import ProgressDisplay
+from gelu_jax.compare.config import CompareConfig
+from gelu_jax.runs.execution import Task
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.trainer import Point
 
@@ -51,19 +51,21 @@ def point(step: int, loss: float = 1.0) -> Point:
     return Point(step, 1.0, loss, 0.5, step / 10)
 
 
-def train(board: Board, clock: Clock, what: Task, loss: float, start: int = 0) -> None:
+def train(board: ProgressDisplay, clock: Clock, what: Task, loss: float, start: int = 0) -> None:
     """As `perform` tells it: what the task has, then its evaluations."""
-    board.watch(what, point(start) if start else None)
+    board.update(what, point(start) if start else None)
     for step in range(start or 50, board.steps[what.arm] + 1, 50):
         if step > start:
             clock.now += (50 if step > start else 0) / 10
-            board.watch(what, point(step, loss))
+            board.update(what, point(step, loss))
 
 
-def made(terminal: bool = False, config: CompareConfig = CONFIG) -> tuple[Board, io.StringIO]:
+def made(
+    terminal: bool = False, config: CompareConfig = CONFIG
+) -> tuple[ProgressDisplay, io.StringIO]:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=100, color_system=None)
-    return Board(config, console), out
+    return ProgressDisplay(config, console), out
 
 
 def test_plain_lines_where_there_is_no_terminal(clock: Clock):
@@ -72,8 +74,8 @@ def test_plain_lines_where_there_is_no_terminal(clock: Clock):
         train(board, clock, task("relu"), 2.0)
         train(board, clock, task("swiglu"), 1.5)
         train(board, clock, task("relu", 1), 2.2)
-        board.watch(task("swiglu", 1), None)
-        board.watch(task("swiglu", 1), point(50, math.nan))
+        board.update(task("swiglu", 1), None)
+        board.update(task("swiglu", 1), point(50, math.nan))
     assert out.getvalue().splitlines() == [
         " 25%  relu report-lr0.001-seed0: validation loss 2.0000  (about 30 seconds left)",
         " 50%  swiglu report-lr0.001-seed0: validation loss 1.5000  (about 20 seconds left)",
@@ -86,8 +88,8 @@ def test_what_was_done_before_does_not_distort_the_estimate(clock: Clock):
     """Finished runs and half of one are found: they are done, but not with this session's speed."""
     board, out = made()
     with board:
-        board.watch(task("relu"), point(100, 2.0))
-        board.watch(task("swiglu"), point(100, 1.5))
+        board.update(task("relu"), point(100, 2.0))
+        board.update(task("swiglu"), point(100, 1.5))
         assert board.share == 0.5
         assert board.left == "compiling"
         clock.now += 5.0  # what compiling takes is counted on the session's steps
@@ -104,8 +106,8 @@ def test_the_view_of_a_terminal(clock: Clock):
     train(board, clock, task("relu"), 2.0)
     train(board, clock, task("swiglu"), 1.5)
     train(board, clock, task("relu", 1), 2.4)
-    board.watch(task("swiglu", 1), None)
-    board.watch(task("swiglu", 1), point(50))
+    board.update(task("swiglu", 1), None)
+    board.update(task("swiglu", 1), point(50))
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
     console.print(board.view())
     lines = [line.split("  ") for line in console.file.getvalue().splitlines()]
@@ -165,17 +167,17 @@ def test_arms_of_other_lengths(clock: Clock):
 def test_nothing_yet(clock: Clock):
     board, _ = made()
     assert (board.share, board.left) == (0.0, "starting")
-    board.watch(task("relu"), None)
+    board.update(task("relu"), None)
     assert (board.share, board.left) == (0.0, "compiling")
     assert board.row("relu") == ("relu", "report-lr0.001-seed0, step 0", "0/2", "", "")
 
 
 def test_it_shows_the_loss_that_is_compared(clock: Clock):
     config = replace(CONFIG, metric="training loss")
-    board = Board(config, Console(file=io.StringIO()))
+    board = ProgressDisplay(config, Console(file=io.StringIO()))
     for arm in ("relu", "swiglu"):
-        board.watch(task(arm), None)
-    board.watch(task("relu"), Point(100, 0.5, 7.0, 0.5, 1.0))
-    board.watch(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
+        board.update(task(arm), None)
+    board.update(task("relu"), Point(100, 0.5, 7.0, 0.5, 1.0))
+    board.update(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
     assert board.row("swiglu")[-2:] == ("0.2500", "−0.2500")
     assert "training loss 0.2500" in board.line(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))

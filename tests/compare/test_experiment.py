@@ -17,21 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gelu_jax.compare import experiment, matching
-from gelu_jax.compare.experiment import (
-    CompareConfig,
-    best_rate,
-    changed,
-    compare,
-    flatten,
-    matched_arms,
-    prepare,
-)
+from gelu_jax.compare.config import CompareConfig, changed, differs_only_in_seeds, flatten
+from gelu_jax.compare.experiment import best_learning_rate, compare, matched_arms, prepare
 from gelu_jax.compare.matching import matched, parameters, width, with_width
-from gelu_jax.compare.records import Comparison, Run, read_results
+from gelu_jax.compare.records import Comparison, read_results
 from gelu_jax.errors import ConfigError
 from gelu_jax.nn.variants import VARIANTS, num_learned
-from gelu_jax.runs import perform as runs
-from gelu_jax.runs.directory import same_but_for_seeds
+from gelu_jax.runs import execution as runs
+from gelu_jax.runs.record import Run
 from gelu_jax.training.config import from_dict, read_config, to_dict
 from gelu_jax.training.data import load_data
 from gelu_jax.training.trainer import Point, State, TrainConfig, Trainer, evaluate
@@ -154,11 +147,11 @@ def test_an_arm_may_change_any_field():
         ({"batch_size": 64}, "arms.x = {'batch_size': 64}: arms must see the same data"),
         ({"data.validation_fraction": 0.5},
          "arms.x = {'data.validation_fraction': 0.5}: arms must see the same data"),
-        ({"seed": 3}, "arms.x.seed = 3: is the same for all arms here: see seeds and "
-                      "learning_rates"),
+        ({"seed": 3}, "arms.x.seed = 3: is the same for all arms: set seeds and "
+                      "learning_rates instead"),
         ({"optimizer.learning_rate": 0.1},
-         "arms.x.optimizer.learning_rate = 0.1: is the same for all arms here: see seeds and "
-         "learning_rates"),
+         "arms.x.optimizer.learning_rate = 0.1: is the same for all arms: set seeds and "
+         "learning_rates instead"),
         ({"model": 3}, "arms.x.model = 3: should be a section of keys"),
     ],
 )  # fmt: skip
@@ -178,12 +171,12 @@ def test_a_field_that_only_passes_its_value_on_is_no_change():
     ("changes", "line"),
     [
         ({"arms": {}}, "arms = {}: a comparison has at least one arm"),
-        ({"arms": {"a/b": {}}}, "arms = 'a/b': no name for a folder"),
-        ({"arms": {"..": {}}}, "arms = '..': no name for a folder"),
+        ({"arms": {"a/b": {}}}, "arms = 'a/b': cannot be the name of a folder"),
+        ({"arms": {"..": {}}}, "arms = '..': cannot be the name of a folder"),
         ({"seeds": 0}, "seeds = 0: must be above 0; nearest: 1"),
-        ({"seeds": 1001}, "seeds = 1001: more would meet the tuning seeds; nearest: 1000"),
+        ({"seeds": 1001}, "seeds = 1001: more than 1000 would overlap with the tuning seeds"),
         ({"learning_rates": (0.1, -0.1)}, "learning_rates = -0.1: must be above 0; nearest: 1"),
-        ({"learning_rates": (0.1, 0.1)}, "learning_rates = (0.1, 0.1): a rate is there twice"),
+        ({"learning_rates": (0.1, 0.1)}, "learning_rates = (0.1, 0.1): a rate is given twice"),
         ({"multiple_of": 0}, "multiple_of = 0: must be above 0; nearest: 1"),
     ],
 )
@@ -313,17 +306,19 @@ def test_all_diverged_still_ends(tmp_path: Path, made_up: MadeUp, trainers: dict
 
 
 def test_best_rate_by_hand():
+    best = partial(best_learning_rate, metric="validation loss")
+
     def run(rate: int, loss: float, status: str = "finished") -> Run:
         curves = ((1,), (1.0,), (0,), (loss,), (0.0,))
         return Run("a", 0, float(rate), "tuning", status, *curves)  # type: ignore[arg-type]
 
-    assert best_rate([run(1, 3.0), run(1, 1.0), run(2, 2.1), run(2, 2.2)], "validation loss") == 1
-    assert best_rate([run(1, 3.0), run(1, 1.0), run(2, 1.9), run(2, 1.8)], "validation loss") == 2
-    assert best_rate([run(1, 0.1, "diverged"), run(1, 0.1), run(2, 9.0)], "validation loss") == 2
-    assert best_rate([run(2, 1.0), run(1, 1.0)], "validation loss") == 2  # the first of equals
+    assert best([run(1, 3.0), run(1, 1.0), run(2, 2.1), run(2, 2.2)]) == 1
+    assert best([run(1, 3.0), run(1, 1.0), run(2, 1.9), run(2, 1.8)]) == 2
+    assert best([run(1, 0.1, "diverged"), run(1, 0.1), run(2, 9.0)]) == 2
+    assert best([run(2, 1.0), run(1, 1.0)]) == 2  # the first of equals
     low, high = replace(run(1, 5.0), train_loss=(0.1,)), replace(run(2, 1.0), train_loss=(0.2,))
-    assert best_rate([low, high], "validation loss") == 2
-    assert best_rate([low, high], "training loss") == 1
+    assert best([low, high]) == 2
+    assert best_learning_rate([low, high], "training loss") == 1
 
 
 def test_one_rate_or_none_is_not_tuned(
@@ -386,12 +381,12 @@ def test_only_what_is_missing_is_done(
     longer = {name: Trainer(replace(t.config, steps=8), t.data) for name, t in trainers.items()}
     assert fits(config_of(run=replace(RUN, steps=8)), longer) == 4
     assert fits(config_of()) == 0
-    monkeypatch.setattr(runs, "code", lambda: ["another jax", "cpu", "same source"])
+    monkeypatch.setattr(runs, "versions", lambda: ["another jax", "cpu", "same numerics"])
     assert fits(config_of()) == 4
     monkeypatch.undo()
 
 
-def test_the_address_covers_config_data_and_code(
+def test_the_address_covers_config_data_and_versions(
     trainers: dict[str, Trainer], monkeypatch: pytest.MonkeyPatch
 ):
     trainer = trainers["relu"]
@@ -407,27 +402,12 @@ def test_the_address_covers_config_data_and_code(
     data: Any = trainer.data
     facts = replace(data.facts, hash="0" * 64)
     other_data = address(Trainer(trainer.config, replace(data, facts=facts)), task)
-    monkeypatch.setattr(runs, "code", lambda: ["x"])
-    other_code = address(trainer, task)
-    assert len({base, other_rate, other_config, other_data, other_code}) == 5
+    monkeypatch.setattr(runs, "versions", lambda: ["x"])
+    other_versions = address(trainer, task)
+    assert len({base, other_rate, other_config, other_data, other_versions}) == 5
     monkeypatch.undo()
     assert address(trainer, task) == base
-    assert len(runs.code()) == 3
-
-
-def test_the_source_is_part_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A comment more in any file of the package, or a file more, is another code."""
-    package = tmp_path / "gelu_jax"
-    (package / "nn").mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    monkeypatch.setattr(runs, "__file__", str(package / "compare" / "runs.py"))
-    code = runs.code.__wrapped__
-    hashes = [code()[-1]]
-    (package / "nn" / "block.py").write_text("x = 1\n")
-    hashes.append(code()[-1])
-    (package / "nn" / "block.py").write_text("x = 1  # one\n")
-    hashes.append(code()[-1])
-    assert len(set(hashes)) == 3
+    assert len(runs.versions()) == 3
 
 
 # --- A real one -------------------------------------------------------------------------------
@@ -456,17 +436,17 @@ def test_a_run_is_finished_when_its_last_checkpoint_stands(
     tmp_path: Path, trainers: dict[str, Trainer], monkeypatch: pytest.MonkeyPatch
 ):
     """It is saved in the background: a kill before it stands must leave the run unfinished."""
-    sums, write, stood = runs.checkpoint._sums, runs._write, list[bool]()
+    sums, write, stood = runs.checkpoint._sums, runs.write_run, list[bool]()
 
-    def noted(home: Path, run: Run) -> None:
+    def noted(run: Run, home: Path) -> None:
         if run.status == "finished":
             stood.append((home / "checkpoint" / "4" / "sums.json").exists())
-        write(home, run)
+        write(run, home)
 
     monkeypatch.setattr(runs.checkpoint, "_sums", lambda folder: (time.sleep(0.3), sums(folder))[1])
-    monkeypatch.setattr(runs, "_write", noted)
+    monkeypatch.setattr(runs, "write_run", noted)
     task = runs.Task("relu", 0, 1e-3, "report")
-    runs.perform(trainers["relu"], task, tmp_path, lambda *_: None)
+    runs.execute(trainers["relu"], task, tmp_path, lambda *_: None)
     assert stood == [True]
 
 
@@ -495,7 +475,7 @@ def test_a_config_is_read_as_it_is_written():
     config = config_of(learning_rates=(1e-3, 2e-3))
     back = from_dict(to_dict(config), CompareConfig)
     assert to_dict(back) == to_dict(config)
-    assert same_but_for_seeds(replace(back, seeds=5), config)
-    assert not same_but_for_seeds(replace(back, multiple_of=8), config)
-    assert experiment.planned_steps(config) == {"relu": 16, "swiglu": 16}
-    assert experiment.planned_steps(config_of()) == {"relu": 8, "swiglu": 8}
+    assert differs_only_in_seeds(replace(back, seeds=5), config)
+    assert not differs_only_in_seeds(replace(back, multiple_of=8), config)
+    assert experiment.planned_runs(config) == 4
+    assert experiment.planned_runs(config_of()) == 2

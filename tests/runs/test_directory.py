@@ -1,12 +1,13 @@
 """The directory of a comparison: one process at a time, and what others wrote is never touched."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gelu_jax.compare.experiment import CompareConfig
+from gelu_jax.compare.config import CompareConfig, is_same_comparison
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs.directory import claim, locked
 from gelu_jax.training.config import from_dict, write_config
@@ -27,6 +28,10 @@ CONFIG = from_dict(
 OTHER = replace(CONFIG, multiple_of=16)
 
 
+def same(config: CompareConfig) -> Any:
+    return partial(is_same_comparison, config)
+
+
 def files(directory: Path) -> dict[str, bytes]:
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
@@ -38,7 +43,7 @@ def files(directory: Path) -> dict[str, bytes]:
 def refusal(directory: Path, config: CompareConfig = CONFIG, **how: Any) -> str:
     before = files(directory)
     with pytest.raises(ConfigError) as caught:
-        claim(directory, config, overwrite=how.get("overwrite", False))
+        claim(directory, same(config), overwrite=how.get("overwrite", False))
     assert files(directory) == before
     return str(caught.value)
 
@@ -58,26 +63,26 @@ def finished(tmp_path: Path) -> Path:
 
 
 def test_a_free_directory_is_claimed(tmp_path: Path):
-    claim(tmp_path, CONFIG, overwrite=False)
+    claim(tmp_path, same(CONFIG), overwrite=False)
     (tmp_path / ".lock").touch()
     (tmp_path / ".config.yaml.123").write_text("a process was killed as it began")
-    claim(tmp_path, CONFIG, overwrite=False)
+    claim(tmp_path, same(CONFIG), overwrite=False)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_the_same_comparison_goes_on(finished: Path, overwrite: bool):
     """With other seeds too; only the half-written files of a killed process are cleared."""
     before = files(finished)
-    claim(finished, replace(CONFIG, seeds=99), overwrite=overwrite)
+    claim(finished, same(replace(CONFIG, seeds=99)), overwrite=overwrite)
     halves = {name for name in before if name.rsplit("/", 1)[-1].startswith(".")}
     assert len(halves) == 3
     assert files(finished) == {k: v for k, v in before.items() if k not in halves}
 
 
 def test_another_comparison_is_refused_unless_told(finished: Path):
-    expected = "holds another comparison; choose another --output, or --overwrite"
+    expected = "holds another run or comparison; choose another --output, or --overwrite"
     assert refusal(finished, OTHER) == f"output = '{finished}': {expected}"
-    claim(finished, OTHER, overwrite=True)
+    claim(finished, same(OTHER), overwrite=True)
     assert files(finished) == {}
 
 
@@ -86,7 +91,7 @@ def test_what_no_comparison_wrote_is_never_deleted(finished: Path):
     for name, text in notes.items():
         (finished / name).parent.mkdir(parents=True, exist_ok=True)
         (finished / name).write_text(text)
-    claim(finished, OTHER, overwrite=True)
+    claim(finished, same(OTHER), overwrite=True)
     assert files(finished) == {name: text.encode() for name, text in notes.items()}
 
 
@@ -101,7 +106,7 @@ def test_a_foreign_directory_is_refused_whatever_is_told(
     (tmp_path / name).write_text(text)
     (tmp_path / "report.html").write_text("of somebody")
     line = refusal(tmp_path, overwrite=overwrite)
-    assert line == f"output = '{tmp_path}': holds files of something else; choose another --output"
+    assert line == f"output = '{tmp_path}': holds other files; choose another --output"
 
 
 def test_a_second_process_is_kept_out_and_the_first_one_lets_go(tmp_path: Path):
@@ -109,7 +114,7 @@ def test_a_second_process_is_kept_out_and_the_first_one_lets_go(tmp_path: Path):
     with locked(directory):
         (directory / "config.yaml").write_text("{}")
         with (
-            pytest.raises(ConfigError, match="another process is at work there"),
+            pytest.raises(ConfigError, match="another process is using it"),
             locked(directory),
         ):
             raise AssertionError("two at once")

@@ -267,7 +267,7 @@ def test_interrupted_and_two_at_once(
     finally:
         os.kill(first.pid, signal.SIGCONT)
     assert first.end(signal.SIGINT) == 130
-    assert first.lines[-1] == "stopped; the same command goes on from here"
+    assert first.lines[-1] == "Interrupted. Rerun the same command to resume."
     assert not any("Traceback" in line for line in first.lines)
     for home, record in curves(folder).items():  # what was trained is kept, to the last point
         if record["status"] == "interrupted" and record["eval_steps"][-1]:
@@ -472,7 +472,7 @@ def test_the_lead_is_stopped(
     pids = wait_for(lambda: len(workers(folder)) == 2 and notes(folder) and workers(folder))
     if how == signal.SIGINT:
         assert lead.end(how) == 130
-        assert lead.lines[-1] == "stopped; the same command goes on from here"
+        assert lead.lines[-1] == "Interrupted. Rerun the same command to resume."
         wait_for(lambda: not any(map(lives, pids)))
     else:
         assert lead.end(how) == -signal.SIGKILL

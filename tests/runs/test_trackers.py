@@ -13,10 +13,10 @@ import synthetic
 from tensorboardX.proto.event_pb2 import Event
 from wandb.proto.wandb_internal_pb2 import Record
 
-from gelu_jax.compare.records import Run, points
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs import trackers as room
-from gelu_jax.runs.perform import Task
+from gelu_jax.runs.execution import Task
+from gelu_jax.runs.record import Run
 from gelu_jax.runs.trackers import EventFiles, Tracker, Wandb, scalars, trackers
 
 RUNS = [synthetic.run("relu", seed, 3e-3) for seed in (0, 1)]
@@ -26,27 +26,14 @@ Scalars = dict[tuple[int, str], float]
 
 def first(run: Run, evaluations: int) -> Run:
     """The record as it stood after so many evaluations."""
-    step = run.eval_steps[evaluations - 1]
-    trained = sum(s <= step for s in run.train_steps)
-    n = evaluations
-    return replace(
-        run,
-        status="interrupted",
-        train_steps=run.train_steps[:trained],
-        train_loss=run.train_loss[:trained],
-        eval_steps=run.eval_steps[:n],
-        validation_loss=run.validation_loss[:n],
-        validation_accuracy=run.validation_accuracy[:n],
-        seconds=run.seconds[:n],
-        health={name: values[:n] for name, values in run.health.items()},
-    )
+    return replace(run.until(run.eval_steps[evaluations - 1]), status="interrupted")
 
 
 def expected(run: Run) -> Scalars:
     """In the float32 of an event file."""
     return {
         (point["step"], name): struct.unpack("f", struct.pack("f", value))[0]
-        for point in points(run)
+        for point in run.points()
         for name, value in scalars(point)
     }
 
@@ -71,9 +58,9 @@ def test_every_number_is_in_the_event_files_once(tmp_path: Path):
     with in_event_files(tmp_path) as tracker:
         for task, run in zip(TASKS, RUNS, strict=True):
             for evaluations in range(1, len(run.eval_steps) + 1, 10):
-                tracker.watch(task, first(run, evaluations))
-            tracker.watch(task, run)
-            tracker.watch(task, run)
+                tracker.update(task, first(run, evaluations))
+            tracker.update(task, run)
+            tracker.update(task, run)
     for task, run in zip(TASKS, RUNS, strict=True):
         found = list(events(tmp_path / task.name))
         assert dict(found) == expected(run)
@@ -86,11 +73,11 @@ def test_every_number_is_in_the_event_files_once(tmp_path: Path):
 def test_a_run_that_goes_on_is_whole_and_not_twice(tmp_path: Path):
     """The second session goes back to a checkpoint before the last point of the first."""
     with in_event_files(tmp_path) as tracker:
-        tracker.watch(TASKS[0], first(RUNS[0], 1))
-        tracker.watch(TASKS[0], first(RUNS[0], 9))
+        tracker.update(TASKS[0], first(RUNS[0], 1))
+        tracker.update(TASKS[0], first(RUNS[0], 9))
     with in_event_files(tmp_path) as tracker:
-        tracker.watch(TASKS[0], first(RUNS[0], 5))
-        tracker.watch(TASKS[0], RUNS[0])
+        tracker.update(TASKS[0], first(RUNS[0], 5))
+        tracker.update(TASKS[0], RUNS[0])
     found = list(events(tmp_path / TASKS[0].name))
     assert dict(found) == expected(RUNS[0])
     assert len(found) == len(expected(RUNS[0]))
@@ -103,15 +90,15 @@ def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     homes = {task: Path("relu") / task.name for task in TASKS}
     with Tracker(lambda task: Wandb(tmp_path, homes[task], {"steps": 7})) as tracker:
         for task, run in zip(TASKS, RUNS, strict=True):
-            tracker.watch(task, first(run, 3))
-            tracker.watch(task, run)
+            tracker.update(task, first(run, 3))
+            tracker.update(task, run)
     files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.name)
     assert [path.stem.partition("-")[2] for path in files] == [
         f"relu-{task.name}" for task in TASKS
     ]
     for path, run in zip(files, RUNS, strict=True):
         rows = {
-            (point["step"], name): value for point in points(run) for name, value in scalars(point)
+            (point["step"], name): value for point in run.points() for name, value in scalars(point)
         }
         assert history(path) == pytest.approx(rows, rel=1e-12)
 
@@ -167,7 +154,7 @@ def test_each_kind_has_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     made = trackers(("wandb", "tensorboard", "wandb"), tmp_path, trainers)
     for tracker in made:
         with tracker:
-            tracker.watch(TASKS[0], RUNS[0])
+            tracker.update(TASKS[0], RUNS[0])
     relative = home.relative_to(tmp_path / "runs")
     assert begun == [
         tmp_path / "tensorboard" / relative, "closed",

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from gelu_jax.compare.experiment import CompareConfig, prepare
+from gelu_jax.compare.config import CompareConfig
+from gelu_jax.compare.experiment import prepare
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs import directory as room
 from gelu_jax.runs import launchers, worker
-from gelu_jax.runs import worker_pool as lead
-from gelu_jax.runs.directory import locked, workers_at
+from gelu_jax.runs import worker_pool as module
+from gelu_jax.runs.directory import live_workers, locked
+from gelu_jax.runs.execution import Task, execute, folder
 from gelu_jax.runs.launchers import Launch, launch
-from gelu_jax.runs.perform import Task, folder, perform
 from gelu_jax.runs.worker import Worker
 from gelu_jax.runs.worker_pool import WorkerPool
 from gelu_jax.training.config import from_dict, write_config
@@ -120,30 +121,29 @@ def trainers() -> dict[str, Trainer]:
 
 @pytest.fixture
 def led(tmp_path: Path, trainers: dict[str, Trainer]) -> Any:
-    """A directory whose lead wants one task."""
-    (tmp_path / "workers").mkdir()
-    write_config(CONFIG, tmp_path / "config.yaml")
+    """A directory whose pool asks for one task."""
+    write_config(trainers["relu"].config, tmp_path / "workers" / "arms" / "relu.yaml")
     home = folder(trainers["relu"], TASK, tmp_path).relative_to(tmp_path / "runs")
     tasks = {home.as_posix(): vars(TASK)}
     (tmp_path / "workers" / "tasks.json").write_text(json.dumps(tasks))
-    with FileLock(tmp_path / "workers" / "lead.lock"):
+    with FileLock(tmp_path / "workers" / "leader.lock"):
         yield tmp_path
 
 
-def test_a_worker_without_a_lead_leaves_nothing(tmp_path: Path):
+def test_a_worker_without_a_pool_leaves_nothing(tmp_path: Path):
     Worker()(tmp_path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "workers").mkdir()
-    (tmp_path / "workers" / "lead.lock").touch()  # of one that has gone
+    (tmp_path / "workers" / "leader.lock").touch()  # of one that has gone
     Worker()(tmp_path)
-    assert [path.name for path in tmp_path.rglob("*")] == ["workers", "lead.lock"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["workers", "leader.lock"]
 
 
 def test_what_is_claimed_is_left_alone(
     led: Path, trainers: dict[str, Trainer], monkeypatch: pytest.MonkeyPatch
 ):
     did: list[Task] = []
-    monkeypatch.setattr(worker, "perform", lambda trainer, task, *_: did.append(task))
+    monkeypatch.setattr(worker, "execute", lambda trainer, task, *_: did.append(task))
     home = folder(trainers["relu"], TASK, led)
     attempt = worker._attempt  # pyright: ignore[reportPrivateUsage]
     with FileLock(home / ".claim"):
@@ -155,30 +155,34 @@ def test_what_is_claimed_is_left_alone(
 
 def test_a_worker_of_another_version_refuses(led: Path, monkeypatch: pytest.MonkeyPatch):
     """Its results would stand at another address: nobody would find them."""
-    monkeypatch.setattr("gelu_jax.runs.perform.code", lambda: ["another jax", "cpu", "source"])
-    monkeypatch.setattr(worker, "code", lambda: ["another jax", "cpu", "source"])
-    with pytest.raises(SystemExit, match="another version of gelu_jax or jax"):
+    monkeypatch.setattr(
+        "gelu_jax.runs.execution.versions", lambda: ["another jax", "cpu", "source"]
+    )
+    monkeypatch.setattr(worker, "versions", lambda: ["another jax", "cpu", "source"])
+    with pytest.raises(
+        SystemExit, match="this worker has another gelu_jax, jax, or kind of device"
+    ):
         Worker()(led)
     assert not (led / "runs").exists()
-    assert workers_at(led) == []
+    assert live_workers(led) == []
 
 
-def test_the_lead_follows_what_is_written(tmp_path: Path, trainers: dict[str, Trainer]):
+def test_the_pool_follows_what_is_written(tmp_path: Path, trainers: dict[str, Trainer]):
     """It meets a run empty, is told of each evaluation it sees, and of the last one once."""
     seen: list[tuple[int, str]] = []
     launched = Launch("local", 1)
-    crew = WorkerPool(
+    pool = WorkerPool(
         launched, tmp_path, trainers, lambda _, run: seen.append((len(run.eval_steps), run.status))
     )
     home = folder(trainers["relu"], TASK, tmp_path)
-    record = lead._Record(home / "run.json")  # pyright: ignore[reportPrivateUsage]
+    record = module._Record(home / "run.json")  # pyright: ignore[reportPrivateUsage]
 
     def follow(*_: Any) -> None:
-        crew._follow(TASK, record)  # pyright: ignore[reportPrivateUsage]
+        pool._follow(TASK, record)  # pyright: ignore[reportPrivateUsage]
 
     follow()
     assert seen == []
-    perform(trainers["relu"], TASK, tmp_path, follow)
+    execute(trainers["relu"], TASK, tmp_path, follow)
     follow()
     follow()
     assert seen[:2] == [(0, "interrupted"), (1, "interrupted")]
@@ -193,8 +197,8 @@ def test_a_command_waits_for_the_workers_of_another(
     monkeypatch.setattr(room, "_PATIENCE", 0.3)
     (tmp_path / "workers").mkdir()
     with FileLock(tmp_path / "workers" / "worker-here-1.lock"):
-        assert len(workers_at(tmp_path)) == 1
+        assert len(live_workers(tmp_path)) == 1
         with pytest.raises(ConfigError, match="workers of an earlier command"), locked(tmp_path):
             raise AssertionError("one was at work")
     with locked(tmp_path):
-        assert workers_at(tmp_path) == []
+        assert live_workers(tmp_path) == []

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gelu_jax.compare.experiment import CompareConfig, matched_arms
+from gelu_jax.compare.config import CompareConfig
+from gelu_jax.compare.experiment import matched_arms
 from gelu_jax.compare.matching import parameters
 from gelu_jax.training import trainer as training
 from gelu_jax.training.config import from_dict, read_config, to_dict

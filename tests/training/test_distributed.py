@@ -281,7 +281,7 @@ def test_stopped_by_a_signal_both_go_on(undisturbed: dict[str, Any], pairs: Any,
     wait_for_checkpoint(pair)
     pair.processes[0].send_signal(signal.SIGINT)
     assert pair.wait(60) == [130, 1]
-    assert pair.lines(0) == ["stopped; the same command goes on from here"]
+    assert pair.lines(0) == ["Interrupted. Rerun the same command to resume."]
     before, pair = saved(tmp_path), pairs(tmp_path)
     wait_for_checkpoint(pair, before)
     pair.processes[1].terminate()

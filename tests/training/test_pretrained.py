@@ -7,7 +7,8 @@ from flax import nnx
 
 import gelu_jax as gj
 from gelu_jax import families
-from gelu_jax.compare.experiment import CompareConfig, prepare
+from gelu_jax.compare.config import CompareConfig
+from gelu_jax.compare.experiment import prepare
 from gelu_jax.errors import ConfigError
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.model import with_weights

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from gelu_jax import cli
 from gelu_jax.errors import ConfigError
-from gelu_jax.runs.perform import Task, perform
+from gelu_jax.runs.execution import Task, execute
 from gelu_jax.training.config import from_dict, write_config
 from gelu_jax.training.data import HuggingFace, TokenData, TokenFiles, load_data, stream, text
 from gelu_jax.training.data.convert import write_corpus
@@ -188,7 +188,7 @@ def test_an_interrupt_leaves_nothing(
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 130
-    assert capsys.readouterr().err.strip().endswith("stopped; nothing was written")
+    assert capsys.readouterr().err.strip().endswith("Interrupted; nothing was written.")
     assert not list(tmp_path.iterdir())
 
 
@@ -577,7 +577,7 @@ def test_a_run_stopped_in_an_epoch_goes_on_bit_for_bit(
     trainer = Trainer(config, load_data(config.data, config.batch_size))
     assert trainer.chunk_steps == 1
     task = Task("a", 3, 3e-3, "report")
-    undisturbed = perform(trainer, task, tmp_path / "whole", lambda *_: None)
+    undisturbed = execute(trainer, task, tmp_path / "whole", lambda *_: None)
     assert undisturbed.status == "finished"
 
     def stop(at: int, task: Task, run: Any) -> None:
@@ -586,8 +586,8 @@ def test_a_run_stopped_in_an_epoch_goes_on_bit_for_bit(
 
     for at in (3, 9):
         with pytest.raises(KeyboardInterrupt):
-            perform(trainer, task, tmp_path / "parts", functools.partial(stop, at))
-    resumed = perform(trainer, task, tmp_path / "parts", lambda *_: None)
+            execute(trainer, task, tmp_path / "parts", functools.partial(stop, at))
+    resumed = execute(trainer, task, tmp_path / "parts", lambda *_: None)
     for name in ("train_loss", "validation_loss", "validation_accuracy", "health", "eval_steps"):
         assert getattr(resumed, name) == getattr(undisturbed, name), name
 

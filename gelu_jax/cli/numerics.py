@@ -1,4 +1,4 @@
-"""plan and numerics: what a run needs, and what the activations keep."""
+"""numerics: whether the activations keep their promise on this device."""
 
 import sys
 from typing import Literal
@@ -6,33 +6,8 @@ from typing import Literal
 from rich.console import Console
 
 from gelu_jax.activations import ACTIVATIONS, activation
-from gelu_jax.cli.arguments import ConfigFile, Overrides
-from gelu_jax.errors import ConfigError, Problem, check
-from gelu_jax.nn import checks
+from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.numerics import sweep as numerics
-from gelu_jax.training import memory_plan as planning
-from gelu_jax.training.config import read_config
-from gelu_jax.training.trainer import TrainConfig
-
-
-def plan_command(
-    config: ConfigFile,
-    overrides: Overrides = (),
-    chip: str = "h100",
-    devices: int = 1,
-) -> None:
-    """Print what a config would need on chips that are not here; nothing is run.
-
-    Args:
-        config: a YAML file such as configs/llama_small.yaml.
-        overrides: section.key=value for any field, such as mesh.fsdp=8.
-        chip: one of a100, h100, h200, b200, mi300x.
-        devices: how many of them.
-    """
-    check(checks.positive(devices=devices))
-    run, found = read_config(config, TrainConfig, overrides), planning.chip(chip)
-    report = planning.describe(planning.plan_memory(run, found, devices), found, chip)
-    print(report)
 
 
 def numerics_command(

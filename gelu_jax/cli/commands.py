@@ -1,0 +1,62 @@
+"""All commands, and what their errors look like."""
+
+import os
+import sys
+import warnings
+
+import tyro
+
+from gelu_jax.cli.compare import compare_command
+from gelu_jax.cli.configs import configs_command
+from gelu_jax.cli.generate import generate_command
+from gelu_jax.cli.interrupts import interrupted, remembered_interrupts
+from gelu_jax.cli.numerics import numerics_command
+from gelu_jax.cli.plan import plan_command
+from gelu_jax.cli.report import report_command
+from gelu_jax.cli.tokenize import tokenize_command
+from gelu_jax.cli.train import train_command
+from gelu_jax.errors import ConfigError
+
+COMMANDS = {
+    "compare": compare_command,
+    "train": train_command,
+    "configs": configs_command,
+    "plan": plan_command,
+    "generate": generate_command,
+    "report": report_command,
+    "tokenize": tokenize_command,
+    "numerics": numerics_command,
+}
+
+
+def run() -> None:
+    """Runs the command that the arguments name.
+
+    A mistake of the user's is one line per mistake on standard error, and no traceback.
+    """
+    interrupted.clear()
+    with warnings.catch_warnings(), remembered_interrupts():
+        warnings.showwarning = _warn
+        try:
+            tyro.extras.subcommand_cli_from_dict(
+                COMMANDS, prog="gelu-jax", config=(tyro.conf.FlagCreatePairsOff,)
+            )
+        except ConfigError as error:
+            sys.exit(_fail(error, 2))
+        except BrokenPipeError:  # the reader, `head` say, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            sys.exit(_fail(f"{error.filename or 'disk'}: {reason}", 1))
+        except KeyboardInterrupt:
+            sys.exit(_fail("Interrupted. Rerun the same command to resume.", 130))
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _fail(what: object, code: int) -> int:
+    print(what, file=sys.stderr)
+    return code

@@ -1,0 +1,47 @@
+"""configs: the ones that come with the package, and how a command finds them by name."""
+
+from pathlib import Path
+
+from gelu_jax.errors import ABSENT, ConfigError, Problem, nearest, no_such
+
+_PACKAGE = Path(__file__).parents[1]
+# in a wheel they are inside the package, in a checkout beside it
+_PLACES = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+DIRECTORY = next((path for path in _PLACES if path.is_dir()), _PLACES[0])
+
+
+def configs_command() -> None:
+    """List the configs that come with the package, each with its first line."""
+    paths = _bundled()
+    width = max(len(path.stem) for path in paths)
+    for path in paths:
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        print(f"{path.stem:{width}}  {first.removeprefix('# ')}")
+
+
+def find_config(path: Path) -> Path:
+    """The config file that a person means.
+
+    Args:
+      path: a file, or the name of a config that comes with the package. A file wins.
+
+    Returns:
+      A file that exists.
+
+    Raises:
+      ConfigError: there is neither.
+    """
+    bundled = DIRECTORY / f"{path.name.removesuffix('.yaml')}.yaml"
+    if path.exists():
+        return path
+    if path.parent == Path() and bundled.exists():
+        return bundled
+    reason = no_such("file", str(path))
+    hint = nearest(path.name.removesuffix(".yaml"), (found.stem for found in _bundled()))
+    if path.parent == Path() and "did you mean" not in reason and hint.startswith("did you mean"):
+        reason += f"; {hint}"
+    raise ConfigError([Problem(str(path), ABSENT, reason)])
+
+
+def _bundled() -> list[Path]:
+    return sorted(DIRECTORY.glob("*.yaml"))

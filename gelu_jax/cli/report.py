@@ -1,0 +1,17 @@
+"""report: draws what has been trained."""
+
+from gelu_jax.cli.arguments import Finished
+from gelu_jax.cli.session import show
+from gelu_jax.compare.analysis import analyze
+from gelu_jax.compare.records import read_results
+from gelu_jax.report.write import write_report
+
+
+def report_command(run: Finished) -> None:
+    """Draw the report of a finished run or comparison again, without training.
+
+    Args:
+        run: its directory, such as runs/compare_activations.
+    """
+    comparison = read_results(run)
+    show(analyze(comparison), write_report(comparison, run))

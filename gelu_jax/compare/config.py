@@ -1,0 +1,167 @@
+"""The config of a comparison: one run, and the arms that differ from it in the fields they name."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from gelu_jax.compare.records import Metric
+from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.nn import checks
+from gelu_jax.training.config import from_dict, to_dict
+from gelu_jax.training.trainer import TrainConfig
+
+Changes = Mapping[str, Any]
+
+TUNING_OFFSET = 1_000
+"""The seeds of tuning runs begin so far above the first reported seed."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared.
+
+    An arm's width is matched to the first arm's cost, unless the arm sets its width itself. With
+    several learning rates each arm takes the one that is best on seeds that are not reported.
+
+    Attributes:
+      run: the run that the arms change.
+      arms: name → changes, as dotted path → value; the others are compared with the first.
+      description: one or two sentences for the report.
+      metric: the loss that learning rates are chosen and arms compared by. The training loss at an
+        evaluation is the mean over the steps since the one before, with dropout if there is any.
+      seeds: how many are reported, counted up from `run.seed`.
+      learning_rates: the grid to choose from; empty keeps each arm's own.
+      tuning_seeds: how many seeds choose the learning rate.
+      match: what arms have in common: "parameters", "flops" of a step, or "width".
+      multiple_of: matched widths are multiples of it.
+      protocol: "full", or "smoke test", which draws no conclusion.
+
+    Raises:
+      ConfigError: with a line for everything that is wrong.
+    """
+
+    run: TrainConfig
+    arms: Mapping[str, Changes]
+    description: str = ""
+    metric: Metric = "validation loss"
+    seeds: int = 8
+    learning_rates: tuple[float, ...] = ()
+    tuning_seeds: int = 1
+    match: Literal["parameters", "flops", "width"] = "parameters"
+    multiple_of: int = 8
+    protocol: Literal["full", "smoke test"] = "full"
+
+    def __post_init__(self):
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(
+            seeds=self.seeds, tuning_seeds=self.tuning_seeds, multiple_of=self.multiple_of
+        )
+        if self.seeds > TUNING_OFFSET:
+            reason = f"more than {TUNING_OFFSET} would overlap with the tuning seeds"
+            yield Problem("seeds", self.seeds, reason)
+        for learning_rate in self.learning_rates:
+            yield from checks.positive(learning_rates=learning_rate)
+        if len(set(self.learning_rates)) < len(self.learning_rates):
+            yield Problem("learning_rates", self.learning_rates, "a rate is given twice")
+        if not self.arms:
+            yield Problem("arms", {}, "a comparison has at least one arm")
+        for name, changes in self.arms.items():
+            yield from self._arm_problems(name, changes)
+
+    def _arm_problems(self, name: str, changes: Changes) -> Iterator[Problem]:
+        if not name or set(name) & set("/\\") or name.startswith("."):
+            yield Problem("arms", name, "cannot be the name of a folder")
+        try:
+            arm = changed(self.run, changes)
+            if (arm.data, arm.batch_size) != (self.run.data, self.run.batch_size):
+                yield Problem(f"arms.{name}", dict(changes), "arms must see the same data")
+        except ConfigError as error:
+            yield from (replace(p, field=f"arms.{name}.{p.field}") for p in error.problems)
+        shared = {"seed", *(["optimizer.learning_rate"] if self.learning_rates else [])}
+        for path in changes.keys() & shared:
+            reason = "is the same for all arms: set seeds and learning_rates instead"
+            yield Problem(f"arms.{name}.{path}", changes[path], reason)
+
+
+def changed(run: TrainConfig, changes: Changes) -> TrainConfig:
+    """A run with some fields changed, checked as a config file is.
+
+    Args:
+      run: the config to change.
+      changes: dotted path → value.
+
+    Returns:
+      A new config.
+
+    Raises:
+      ConfigError: a field does not exist, or only passes its value on to parts that have their own.
+    """
+    plain, changes = to_dict(run), flatten(changes)
+    for path, value in changes.items():
+        section = plain
+        *sections, last = path.split(".")
+        for key in sections:
+            if not isinstance(section.get(key), dict):
+                section[key] = {}
+            section = section[key]
+        section[last] = to_dict(value)
+    result = from_dict(plain, TrainConfig)
+    check(_without_effect(result, changes))
+    return result
+
+
+def _without_effect(run: TrainConfig, changes: Changes) -> Iterator[Problem]:
+    flat = flatten(to_dict(run))
+    for path, value in changes.items():
+        if flat.get(path) != to_dict(value) and not any(k.startswith(path + ".") for k in flat):
+            yield Problem(path, value, "changes nothing here; name the field of the part itself")
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted paths.
+
+    Args:
+      tree: nested mappings.
+      prefix: put before each path.
+
+    Returns:
+      Dotted path → value.
+
+    >>> flatten({"model": {"d_ff": 8}, "steps": 3})
+    {'model.d_ff': 8, 'steps': 3}
+    """
+    if not isinstance(tree, Mapping) or (prefix and not tree):
+        return {prefix.removesuffix("."): tree}
+    return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}{key}.").items()}
+
+
+def differs_only_in_seeds(one: CompareConfig, other: CompareConfig) -> bool:
+    """Whether the runs of one comparison can serve the other.
+
+    Args:
+      one: a config.
+      other: another one.
+
+    Returns:
+      True if they are equal but for the number of seeds.
+    """
+    # as plain data, because a dtype that was read back is a name
+    return to_dict(replace(one, seeds=1)) == to_dict(replace(other, seeds=1))
+
+
+def is_same_comparison(config: CompareConfig, data: Mapping[str, Any]) -> bool:
+    """Whether a config file is of the same comparison, with any number of seeds.
+
+    Args:
+      config: of the comparison.
+      data: of a config.yaml, as plain data.
+
+    Returns:
+      True if it is.
+
+    Raises:
+      ConfigError: the file is not the config of a comparison.
+    """
+    return differs_only_in_seeds(config, from_dict(data, CompareConfig))

@@ -1,0 +1,238 @@
+"""One run on disk: found by what it is, resumed where it stopped, loaded when it is done.
+
+    <directory>/runs/<arm>/<purpose>-lr<rate>-seed<seed>-<address>/
+        config.yaml     the TrainConfig, with this seed and learning rate
+        run.json        the record so far (see `record`)
+        metrics.jsonl   the same, one line for each step that has a point
+        checkpoint/     the state to resume from, and in the end the trained model
+
+The address is a hash of all that decides the result: the resolved config, the data, and
+`versions()`.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import jax
+
+from gelu_jax.errors import ConfigError, Problem, check, nearest
+from gelu_jax.files import is_primary
+from gelu_jax.runs.record import Purpose, Run, read_run, write_run
+from gelu_jax.training import checkpoint
+from gelu_jax.training.config import read_config, to_dict, write_config
+from gelu_jax.training.distributed import broadcast_from_primary, same_everywhere
+from gelu_jax.training.trainer import Keys, Model, Point, State, TrainConfig, Trainer, init
+from gelu_jax.version import NUMERICS_VERSION
+
+
+@dataclass(frozen=True)
+class Task:
+    """A run to be done: what tells it from the other runs in a directory.
+
+    Attributes:
+      arm: the arm of a comparison, or the name of the config where there is only one.
+      seed: of the initial values, the order of the data and dropout.
+      learning_rate: the peak of the schedule.
+      purpose: "tuning" for a run that chooses a learning rate, "report" for one that is reported.
+    """
+
+    arm: str
+    seed: int
+    learning_rate: float
+    purpose: Purpose
+
+    @property
+    def name(self) -> str:
+        """What people see of it: on the screen, and as the beginning of its folder's name."""
+        return f"{self.purpose}-lr{self.learning_rate:g}-seed{self.seed}"
+
+
+Callback = Callable[[Task, Run], None]
+"""Called with a task and its record: first as it stands on disk, then after each evaluation."""
+
+
+def execute(trainer: Trainer, task: Task, directory: Path, callback: Callback) -> Run:
+    """Trains a run to its end, or reads its record if that has been done.
+
+    Resumes from the newest checkpoint. The curve is the same, bit for bit, however often the run
+    was stopped.
+
+    Args:
+      trainer: of the task's arm.
+      task: what to train.
+      directory: of the whole training or comparison.
+      callback: called with the record as it stands, then after each evaluation.
+
+    Returns:
+      The record, with status "finished" or "diverged".
+
+    Raises:
+      ConfigError: the processes of a distributed run do not agree on what to train.
+      OSError: the disk is full or not writable.
+      KeyboardInterrupt: interrupted; what had been trained is saved.
+    """
+    same_everywhere(_identity(trainer, task, versions()))
+    home = folder(trainer, task, directory)
+    run = broadcast_from_primary(partial(read_run, home / "run.json"))
+    if run is not None and run.status != "interrupted":
+        callback(task, run)
+        return run
+    home.mkdir(parents=True, exist_ok=True)
+    write_config(resolved(trainer, task), home / "config.yaml")
+    run, state = _resume(home, run or _empty(trainer, task), trainer.abstract_state)
+    callback(task, run)
+    run = _train(trainer, task, home, run, state, callback)
+    point = run.last_point
+    run = replace(run, status="diverged" if point and point.diverged else "finished")
+    write_run(run, home)
+    if task.purpose == "tuning":
+        shutil.rmtree(home / "checkpoint", ignore_errors=True)
+    return run
+
+
+def _empty(trainer: Trainer, task: Task) -> Run:
+    return Run(
+        **vars(task),
+        status="interrupted",
+        train_steps=(),
+        train_loss=(),
+        eval_steps=(),
+        validation_loss=(),
+        seconds=(),
+        compile_seconds=trainer.programs.seconds,
+    )
+
+
+def _train(
+    trainer: Trainer, task: Task, home: Path, run: Run, state: State | None, callback: Callback
+) -> Run:
+    resume = None if state is None else (state, run.seconds[-1])
+    saved = run, state  # one name, so that no interrupt falls between the two
+    try:
+        with checkpoint.Saver(home / "checkpoint") as saver:
+            for state, point in trainer.fit(task.seed, task.learning_rate, resume):
+                run = run.append(point)
+                saved = run, state
+                write_run(run, home)  # before the state, so that no state is ahead of its curve
+                if _is_due(trainer.config, point):
+                    saver.save(point.step, state)
+                callback(task, run)
+    except (KeyboardInterrupt, SystemExit):  # there is time to keep what has been trained
+        run, state = saved
+        if state is not None and int(state.step) > 0:
+            write_run(run, home)
+            checkpoint.save(home / "checkpoint", int(state.step), state)
+        raise
+    return run
+
+
+def _resume(home: Path, run: Run, like: State) -> tuple[Run, State | None]:
+    """The newest readable state, and the record up to it; an empty record where there is none.
+
+    A state that the record does not know of (it was damaged, say) is of no use: its curve is lost.
+    """
+    state = checkpoint.restore(home / "checkpoint", like)
+    if state is None or int(state.step) not in run.eval_steps:
+        if is_primary():
+            shutil.rmtree(home / "checkpoint", ignore_errors=True)
+        return run.until(-1), None
+    return run.until(int(state.step)), state
+
+
+def _is_due(config: TrainConfig, point: Point) -> bool:
+    every = config.checkpoint_every or config.steps
+    return not point.diverged and point.step > 0 and point.step % every == 0
+
+
+def resolved(trainer: Trainer, task: Task) -> TrainConfig:
+    """What is trained: the trainer's config with the seed and learning rate of a task.
+
+    Args:
+      trainer: of the task's arm.
+      task: what to train.
+
+    Returns:
+      The config that stands in the folder of the run.
+    """
+    optimizer = replace(trainer.config.optimizer, learning_rate=task.learning_rate)
+    return replace(trainer.config, optimizer=optimizer, seed=task.seed)
+
+
+def versions() -> list[str]:
+    """What decides a result beside config and data: jax, its backend, `NUMERICS_VERSION`."""
+    return [jax.__version__, jax.default_backend(), NUMERICS_VERSION]
+
+
+def folder(
+    trainer: Trainer, task: Task, directory: Path, trained_by: Sequence[str] | None = None
+) -> Path:
+    """Where a run lives.
+
+    Args:
+      trainer: of the task's arm.
+      task: what to train.
+      directory: of the whole training or comparison.
+      trained_by: the `versions()` of another process that trains it; this one's by default.
+
+    Returns:
+      A path, whether or not there is anything yet.
+    """
+    identity = list(_identity(trainer, task, trained_by or versions()).values())
+    address = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+    return directory / "runs" / task.arm / f"{task.name}-{address[:12]}"
+
+
+def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[str, object]:
+    return {
+        "config": to_dict(resolved(trainer, task)),
+        "data": trainer.data.facts.hash,
+        "versions": trained_by,
+    }
+
+
+def find_model(directory: Path, arm: str | None = None) -> Path:
+    """The folder of a trained model.
+
+    Args:
+      directory: of a training or a comparison.
+      arm: whose model; None takes the arm that was trained first.
+
+    Returns:
+      The folder of the first trained run of the arm.
+
+    Raises:
+      ConfigError: nothing has been trained there, or there is no such arm.
+    """
+    checkpoints = directory.glob("runs/*/report-*/checkpoint")
+    homes = [path.parent for path in sorted(checkpoints, key=lambda path: path.stat().st_mtime)]
+    arms = list(dict.fromkeys(home.parent.name for home in homes))
+    if not homes:
+        raise ConfigError([Problem("run", directory, "there is no trained model in it")])
+    if arm is not None and arm not in arms:
+        raise ConfigError([Problem("arm", arm, f"not in {directory}; {nearest(arm, arms)}")])
+    return next(home for home in homes if home.parent.name == (arm or arms[0]))
+
+
+def load_model(home: Path) -> Model:
+    """The trained model of a run.
+
+    Args:
+      home: the folder of the run, as `find_model` finds it.
+
+    Returns:
+      The module, with the weights of the newest checkpoint.
+
+    Raises:
+      ConfigError: the folder holds no checkpoint that can be read.
+    """
+    config = read_config(home / "config.yaml", TrainConfig)
+    like = jax.eval_shape(lambda: init(config, Keys.of(0)))
+    state = checkpoint.restore(home / "checkpoint", like)
+    check([Problem("run", home, "no readable checkpoint in it")] if state is None else [])
+    return cast(State, state).model

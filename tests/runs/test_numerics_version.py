@@ -1,0 +1,66 @@
+"""Runs of the same `NUMERICS_VERSION` have the same results: a change of one needs the other.
+
+The losses of two steps of each kind of run, as they were when the version was set. Processors and
+versions of XLA round differently: jax 0.10 and 0.12 are 2.5e-7 apart, in bfloat16 1.4e-4. Whoever
+makes a change below the tolerances has to notice it.
+"""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gelu_jax.training.config import from_dict
+from gelu_jax.training.data import load_data
+from gelu_jax.training.trainer import TrainConfig, Trainer
+from gelu_jax.version import NUMERICS_VERSION
+
+RUN = {"steps": 2, "batch_size": 4, "eval_every": 1, "seed": 7}
+MLP = {"kind": "mlp", "d_in": 64, "num_classes": 10, "num_layers": 2, "d_ff": 16}
+
+
+def language_model(style: str, norm: str, variant: str, **model: Any) -> dict[str, Any]:
+    return RUN | {
+        "data": {"kind": "files", "path": "", "context": 16, "validation_windows": 4},
+        "model": {
+            "kind": "transformer", "vocab_size": 256, "num_layers": 2, "d_model": 16,
+            "block": {
+                "style": style,
+                "norm": {"kind": norm},
+                "attention": {"num_heads": 2},
+                "feed_forward": {"variant": variant, "d_ff": 24},
+            },
+            **model,
+        },
+    }  # fmt: skip
+
+
+KINDS = {
+    "swiglu": language_model("pre_norm", "rms", "swiglu"),
+    "gelu": language_model("post_norm", "layer", "gelu", max_positions=16, tie_embeddings=False),
+    "parallel": language_model("parallel", "rms", "xielu", dtype="bfloat16"),
+    "dropout": RUN | {"data": {"kind": "digits"}, "model": MLP | {"dropout_rate": 0.5}},
+}
+VERSION = "ce216d89edfff73abfc62b55a76901d68acf38bfa8a28823b170bb467cefe12c"
+LOSSES = {
+    "swiglu": (6.311252593994141, 6.310303211212158, 5.443110942840576, 5.191064357757568),
+    "gelu": (5.967482566833496, 6.139411449432373, 5.6485724449157715, 5.33706521987915),
+    "parallel": (6.439985275268555, 6.333418846130371, 5.318084716796875, 4.986557960510254),
+    "dropout": (2.302142381668091, 2.1848840713500977, 2.4647364616394043, 2.297154426574707),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_are_those_of_the_version(kind: str, tmp_path):
+    (tmp_path / "text.txt").write_text("to be, or not to be, that is the question\n" * 30)
+    config: dict[str, Any] = dict(KINDS[kind])
+    if "path" in config["data"]:
+        config["data"] = config["data"] | {"path": str(tmp_path / "text.txt")}
+    run = from_dict(config, TrainConfig)
+    trainer = Trainer(run, load_data(run.data, run.batch_size))
+    points = [point for _, point in trainer.fit(run.seed, 1e-2)]
+    losses = [points[0].validation_loss, *(p.train_loss for p in points[1:])]
+    losses.append(points[-1].validation_loss)
+    print(kind, tuple(map(float, losses)))
+    assert NUMERICS_VERSION == VERSION, "a new version has new losses; they are printed"
+    np.testing.assert_allclose(losses, LOSSES[kind], rtol=1e-3 if kind == "parallel" else 1e-5)
