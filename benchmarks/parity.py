@@ -15,7 +15,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
 import parity  # noqa: E402
 
-from gelu_jax.compare.experiment import environment  # noqa: E402
+from gelu_jax.runs.environment import environment  # noqa: E402
 
 
 def measure(case: str) -> dict[str, object]:

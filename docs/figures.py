@@ -1,21 +1,15 @@
 """Every figure on the site: tables and values made from benchmarks/results, none of them typed.
 
-`hooks.py` hands `FUNCTIONS` to the pages, where `{{ wrong_counts() }}` stands for a table.
+`hooks.py` hands these functions to the pages, where `{{ wrong_counts() }}` stands for a table.
 """
 
-import contextlib
-import io
 import json
-import os
-import shlex
-import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from gelu_jax import cli
 from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.records import read_results
 from gelu_jax.report.tables import Table, rates_table, results_table
@@ -122,7 +116,7 @@ def wrong_counts(*functions: str) -> str:
 
 
 def nans(function: str, dtype: str, source: str) -> str:
-    """NaN among the values and derivatives of finite 16-bit inputs."""
+    """NaN among the values and derivatives at the 16-bit inputs that are not NaN."""
     (row,) = (
         r
         for r in result("numerics_16bit")["rows"]
@@ -344,35 +338,3 @@ def parity() -> str:
 
 def _short(row: dict[str, Any]) -> str:
     return f"{row['difference']:.1e}".replace("e-0", "e-")
-
-
-# The command line
-
-
-def cli_commands() -> list[str]:
-    """The names of the commands."""
-    return sorted(cli.COMMANDS)
-
-
-def output(line: str) -> str:
-    """What a command prints, in 88 columns."""
-    said, before = io.StringIO(), (sys.argv, os.environ.get("COLUMNS"))
-    sys.argv, os.environ["COLUMNS"] = shlex.split(line), "88"
-    try:
-        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
-            cli.main()
-    finally:
-        sys.argv = before[0]
-        os.environ.pop("COLUMNS") if before[1] is None else os.environ.update(COLUMNS=before[1])
-    return said.getvalue().strip()
-
-
-FUNCTIONS = {
-    f.__name__: f
-    for f in (
-        activation_target, activation_times, block_times, checkpointing, choice_times, cli_commands,
-        comparison, float32_errors, float32_worst, health, loading, measured_on, nans, output,
-        parity, rates, residuals, result, scaling, step_memory, sweep, training, verdict_of,
-        wrong_counts,
-    )
-}  # fmt: skip

@@ -41,6 +41,11 @@ def prose(page: Path) -> str:
     return re.sub(r"`[^`\n]*`|\{\{.*?\}\}", "", text, flags=re.DOTALL)
 
 
+def links(page: Path) -> list[str]:
+    """Where the links and pictures of a page lead, but for other hosts."""
+    return re.findall(r"\]\(((?!https?:)[^)\s]+)\)", page.read_text())
+
+
 def commands(page: Path) -> Iterator[list[str]]:
     """The words of every command in the shell blocks of a page."""
     for block in blocks(page, "sh"):

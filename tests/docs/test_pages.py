@@ -15,7 +15,8 @@ import pytest
 from pages import PAGES, ROOT, blocks, commands, name
 
 from gelu_jax import cli
-from gelu_jax.compare.experiment import CompareConfig
+from gelu_jax.cli import commands as cli_commands
+from gelu_jax.compare.config import CompareConfig
 from gelu_jax.training.config import read_config
 from gelu_jax.training.trainer import TrainConfig
 
@@ -87,8 +88,8 @@ def parsed(arguments, monkeypatch):
 
         return call
 
-    commands = {key: spy(command) for key, command in cli.COMMANDS.items()}
-    monkeypatch.setattr(cli, "COMMANDS", commands)
+    spies = {key: spy(command) for key, command in cli_commands.COMMANDS.items()}
+    monkeypatch.setattr(cli_commands, "COMMANDS", spies)
     monkeypatch.setattr(sys, "argv", ["gelu-jax", *arguments])
     with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()) as complaint:
         cli.main()
@@ -101,6 +102,24 @@ def check_config(command, called):
     path = CONFIGS[str(called["config"]).removeprefix("configs/").removesuffix(".yaml")]
     config = CompareConfig if command == "compare" else TrainConfig
     read_config(path, config, called.get("overrides", ()))
+
+
+TINY = ["steps=2", "eval_every=1", "batch_size=2", "data.validation_windows=2"]
+
+
+def test_the_commands_of_the_training_page_run(tmp_path, monkeypatch, capsys):
+    """From its first command to the text that a trained model writes, with a tiny run."""
+    monkeypatch.chdir(tmp_path)
+    first, *_ = blocks(ROOT / "docs" / "train.md", "sh")
+    for line in first.code.splitlines():
+        _, command, *words = shlex.split(line)
+        arguments = [command, *words, *TINY * (command == "train")]
+        monkeypatch.setattr(sys, "argv", ["gelu-jax", *arguments])
+        cli.main()
+        said = capsys.readouterr().out
+        assert said.startswith({"generate": "def "}.get(command, "")), command
+        assert said
+    assert (tmp_path / "runs" / "byte_lm" / "report.html").exists()
 
 
 @pages_with("console")
