@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: compare test test-slow test-processes test-live test-browser lint types clean
 
 compare: $(VENV)/package
-	$(BIN)/gelu-jax compare configs/compare_activations.yaml
+	$(BIN)/gelu-jax compare compare_activations
 
 test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile
@@ -17,13 +17,14 @@ test-slow: $(VENV)/dev
 # The slow ones of several devices, processes, workers and killed runs
 test-processes: $(VENV)/dev
 	$(BIN)/pytest -n 3 --dist worksteal -m slow \
-		tests/test_mesh.py tests/test_plan.py tests/test_distributed.py tests/test_tokens.py tests/test_faults.py
+		tests/training/test_mesh.py tests/training/test_memory_plan.py \
+		tests/training/test_distributed.py tests/training/test_tokens.py tests/runs/test_faults.py
 
 test-browser: $(VENV)/dev
 	$(BIN)/pytest -m browser
 
 test-live: $(VENV)/dev
-	$(BIN)/pip install --quiet ".[peers]"
+	$(BIN)/pip install --quiet --editable ".[peers]"
 	$(BIN)/pytest -m live
 
 lint: $(VENV)/dev
@@ -38,7 +39,7 @@ clean:
 
 $(VENV)/package: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable ".[lab]"
 	touch $@
 
 $(VENV)/dev: $(VENV)/package
