@@ -51,21 +51,30 @@ def measured_on(name: str) -> str:
 
 def comparison(name: str) -> str:
     """The picture, the table and the verdict of a comparison, and where it was run."""
+    return "\n\n".join([picture(name), arms(name), verdict_box(name), provenance(name)])
+
+
+def picture(name: str) -> str:
+    """The curves of a comparison; `hooks.py` puts the file there."""
+    return f"![The curves of {name}](results/{name}/curves.png){{ .curves }}"
+
+
+def arms(name: str) -> str:
+    """The table of a comparison, an arm in each row."""
+    return results_table(analysis(name)).markdown()
+
+
+def verdict_box(name: str) -> str:
+    """The verdict as `gelu-jax compare` prints it: the headline, then a line for each sentence."""
+    found = verdict(analysis(name))
+    lines = filter(None, (*found.sentences, found.order, *found.notes))
+    items = (line.replace("<", "&lt;").replace("_", "\\_") for line in lines)
+    return "\n".join([f'!!! abstract "{found.headline}"', *(f"    - {item}" for item in items)])
+
+
+def provenance(name: str) -> str:
+    """How many runs a comparison has, how long they took, and where."""
     found = analysis(name)
-    words = verdict(found)
-    more = filter(None, (*words.sentences, words.order, *words.notes))
-    lines = [f'!!! abstract "{words.headline}"', *(f"    - {_escaped(line)}" for line in more)]
-    picture = f"![The curves of {name}](results/{name}/curves.png){{ .curves }}"
-    table = results_table(found).markdown()
-    return "\n\n".join([picture, table, "\n".join(lines), _provenance(found)])
-
-
-def _escaped(line: str) -> str:
-    return line.replace("<", "&lt;").replace("_", "\\_")
-
-
-def _provenance(found: Analysis) -> str:
-    """How many runs there are, how long they took, and where."""
     runs, where = found.comparison.runs, found.comparison.environment
     seconds = sum(run.seconds[-1] for run in runs if run.seconds)
     seconds += sum(arm.compile_seconds for arm in found.arms)
@@ -73,11 +82,6 @@ def _provenance(found: Analysis) -> str:
         f"{len(runs)} runs, {duration(seconds)} of training and compiling; {where['device']}, "
         f"jax {where['jax']}, commit {where['commit'].removesuffix('-dirty')}."
     )
-
-
-def verdict_of(name: str) -> str:
-    """The verdict alone, as `gelu-jax compare` prints it."""
-    return str(verdict(analysis(name)))
 
 
 def rates(name: str) -> str:
