@@ -1,4 +1,4 @@
-"""How mkdocstrings reads our docstrings: examples as code, activations as they are at run time."""
+"""How mkdocstrings reads our docstrings: examples are code, activations what `elementwise` makes."""
 
 import inspect
 import re
@@ -7,35 +7,36 @@ from typing import Any
 
 import griffe
 
-_EXAMPLE = re.compile(r"(?m)^( *)>>> .*(?:\n\1\S.*|\n\1 +\S.*)*")
-_ACTIVATIONS = "gelu_jax.activations."
+_EXAMPLE = re.compile(r"^>>> .*(?:\n(?!\n).*)*", re.MULTILINE)
 
 
 class Docstrings(griffe.Extension):
-    """Fences the examples that doctest runs, and asks the activations for their own docstrings."""
+    """Puts the examples that doctest runs into code blocks, and completes the activations."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        if obj.is_function and obj.path.startswith(_ACTIVATIONS):
-            _as_at_run_time(obj)
+        """Called with every module, class, function and attribute once it has been read."""
+        if isinstance(obj, griffe.Function) and _is_elementwise(obj):
+            _complete(obj)
         if obj.docstring:
             obj.docstring.value = fenced(inspect.cleandoc(obj.docstring.value))
 
 
 def fenced(docstring: str) -> str:
-    """The docstring with every example in a code block, unless a section holds it."""
-    return _EXAMPLE.sub(_fence, docstring)
+    """The docstring with each example in a block; one inside a section is indented, and stays."""
+    return _EXAMPLE.sub(lambda example: f"```pycon\n{example[0].rstrip()}\n```", docstring)
 
 
-def _fence(example: re.Match[str]) -> str:
-    if example[1]:  # indented: in a section, which has examples of its own
-        return example[0]
-    return f"```pycon\n{example[0]}\n```"
+def _is_elementwise(function: griffe.Function) -> bool:
+    return any(str(d.value).startswith("elementwise(") for d in function.decorators)
 
 
-def _as_at_run_time(function: griffe.Function) -> None:
-    """The signature and docstring that `elementwise` gives to an activation."""
+def _complete(function: griffe.Function) -> None:
+    """The signature and the docstring that `elementwise` gives to an activation."""
+    kind = griffe.ParameterKind.positional_or_keyword
+    function.parameters = griffe.Parameters(
+        griffe.Parameter("x", annotation="ArrayLike", kind=kind)
+    )
+    function.returns = "Array"
     module, _, name = function.path.rpartition(".")
-    found = getattr(import_module(module), name)
-    documented = inspect.getdoc(found)
-    if documented is not None and function.docstring is not None:
-        function.docstring.value = documented
+    if function.docstring and (made := inspect.getdoc(getattr(import_module(module), name))):
+        function.docstring.value = made

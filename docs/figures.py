@@ -55,8 +55,9 @@ def comparison(name: str) -> str:
 
 
 def picture(name: str) -> str:
-    """The curves of a comparison; `hooks.py` puts the file there."""
-    return f"![The curves of {name}](results/{name}/curves.png){{ .curves }}"
+    """The curves of a comparison, and in full size on a click; `hooks.py` puts the file there."""
+    path = f"results/{name}/curves.png"
+    return f"[![The curves of {name}]({path}){{ .curves }}]({path})"
 
 
 def arms(name: str) -> str:

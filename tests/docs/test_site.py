@@ -105,6 +105,18 @@ def test_no_measured_figure_is_typed(page):
     assert set(MEASURED.findall(prose(page))) <= CONSTANTS
 
 
+def test_examples_in_docstrings_are_code(pages):
+    for page, html in pages.items():
+        assert "&gt;&gt;&gt;" not in re.sub(r"<pre.*?</pre>", "", html, flags=re.DOTALL), page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_files_that_a_page_names_exist(page):
+    inside = r"`((?:benchmarks|configs|docs|examples|gelu_jax|tests)/[\w./]+)`"
+    for path in re.findall(inside, page.read_text()):
+        assert (ROOT / path).exists(), path
+
+
 def test_the_floors_of_the_architecture_page():
     """The table says on which floor each module of tests/test_architecture.py stands."""
     rows = re.findall(r"^\| (\S+) \| (.+?) \|", (ROOT / "docs/architecture.md").read_text(), re.M)
