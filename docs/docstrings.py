@@ -1,4 +1,4 @@
-"""How mkdocstrings reads our docstrings: examples are code, activations what `elementwise` makes."""
+"""How mkdocstrings reads docstrings: examples are code, activations what `elementwise` makes."""
 
 import inspect
 import re

@@ -12,7 +12,7 @@ from typing import Any
 
 from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.records import read_results
-from gelu_jax.report.tables import Table, rates_table, results_table
+from gelu_jax.report.tables import rates_table, results_table
 from gelu_jax.report.verdict import duration, verdict
 
 ROOT = Path(__file__).parent.parent
@@ -31,9 +31,11 @@ def analysis(name: str) -> Analysis:
     return analyze(read_results(RESULTS / name))
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, all columns but the first aligned to the right."""
-    return Table(tuple(header), tuple(map(tuple, rows))).markdown()
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    """A Markdown table whose first columns are words, and the others numbers, which line up."""
+    rule = ["---"] * words + ["---:"] * (len(header) - words)
+    lines = (header, rule, *rows)
+    return "\n".join(f"| {' | '.join(line)} |".replace("\n", "<br>") for line in lines)
 
 
 def measured_on(name: str) -> str:
@@ -238,8 +240,7 @@ def choice_times() -> str:
     variants = list(dict.fromkeys(r["variant"] for r in rows))
     time = {(r["name"], r["variant"]): 1 / r["cpu"]["ours_to_this"] for r in rows}
     return table(
-        ["choice", *variants],
-        [[o, *(f"{time[o, v]:.2f}" for v in variants)] for o in ours],
+        ["choice", *variants], [[o, *(f"{time[o, v]:.2f}" for v in variants)] for o in ours]
     )
 
 
@@ -333,11 +334,12 @@ def scaling() -> str:
 def parity() -> str:
     """The largest difference to transformers, by fixture."""
     return table(
-        ["model", "feed-forward", "compared", "largest difference"],
+        ["fixture", "feed-forward", "compared", "largest difference"],
         [
-            [r["case"].replace("_", " "), r["variant"], ", ".join(r["compared"]), _short(r)]
+            [f"`{r['case']}`", r["variant"], ", ".join(r["compared"]), _short(r)]
             for r in result("parity")["rows"]
         ],
+        words=3,
     )
 
 

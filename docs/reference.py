@@ -1,17 +1,21 @@
 """What the reference lists: the public names by kind, the commands, and what a command prints."""
 
+import ast
 import contextlib
 import inspect
 import io
 import os
 import shlex
 import sys
+from pathlib import Path
 
 from flax import nnx
 
 import gelu_jax as gj
 from gelu_jax.cli import main
 from gelu_jax.cli.commands import COMMANDS
+
+PACKAGE = Path(gj.__file__).parent
 
 
 def public_names() -> dict[str, list[str]]:
@@ -31,6 +35,19 @@ def public_names() -> dict[str, list[str]]:
             kind = "Functions" if inspect.isfunction(value) else "Tables and types"
         found[kind].append(name)
     return found
+
+
+def imported(*places: str) -> str:
+    """The packages that are imported below some places of gelu_jax, itself and Python aside."""
+    found = set[str]()
+    for place in (PACKAGE / name for name in places):
+        for path in place.rglob("*.py") if place.is_dir() else [place]:
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    found.add(node.module.partition(".")[0])
+    return ", ".join(sorted(found - {"gelu_jax"} - sys.stdlib_module_names, key=str.lower))
 
 
 def cli_commands() -> list[str]:

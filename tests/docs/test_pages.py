@@ -53,6 +53,17 @@ def test_python_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch):
         assert printed.getvalue() == (following.code if said else ""), f"line {block.line}"
 
 
+@pages_with("python")
+def test_python_is_formatted(page):
+    """As our own code, but for the width of a page."""
+    ruff = [sys.executable, "-m", "ruff", "format", "--line-length=80", "--stdin-filename=x.py"]
+    for block in blocks(page, "python"):
+        formatted = subprocess.run(
+            [*ruff, "-"], input=block.code, capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        assert block.code == formatted.stdout, f"line {block.line}"
+
+
 @pages_with("sh")
 def test_commands_are_understood(page, monkeypatch):
     for words in commands(page):
