@@ -56,9 +56,9 @@ def cli_commands() -> list[str]:
 
 
 def output(line: str) -> str:
-    """What a command prints, in 88 columns."""
+    """What a command prints, in as many columns as fit on a page."""
     said, before = io.StringIO(), (sys.argv, os.environ.get("COLUMNS"))
-    sys.argv, os.environ["COLUMNS"] = shlex.split(line), "88"
+    sys.argv, os.environ["COLUMNS"] = shlex.split(line), "80"
     try:
         with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
             main()
