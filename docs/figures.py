@@ -13,7 +13,8 @@ from typing import Any
 from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.records import read_results
 from gelu_jax.report.tables import rates_table, results_table
-from gelu_jax.report.verdict import duration, verdict
+from gelu_jax.report.verdict import verdict
+from gelu_jax.report.wording import duration
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

@@ -1,9 +1,11 @@
-"""Comparisons that no computer ever ran: made up, with known truth, for the tests of the report."""
+"""Made-up comparisons with known truth, and their analyses, for the tests of compare and report."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 
+from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.records import Arm, Comparison
 from gelu_jax.runs.record import Run
 
@@ -104,3 +106,66 @@ def with_status(made: Comparison, arm: str, seed: int, status: str) -> Compariso
         for r in made.runs
     )
     return replace(made, runs=runs)
+
+
+FULL = comparison()
+ALONE = comparison(("relu",), 1, ())
+HOSTILE = "</script><img src=x onerror=alert(1)>&\"'|\\_$%"
+
+
+def hostile() -> Comparison:
+    """The full comparison with every name and text a piece of HTML, LaTeX and Markdown."""
+    arms = tuple(
+        Arm(arm.name + HOSTILE, {HOSTILE: HOSTILE}, arm.parameters, arm.flops_per_step)
+        for arm in FULL.arms
+    )
+    return replace(
+        FULL,
+        name=HOSTILE,
+        description=HOSTILE,
+        unit=HOSTILE,
+        command=HOSTILE,
+        arms=arms,
+        runs=tuple(
+            replace(run, arm=run.arm + HOSTILE, health={HOSTILE: run.health["largest |h|"]})
+            for run in FULL.runs
+        ),
+        config={HOSTILE: {HOSTILE: HOSTILE}},
+        environment={HOSTILE: HOSTILE},
+        data={"description": HOSTILE, HOSTILE: HOSTILE},
+    )
+
+
+CASES = {
+    "full": FULL,
+    "hostile": hostile(),
+    "one run": ALONE,
+    "one arm": comparison(("relu",), 3),
+    "smoke test": comparison(seeds=3, rates=(), protocol="smoke test"),
+    "diverged": with_status(FULL, "gelu", 103, "diverged"),
+    "interrupted": with_status(ALONE, "relu", 100, "interrupted"),
+    "diverged alone": with_status(ALONE, "relu", 100, "diverged"),
+    "training loss": replace(FULL, metric="training loss"),
+    "no run": replace(FULL, runs=()),
+    "no evaluation": replace(
+        ALONE,
+        runs=tuple(
+            replace(
+                run, status="diverged", train_steps=(), train_loss=(), eval_steps=(), seconds=(),
+                validation_loss=(), validation_accuracy=(), health={},
+            )
+            for run in ALONE.runs
+        ),
+    ),
+    "ten arms": replace(
+        ALONE,
+        arms=tuple(replace(ALONE.first, name=f"arm {i}") for i in range(10)),
+        runs=tuple(replace(ALONE.runs[0], arm=f"arm {i}") for i in range(10)),
+    ),
+}  # fmt: skip
+
+
+@cache
+def analyzed(case: str) -> Analysis:
+    """The analysis of one of the `CASES`, made once for all tests."""
+    return analyze(CASES[case])

@@ -41,6 +41,7 @@ ROOMS = {  # package → the modules that may import it
     "matplotlib": "gelu_jax.report.figures",
     "plotly": "gelu_jax.report.page",
     "scipy": ("gelu_jax.compare", "gelu_jax.numerics.reference"),
+    "jinja2": "gelu_jax.report.templates",
     "yaml": "gelu_jax.training.document",
     "pydantic": (
         "gelu_jax.training.config",

@@ -8,13 +8,13 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 "$python" -m venv "$work/venv"
-pip=("$work/venv/bin/pip" --disable-pip-version-check --quiet)
-"${pip[@]}" wheel --no-deps --wheel-dir "$work" .
-"${pip[@]}" install flax jaxtyping
+pip=("$work/venv/bin/python" -m pip --disable-pip-version-check)
+"${pip[@]}" wheel --quiet --no-deps --wheel-dir "$work" .
+"${pip[@]}" install --quiet flax jaxtyping
 "${pip[@]}" list --format freeze >"$work/without"
-"${pip[@]}" install "$work"/*.whl
+"${pip[@]}" install --quiet "$work"/*.whl
+"${pip[@]}" list --format freeze | grep -v '^gelu-jax==' | diff "$work/without" -
 cd "$work"
-venv/bin/pip list --disable-pip-version-check --format freeze | grep -v '^gelu-jax==' | diff without -
 venv/bin/python - <<'EOF'
 import gelu_jax as gj, jax.numpy as jnp
 from flax import nnx
@@ -24,7 +24,7 @@ assert block(jnp.ones((2, 8))).shape == (2, 8)
 EOF
 if venv/bin/gelu-jax train byte_lm 2>said; then exit 1; fi
 grep -q "^gelu-jax needs .*: pip install 'gelu-jax\[lab\]'$" said
-"${pip[@]}" install "$(echo "$work"/*.whl)[lab]"
+"${pip[@]}" install --quiet "$(echo "$work"/*.whl)[lab]"
 mkdir empty && cd empty
 ../venv/bin/gelu-jax --version
 ../venv/bin/gelu-jax configs

@@ -46,6 +46,7 @@ def train_command(
         output: where to write; runs/<name of the config> by default.
         overwrite: delete another run that stands in the output directory.
         log: also write to a tracker while training; may be given twice.
+        several: whether several processes share the run, and how they find each other.
     """
     run, name = read_config(find_config(config), TrainConfig, overrides), run_name(config)
     directory = output or Path("runs") / name

@@ -1,9 +1,10 @@
-"""From a comparison to its numbers: each arm summed up, and each held against the first."""
+"""From a comparison to its numbers: a summary of each arm, and each arm against the first."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -21,16 +22,29 @@ from gelu_jax.compare.statistics import (
 )
 
 ALPHA = 0.05
+"""The level at which a difference is significant."""
 
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """One arm's reported runs, by seed, and what its learning-rate search said.
+    """One arm's reported runs over its seeds, and the result of its learning-rate search.
 
-    `losses` holds the final loss of the runs that finished, and no other;
-    `rates` the mean final loss at each rate that was tried; `sensitivity` is the mean excess over
-    the best of them, no loss counted above the one at the first evaluation (Wortsman et al.,
-    "Small-scale proxies for large-scale Transformer training instabilities", 2023, eq. 1).
+    Attributes:
+      arm: the arm.
+      learning_rate: the rate of the reported runs; NaN where there is none.
+      losses: seed → final loss, of the runs that finished and no other.
+      accuracies: final validation accuracies of those runs, where they were measured.
+      diverged: seeds whose run diverged.
+      interrupted: seeds whose run has not finished.
+      seconds_per_step: median over the finished runs, without compilation.
+      seconds_per_run: likewise, of a whole run.
+      compile_seconds: the longest compilation of a run.
+      mismatch: parameters relative to the first arm's, minus 1.
+      rates: learning rate → mean final loss over the tuning seeds. A run that diverged, or ended
+        above the first loss of its curve, counts with that first loss.
+      sensitivity: mean of `rates` minus their minimum (Wortsman et al., "Small-scale proxies for
+        large-scale Transformer training instabilities", 2023, eq. 1); NaN without a search.
+      at_edge: whether the chosen rate is the lowest or highest that was tried.
     """
 
     arm: Arm
@@ -60,14 +74,28 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One arm against the first, over the seeds that both finished: arm − first, lower is better.
+    """One arm against the first over the seeds that both finished: arm − first, lower is better.
 
-    `p_value` is the sign-flip test's, `p_adjusted` Holm's over all contrasts; `detectable` is the
-    smallest difference that so many pairs find with 80 % power at level ALPHA / contrasts;
-    `more_seeds` would find the observed difference were it real (None: more than 100);
-    `speed_up` is how many times sooner the first arm's median final loss is reached.
-    A difference is `found` at p_adjusted ≤ ALPHA, but never in a smoke test, nor where a run of
-    either arm `diverged`.
+    Attributes:
+      arm: the arm's name.
+      seeds: the paired seeds.
+      differences: one per seed, in the unit of the loss.
+      mean: their mean; NaN without a pair.
+      sd: their standard deviation; NaN for fewer than two.
+      interval: 95 % bootstrap confidence interval of the mean; None for fewer than three pairs.
+      p_value: p of the sign-flip test.
+      p_adjusted: that p, Holm-adjusted over all contrasts.
+      detectable: the minimum detectable difference with 80 % power at level ALPHA / contrasts.
+      pairing_gain: variance of an unpaired difference over that of a paired one.
+      more_seeds: how many further seeds would find the observed difference with 80 % power, were
+        it the true one; None for more than 100 seeds in all.
+      more_seconds: what they would take, all arms trained one after another, with compilation.
+      speed_up: how many times fewer steps the arm needs to reach the first arm's median final
+        loss; 0 where it does not, NaN where the curves share no steps.
+      speed_up_interval: its 95 % bootstrap confidence interval; None for fewer than three pairs.
+      diverged: whether a run of either arm diverged.
+      found: whether the difference is significant: p_adjusted ≤ ALPHA, but never in a smoke test
+        nor where a run diverged.
     """
 
     arm: str
@@ -90,12 +118,19 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All numbers of a comparison; `told_apart` are the pairs (lower, higher) found to differ."""
+    """All numbers of a comparison.
+
+    Attributes:
+      comparison: what they were computed from.
+      arms: a summary of each arm, in the order of the config.
+      contrasts: each arm but the first, against the first.
+      significant: pairs of arm names (lower, higher) whose mean losses differ significantly.
+    """
 
     comparison: Comparison
     arms: tuple[ArmSummary, ...]
     contrasts: tuple[Contrast, ...]
-    told_apart: frozenset[tuple[str, str]]
+    significant: frozenset[tuple[str, str]]
 
     @property
     def order(self) -> tuple[ArmSummary, ...]:
@@ -103,8 +138,14 @@ class Analysis:
         return tuple(sorted((a for a in self.arms if a.losses), key=lambda a: a.mean))
 
     @property
+    def run_config(self) -> Mapping[str, Any]:
+        """The config of one run before any arm's changes, whose paths lead into it."""
+        config = self.comparison.config
+        return config.get("run", config)
+
+    @property
     def decimals(self) -> int:
-        """How many decimals of a loss mean something: two digits of the smallest spread."""
+        """How many decimals of a loss to print: two digits of the smallest standard deviation."""
         spreads = [
             s for s in (*(a.sd for a in self.arms), *(c.sd for c in self.contrasts)) if s > 0
         ]
@@ -112,7 +153,14 @@ class Analysis:
 
 
 def analyze(comparison: Comparison) -> Analysis:
-    """Sums up every arm and holds each against the first, pair by pair of seeds."""
+    """Summarizes every arm and compares each with the first, paired by seed.
+
+    Args:
+      comparison: the record of a comparison, finished or not.
+
+    Returns:
+      Every number that a report shows.
+    """
     arms = tuple(_summary(comparison, arm) for arm in comparison.arms)
     alpha = ALPHA / max(1, len(arms) - 1)
     raw = [_contrast(comparison, arms, arm, alpha) for arm in arms[1:]]
@@ -122,8 +170,8 @@ def analyze(comparison: Comparison) -> Analysis:
         replace(c, p_adjusted=p, found=full and p <= ALPHA and not c.diverged)
         for c, p in zip(raw, adjusted, strict=True)
     )
-    apart = _told_apart(arms, contrasts) if full else frozenset[tuple[str, str]]()
-    return Analysis(comparison, arms, contrasts, apart)
+    pairs = _significant_pairs(arms, contrasts) if full else frozenset[tuple[str, str]]()
+    return Analysis(comparison, arms, contrasts, pairs)
 
 
 def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:
@@ -150,7 +198,7 @@ def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:
 
 
 def _rates(comparison: Comparison, arm: Arm) -> Mapping[float, float]:
-    """Mean final loss by rate; a run that diverged counts with the first loss of its curve."""
+    """Learning rate → mean final loss, as `ArmSummary.rates`."""
     losses: dict[float, list[float]] = {}
     for run in comparison.runs_of(arm.name, "tuning"):
         curve = LOSSES[comparison.metric](run).values
@@ -209,7 +257,7 @@ def _paired_losses(
 def _speed_up(
     comparison: Comparison, first: ArmSummary, arm: ArmSummary, seeds: tuple[int, ...]
 ) -> tuple[float, tuple[float, float] | None]:
-    """Speed-up over the paired seeds; NaN where the curves do not share their steps."""
+    """Speed-up over the paired seeds; NaN where the curves do not all share their steps."""
     runs = {(run.arm, run.seed): run for run in comparison.runs if run.purpose == "report"}
     pairs = [(runs[first.arm.name, seed], runs[arm.arm.name, seed]) for seed in seeds]
     curves = [[LOSSES[comparison.metric](run) for run in pair] for pair in pairs]
@@ -221,10 +269,10 @@ def _speed_up(
     return speed_up(np.array(steps, float), values[:, 0], values[:, 1])
 
 
-def _told_apart(
+def _significant_pairs(
     arms: tuple[ArmSummary, ...], contrasts: tuple[Contrast, ...]
 ) -> frozenset[tuple[str, str]]:
-    """Pairs (lower, higher): the contrasts found, and the other pairs by a Holm of their own."""
+    """Pairs (lower, higher): the contrasts, and the other pairs as a second Holm family."""
     first = arms[0].arm.name
     found = {(c.arm, first) if c.mean < 0 else (first, c.arm) for c in contrasts if c.found}
     others = [(a, b, *_paired(a, b)) for a, b in combinations(arms[1:], 2)]

@@ -13,7 +13,13 @@ from gelu_jax.runs.record import Run
 
 
 class CurvePoints(NamedTuple):
-    """One curve of one run: steps, the seconds of training at each, and the values."""
+    """One curve of one run.
+
+    Attributes:
+      steps: the training steps, increasing.
+      seconds: the seconds of training up to each step, without compilation.
+      values: the value at each step.
+    """
 
     steps: tuple[int, ...]
     seconds: tuple[float, ...]
@@ -21,18 +27,39 @@ class CurvePoints(NamedTuple):
 
 
 def validation_curve(run: Run) -> CurvePoints:
-    """The validation loss of one run."""
+    """The validation loss of a run.
+
+    Args:
+      run: a run of any status.
+
+    Returns:
+      A point for each evaluation.
+    """
     return CurvePoints(run.eval_steps, run.seconds, run.validation_loss)
 
 
 def accuracy_curve(run: Run) -> CurvePoints:
-    """The validation accuracy of one run; empty where none was measured."""
+    """The validation accuracy of a run.
+
+    Args:
+      run: a run of any status.
+
+    Returns:
+      A point for each evaluation, between 0 and 1; no point where accuracy was not measured.
+    """
     steps = run.eval_steps if run.validation_accuracy else ()
     return CurvePoints(steps, run.seconds[: len(steps)], run.validation_accuracy)
 
 
 def training_curve(run: Run) -> CurvePoints:
-    """The training loss of one run; its seconds are interpolated between evaluations."""
+    """The training loss of a run.
+
+    Args:
+      run: a run of any status.
+
+    Returns:
+      A point for each logged step; its seconds are interpolated between evaluations.
+    """
     known = ((0, *run.eval_steps), (0.0, *run.seconds))
     seconds = np.interp(run.train_steps, *known)
     return CurvePoints(run.train_steps, tuple(map(float, seconds)), run.train_loss)
@@ -42,17 +69,33 @@ LOSSES: Mapping[Metric, Callable[[Run], CurvePoints]] = {
     "validation loss": validation_curve,
     "training loss": training_curve,
 }
+"""The curve of each metric that arms can be compared by."""
 
 
 def final_loss(run: Run, metric: Metric) -> float:
-    """The last value of the metric's curve; NaN where there is none."""
+    """The last value of a metric's curve.
+
+    Args:
+      run: a run of any status.
+      metric: which loss.
+
+    Returns:
+      The loss in the unit of the comparison; NaN where the curve has no point.
+    """
     values = LOSSES[metric](run).values
     return values[-1] if values else math.nan
 
 
 @dataclass(frozen=True)
 class Band:
-    """The mean of several curves at shared steps, and their standard deviation (NaN for one)."""
+    """The mean and spread of several curves at the steps that they share.
+
+    Attributes:
+      steps: (t,) training steps.
+      seconds: (t,) mean seconds of training up to each step.
+      mean: (t,) mean over the curves.
+      sd: (t,) standard deviation over the curves; NaN for a single curve.
+    """
 
     steps: np.ndarray
     seconds: np.ndarray
@@ -61,7 +104,14 @@ class Band:
 
 
 def band(curves: Sequence[CurvePoints]) -> Band | None:
-    """The band of the curves that share the commonest steps; None for no curve."""
+    """Averages the curves that share the most common steps, and leaves out the others.
+
+    Args:
+      curves: the curves of one arm, one per seed.
+
+    Returns:
+      Their mean and spread; None where there is no curve.
+    """
     if not curves:
         return None
     steps, _ = Counter(curve.steps for curve in curves).most_common(1)[0]

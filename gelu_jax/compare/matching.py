@@ -16,7 +16,14 @@ Cost = Callable[[TrainConfig], int | float]
 
 
 def parameters(config: TrainConfig) -> int:
-    """Entries of all parameters of the model; nothing is allocated."""
+    """Entries of all parameters of the model; nothing is allocated.
+
+    Args:
+      config: of a run.
+
+    Returns:
+      How many numbers are learned.
+    """
     model = jax.eval_shape(
         lambda key: make_model(config.model, rngs=nnx.Rngs(key)), jax.random.key(0)
     )
@@ -28,6 +35,13 @@ def flops_per_step(config: TrainConfig, data: Dataset) -> float:
 
     Counted in the program as it is written, 2·m·n·k a product, whatever a compiler makes of it;
     elementwise work is left out, as is usual in the field.
+
+    Args:
+      config: of a run.
+      data: that it trains on.
+
+    Returns:
+      FLOPs of one step.
     """
     keys, rate = Keys.of(0), jax.numpy.zeros(())
     state = jax.eval_shape(lambda keys: init(config, keys), keys)
@@ -36,13 +50,28 @@ def flops_per_step(config: TrainConfig, data: Dataset) -> float:
 
 
 def width(config: TrainConfig) -> int:
-    """d_ff, wherever the model has it."""
+    """The hidden width of the model's feed-forward blocks.
+
+    Args:
+      config: of a run.
+
+    Returns:
+      d_ff.
+    """
     model = architecture(config.model)
     return model.d_ff if isinstance(model, MLPConfig) else model.block.feed_forward.d_ff
 
 
 def with_width(config: TrainConfig, d_ff: int) -> TrainConfig:
-    """The same config with another d_ff."""
+    """The same config with another hidden width.
+
+    Args:
+      config: of a run.
+      d_ff: the new width.
+
+    Returns:
+      A new config.
+    """
     model = config.model
     if isinstance(model, MLPConfig | PretrainedConfig):
         return replace(config, model=replace(model, d_ff=d_ff))
@@ -53,9 +82,16 @@ def with_width(config: TrainConfig, d_ff: int) -> TrainConfig:
 
 
 def matched(config: TrainConfig, cost: Cost, target: int | float, multiple_of: int) -> TrainConfig:
-    """The config at the width, a multiple, whose cost is nearest to the target.
+    """The config at the width whose cost is nearest to the target, found by bisection.
 
-    ``cost`` must grow with the width; the width is found by doubling and halving.
+    Args:
+      config: of a run.
+      cost: of a config; must grow with the width.
+      target: the cost to be met.
+      multiple_of: the width is a multiple of it.
+
+    Returns:
+      A new config.
     """
 
     def at(n: int) -> int | float:

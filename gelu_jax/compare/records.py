@@ -128,7 +128,7 @@ _ADAPTER = TypeAdapter(Comparison)
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of `results.json`, committed in `report/assets/results.schema.json`."""
+    """The JSON schema of `results.json`, committed as `results.schema.json` beside this file."""
     return _ADAPTER.json_schema(mode="serialization")
 
 

@@ -1,6 +1,6 @@
 """Statistics of paired runs: arrays in, numbers out.
 
-Losses come in pairs, one for each seed that two arms share; everything here works on the
+Losses come in pairs, one for each seed that two arms share, and most functions work on the
 differences of those pairs. Lower is better throughout.
 """
 
@@ -9,25 +9,41 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
-EXACT_PAIRS = 16
-"""Up to so many pairs all 2ⁿ sign patterns are enumerated; beyond, as many are drawn."""
+EXACT_PAIRS = 40
+"""`sign_flip_test` counts all 2ⁿ sign patterns up to this many pairs, and samples them beyond."""
 
+_SAMPLED_PATTERNS = 2**16
 _RESAMPLES = 9_999
+
+# Two sums of signed differences are a tie where they are closer than this share of Σ|dᵢ|.
+# Arithmetic explains gaps of that size and data do not: the sums themselves round to 1e-14 of it,
+# another unit (bits for nats) to 1e-16, and losses in float64 that are a million times their
+# differences to 1e-10, while differences of float32 losses are whole multiples of about 1e-7.
+# Among the patterns of continuous differences the window holds a share of about 1e-9, and
+# counting one more pattern only raises p.
+_TIE = 1e-9
 
 Floats = NDArray[np.float64]
 
 
 def paired_interval(differences: Floats, confidence: float = 0.95) -> tuple[float, float] | None:
-    """The bootstrap interval (BCa) of the mean of (n,) differences; None for fewer than three.
+    """The bootstrap confidence interval (BCa) of the mean of paired differences.
 
-    The draws are the same in every call, so a report drawn twice says the same. With few pairs
-    the interval is too short: at n = 8 normal differences, 95 % nominal covers about 88 %
-    (`tests/test_statistics.py` measures it), so conclusions rest on `sign_flip_test`.
+    The resamples are the same in every call, so a report that is drawn twice says the same. With
+    few pairs the interval is too short: at n = 8 normal differences, 95 % nominal covers about
+    88 % (measured in `tests/compare/test_statistics.py`), so conclusions rest on `sign_flip_test`.
 
     Source: Efron, "Better Bootstrap Confidence Intervals", 1987.
+
+    Args:
+      differences: (n,), one per pair.
+      confidence: the nominal coverage, between 0 and 1.
+
+    Returns:
+      The lower and the upper bound; None for fewer than three pairs.
 
     >>> low, high = paired_interval(np.array([-0.04, -0.05, -0.03, -0.05, -0.04, -0.06]))
     >>> -0.06 < low < -0.045 < high < -0.03
@@ -54,37 +70,72 @@ def _mean_of_sorted(values: Floats, axis: int) -> Floats:
     return np.mean(np.sort(values, axis), axis)
 
 
-def sign_flip_test(differences: Floats) -> Floats:
-    """Two-sided p of the exact sign-flip test for a mean of zero: (..., n) → (...).
+def sign_flip_test(differences: ArrayLike) -> Floats:
+    """The two-sided p-value of the exact sign-flip test that the mean difference is zero.
 
-    Under the hypothesis each difference is as likely as its negative, so the observed mean is
-    compared with the means of all 2ⁿ sign patterns: the least possible p is 2/2ⁿ.
+    Under the null hypothesis each difference dᵢ is as likely as −dᵢ, so p is the share of the 2ⁿ
+    sign patterns s with |Σ sᵢdᵢ| ≥ |Σ dᵢ|, and no p-value is below 2/2ⁿ. Two sums that differ by
+    at most 1e-9 · Σ|dᵢ| are equal here: rounding sets apart sums that tie, and which of them are
+    larger would depend on the unit and on the order of the seeds.
+
+    `scipy.stats.permutation_test` allows for rounding in proportion to the observed mean, which
+    is too little where large differences leave a small mean.
 
     Source: Fisher, "The Design of Experiments", 1935, §21.
 
-    >>> float(sign_flip_test(np.array([-0.04, -0.05, -0.03, -0.05, -0.04, -0.06])))
+    Args:
+      differences: (..., n), one per pair.
+
+    Returns:
+      (...) p-values; exact for n ≤ `EXACT_PAIRS`, from 65,536 sampled patterns for more pairs,
+      and NaN where a difference is not finite.
+
+    >>> float(sign_flip_test([-0.04, -0.05, -0.03, -0.05, -0.04, -0.06]))
     0.03125
     """
-    result = stats.permutation_test(
-        (differences,),
-        _mean,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=2**EXACT_PAIRS,
-        axis=-1,
-        rng=np.random.default_rng(0),
-    )
-    return np.asarray(result.pvalue)
+    return np.apply_along_axis(_sign_flip_p, -1, np.asarray(differences, np.float64))
 
 
-def _mean(values: Floats, axis: int) -> Floats:
-    return np.mean(values, axis=axis)
+def _sign_flip_p(differences: Floats) -> float:
+    if not np.isfinite(differences).all():
+        return math.nan
+    # sorted, and summed by fsum: the same numbers in whatever order the seeds come
+    sizes = np.sort(np.abs(differences))
+    least = abs(math.fsum(differences)) - _TIE * math.fsum(sizes)
+    if least <= 0:
+        return 1.0
+    if len(sizes) > EXACT_PAIRS:
+        rng = np.random.default_rng(0)
+        sums = sum(size * rng.choice((-1.0, 1.0), _SAMPLED_PATTERNS) for size in sizes)
+        return float(1 + np.sum(np.abs(sums) >= least)) / (1 + _SAMPLED_PATTERNS)
+    # Each pattern is one of the left half and one of the right: for each left sum, a binary search
+    # counts the right sums that lift it to `least`, so that 2ⁿ patterns cost 2^(n/2) searches.
+    left, right = _signed_sums(sizes[::2]), np.sort(_signed_sums(sizes[1::2]))
+    reaching = right.size - np.searchsorted(right, least - left)
+    return float(2 * reaching.sum()) / 2 ** len(sizes)  # as many lie at −least and below
+
+
+def _signed_sums(sizes: Floats) -> Floats:
+    """Σ ±sizes for every pattern of signs: (n,) → (2ⁿ,)."""
+    sums = np.zeros(1)
+    for size in sizes:
+        sums = np.concatenate([sums - size, sums + size])
+    return sums
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's step-down adjustment: p-values that hold for the family as a whole.
+    """Holm's step-down adjustment of the p-values of a family of tests.
+
+    Rejecting where the adjusted p is at most α keeps the chance of any false rejection in the
+    family at α, whatever the dependence between the tests.
 
     Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
+
+    Args:
+      p_values: one per test, in any order.
+
+    Returns:
+      The adjusted p-values, in the order of `p_values`.
 
     >>> holm([0.01, 0.04, 0.03])
     (0.03, 0.06, 0.06)
@@ -98,7 +149,14 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 
 
 def attainable_level(pairs: int, alpha: float) -> float:
-    """The level at which the sign-flip test of so many pairs works: the last p that is ≤ alpha.
+    """The size of the sign-flip test at a nominal level: its largest possible p that is ≤ alpha.
+
+    Args:
+      pairs: the number of pairs n.
+      alpha: the nominal level.
+
+    Returns:
+      A multiple of 2/2ⁿ; 0 where even the smallest p-value is above `alpha`.
 
     >>> attainable_level(8, 0.05), attainable_level(5, 0.05)
     (0.046875, 0.0)
@@ -108,7 +166,13 @@ def attainable_level(pairs: int, alpha: float) -> float:
 
 
 def fewest_pairs(alpha: float) -> int:
-    """The least number of pairs at which the sign-flip test can reach p ≤ alpha at all.
+    """The smallest number of pairs at which the sign-flip test can reach p ≤ alpha at all.
+
+    Args:
+      alpha: the level.
+
+    Returns:
+      The smallest n with 2/2ⁿ ≤ alpha.
 
     >>> fewest_pairs(0.05), fewest_pairs(0.05 / 2)
     (6, 7)
@@ -118,12 +182,19 @@ def fewest_pairs(alpha: float) -> int:
 
 @lru_cache(maxsize=4096)
 def detectable_factor(pairs: int, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true difference that is found with this power, in sd of the differences.
+    """The minimum detectable difference, in standard deviations of the paired differences.
 
     It solves P(t′ₙ₋₁(δ√n) > t₁₋α/₂) = power for δ, where t′ is the noncentral t distribution: the
     power of the two-sided paired t-test (its other tail adds less than 1e-6), which the sign-flip
-    test follows when alpha is one of its own levels (`attainable_level`). Infinite for alpha = 0
-    or one pair.
+    test follows when alpha is one of its own levels (`attainable_level`).
+
+    Args:
+      pairs: the number of pairs n.
+      alpha: the level of the test.
+      power: the probability that the difference is found.
+
+    Returns:
+      δ; infinite for alpha = 0 and for fewer than two pairs.
 
     >>> [round(detectable_factor(n), 2) for n in (3, 4, 6, 8, 10, 16)]
     [3.26, 2.13, 1.43, 1.16, 1.0, 0.75]
@@ -139,17 +210,34 @@ def detectable_factor(pairs: int, alpha: float = 0.05, power: float = 0.8) -> fl
 
 
 def detectable_difference(sd: float, pairs: int, alpha: float) -> float:
-    """The smallest difference that the sign-flip test finds with about 80 % power.
+    """The minimum detectable difference: the smallest that is found with about 80 % power.
 
-    Its power there, measured on normal differences, is 0.73–0.83; down to 0.68 where only the
-    one pattern of all equal signs rejects.
+    Measured on normal differences, the sign-flip test's power there is 0.73–0.83; down to 0.68
+    where only the pattern of equal signs rejects.
+
+    Args:
+      sd: the standard deviation of the paired differences.
+      pairs: the number of pairs.
+      alpha: the nominal level of the test.
+
+    Returns:
+      The difference in the unit of `sd`; infinite where so few pairs can never reach `alpha`.
     """
     factor = detectable_factor(pairs, attainable_level(pairs, alpha))
     return factor * sd if math.isfinite(factor) else math.inf
 
 
 def seeds_needed(difference: float, sd: float, alpha: float, most: int = 100) -> int | None:
-    """How many pairs find a difference of this size with 80 % power; None for more than `most`.
+    """How many pairs it takes to find a difference of this size with 80 % power.
+
+    Args:
+      difference: the true difference, of either sign.
+      sd: the standard deviation of the paired differences, in the same unit.
+      alpha: the nominal level of the test.
+      most: where to stop looking.
+
+    Returns:
+      The number of pairs; None if it is more than `most`.
 
     >>> seeds_needed(difference=0.021, sd=0.02, alpha=0.05)
     10
@@ -163,10 +251,17 @@ def _finds(difference: float, sd: float, pairs: int, alpha: float) -> bool:
 
 
 def pairing_gain(first: Floats, second: Floats) -> float:
-    """What pairing seeds gains: variance of an unpaired difference over that of a paired one.
+    """The variance of an unpaired difference over that of a paired one.
 
-    (s₁² + s₂²) / s²(second − first): 4 means that pairing was worth four times the seeds.
-    NaN for fewer than two pairs, infinite where the differences do not vary but the losses do.
+    (s₁² + s₂²) / s²(second − first): at 4, pairing by seed was worth four times the seeds.
+
+    Args:
+      first: (n,) losses of one arm.
+      second: (n,) losses of the other, in the same order of seeds.
+
+    Returns:
+      The ratio; NaN for fewer than two pairs, infinite where the losses vary but their
+      differences do not.
     """
     if len(first) < 2:
         return math.nan
@@ -178,9 +273,15 @@ def pairing_gain(first: Floats, second: Floats) -> float:
 
 
 def steps_to_target(steps: Floats, losses: Floats, targets: Floats) -> Floats:
-    """When each of n curves first reaches each of m targets, interpolated; infinite for a miss.
+    """The step at which each curve first reaches each target, interpolated between points.
 
-    Shapes: `steps` (t,), `losses` (n, t), `targets` (m,) → (n, m).
+    Args:
+      steps: (t,) increasing.
+      losses: (n, t), one curve per row.
+      targets: (m,).
+
+    Returns:
+      (n, m); infinite where a curve never reaches the target.
 
     >>> steps_to_target(np.array([0.0, 10, 20]), np.array([[4.0, 2, 1]]), np.array([3.0, 0.5]))
     array([[ 5., inf]])
@@ -197,12 +298,20 @@ def steps_to_target(steps: Floats, losses: Floats, targets: Floats) -> Floats:
 
 
 def speed_up(steps: Floats, first: Floats, arm: Floats) -> tuple[float, tuple[float, float] | None]:
-    """How many times sooner an arm reaches the first arm's median final loss, and 95 % interval.
+    """How many times fewer steps an arm needs to reach the first arm's median final loss.
 
-    Shapes: `steps` (t,), both curves (n, t), paired by row. The factor is the last step of the
-    curves over the median step at which the arm's seeds get there; a seed that misses counts as
-    never, so 0 says that half the seeds missed. The interval is a percentile bootstrap that
-    draws pairs of seeds and with them the target; None for fewer than three pairs.
+    The factor is the last step of the curves over the median step at which the arm's seeds reach
+    that loss. A seed that never does counts as infinite.
+
+    Args:
+      steps: (t,) shared by all curves.
+      first: (n, t) losses of the first arm.
+      arm: (n, t) losses of the other arm, paired with `first` by row.
+
+    Returns:
+      The factor, 0 where at least half of the seeds never reach the loss; and its 95 % percentile
+      bootstrap interval, which resamples pairs of seeds and with them the target, None for fewer
+      than three pairs.
     """
 
     def factor(chosen: NDArray[np.int64]) -> Floats:

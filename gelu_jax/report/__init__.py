@@ -1,0 +1,1 @@
+"""Reports on comparisons: the verdict in words, tables, figures and the page."""

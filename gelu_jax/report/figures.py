@@ -14,7 +14,7 @@ from gelu_jax.compare.curves import LOSSES, Band, band
 COLOURS = (
     "#3d3d3d", "#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#56b4e9", "#cc6677",
 )  # fmt: skip
-"""Grey for the first arm, then colours that the colour-blind tell apart (after Okabe and Ito)."""
+"""Grey for the first arm, then colours that colour-blind readers distinguish (Okabe and Ito)."""
 
 DASHES = (
     "solid",
@@ -37,7 +37,14 @@ _STYLE: Any = {
 
 
 def curves_figure(analysis: Analysis) -> dict[str, bytes]:
-    """Draws the figure; returns its bytes as "png" (300 dpi) and "svg"."""
+    """Draws the curves of all arms and, where arms are compared, their paired differences.
+
+    Args:
+      analysis: the numbers.
+
+    Returns:
+      The bytes of the figure as "png" (300 dpi) and as "svg".
+    """
     with rc_context(_STYLE):
         compared = [c for c in analysis.contrasts if c.seeds]
         width = 7.0 if compared else 4.2
@@ -81,11 +88,11 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
     if bands:
         axes.legend(loc="upper right", handlelength=1.6)
         axes.set_xlim(0, max(float(drawn.steps[-1]) for drawn in bands))
-        axes.set_ylim(*close_range(bands))
+        axes.set_ylim(*_close_range(bands))
 
 
-def close_range(bands: list[Band]) -> tuple[float, float]:
-    """Losses worth looking at: from the lowest to that of a fifth of the training."""
+def _close_range(bands: list[Band]) -> tuple[float, float]:
+    """From the lowest mean − sd to the highest mean at a fifth of the training, with a margin."""
     low = min(float(np.nanmin(drawn.mean - np.nan_to_num(drawn.sd))) for drawn in bands)
     early = [drawn.mean[np.searchsorted(drawn.steps, drawn.steps[-1] / 5)] for drawn in bands]
     high = max(map(float, early))
@@ -98,22 +105,15 @@ def _draw_differences(axes: Axes, analysis: Analysis) -> None:
     shown = [(i, c) for i, c in enumerate(analysis.contrasts, start=1) if c.seeds]
     for row, (index, contrast) in enumerate(shown):
         colour = COLOURS[index % len(COLOURS)]
-        spread = np.linspace(-0.12, 0.12, len(contrast.seeds)) if len(contrast.seeds) > 1 else [0]
-        axes.plot(
-            contrast.differences,
-            row + np.array(spread),
-            "o",
-            ms=2.5,
-            mew=0,
-            color=colour,
-            alpha=0.4,
-        )
+        count = len(contrast.seeds)
+        rows = row + (np.linspace(-0.12, 0.12, count) if count > 1 else np.zeros(1))
+        axes.plot(contrast.differences, rows, "o", ms=2.5, mew=0, color=colour, alpha=0.4)
         axes.plot(contrast.mean, row, "o", ms=5, color=colour)
         if contrast.interval is not None:
             axes.plot(contrast.interval, (row, row), color=colour, lw=1.5)
     axes.axvline(0, color=COLOURS[0], lw=0.8)
     axes.set(
-        xlabel=f"difference to {comparison.first.name} ({comparison.unit})",
+        xlabel=f"difference from {comparison.first.name} ({comparison.unit})",
         yticks=range(len(shown)),
         yticklabels=[contrast.arm for _, contrast in shown],
         ylim=(len(shown) - 0.4, -0.6),

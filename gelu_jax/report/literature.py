@@ -1,4 +1,4 @@
-"""Published numbers of the same comparison, to show beside our own."""
+"""Published losses of the same variants, to show beside our own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Anchor:
-    """The losses of one table of one paper, by variant, in nats per token of its own corpus."""
+    """The losses of one table of one paper.
+
+    Attributes:
+      source: the paper, and which of its runs.
+      setting: model, corpus and protocol.
+      losses: variant → loss in nats per token of the paper's own corpus and vocabulary.
+    """
 
     source: str
     setting: str

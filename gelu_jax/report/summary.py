@@ -10,10 +10,18 @@ from gelu_jax.report.verdict import verdict
 
 
 def summary(analysis: Analysis, files: Sequence[Path]) -> str:
-    """The verdict and every number behind it; the runs themselves stand in `results.json`.
+    """The verdict and every number behind it; the runs themselves are in `results.json`.
 
-    ``contrasts`` holds an entry for each arm but the first, ``told_apart`` pairs (lower, higher).
-    What is not finite is a string, as JSON has no word for it.
+    `arms` has an `ArmSummary` for each arm, `contrasts` a `Contrast` for each arm but the first,
+    and `told_apart` the pairs [lower, higher] whose losses differ significantly.
+
+    Args:
+      analysis: the numbers.
+      files: the paths of the report's files.
+
+    Returns:
+      JSON, in which "NaN", "Infinity" and "-Infinity" are strings, because JSON has no such
+      numbers.
     """
     comparison = analysis.comparison
     found = {
@@ -24,7 +32,7 @@ def summary(analysis: Analysis, files: Sequence[Path]) -> str:
         "verdict": verdict(analysis),
         "arms": [{**vars(arm), "mean": arm.mean, "sd": arm.sd} for arm in analysis.arms],
         "contrasts": analysis.contrasts,
-        "told_apart": sorted(analysis.told_apart),
+        "told_apart": sorted(analysis.significant),
         "files": files,
     }
     return to_json(found, indent=2, inf_nan_mode="strings").decode()

@@ -1,17 +1,25 @@
 """The verdict in words: what was found, what was not, and what it would take."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 from gelu_jax.compare.analysis import ALPHA, Analysis, ArmSummary, Contrast
 from gelu_jax.compare.statistics import fewest_pairs
+from gelu_jax.report.wording import counted, duration, listed, signed
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One headline, a sentence for each contrast, the order, and what to keep in mind."""
+    """What a comparison found, in sentences.
+
+    Attributes:
+      headline: the result in one sentence.
+      sentences: one for each contrast, with its evidence.
+      order: the arms by mean loss; empty where no conclusion is drawn.
+      notes: what to keep in mind: seeds that diverged or are missing, rates that were not tuned.
+    """
 
     headline: str
     sentences: tuple[str, ...]
@@ -23,7 +31,14 @@ class Verdict:
 
 
 def verdict(analysis: Analysis) -> Verdict:
-    """Puts an analysis into words; a smoke test and a single arm draw no conclusion."""
+    """Puts an analysis into words. No conclusion is drawn from a smoke test or a single arm.
+
+    Args:
+      analysis: the numbers.
+
+    Returns:
+      The sentences; `str` gives them one per line.
+    """
     conclusive = analysis.comparison.protocol == "full" and len(analysis.order) > 1
     return Verdict(
         headline=_headline(analysis),
@@ -44,6 +59,11 @@ def _headline(analysis: Analysis) -> str:
     return _contrast_headline(analysis, first.arm.name)
 
 
+def _level(analysis: Analysis, arm: ArmSummary) -> str:
+    spread = f" ± {arm.sd:.{analysis.decimals}f}" if math.isfinite(arm.sd) else ""
+    return f"{arm.mean:.{analysis.decimals}f}{spread} {analysis.comparison.unit}"
+
+
 def _contrast_headline(analysis: Analysis, first: str) -> str:
     contrasts, metric = analysis.contrasts, analysis.comparison.metric
     lower = [c.arm for c in contrasts if c.found and c.mean < 0]
@@ -51,43 +71,41 @@ def _contrast_headline(analysis: Analysis, first: str) -> str:
     diverged = [c.arm for c in contrasts if c.diverged]
     unclear = [c.arm for c in contrasts if not c.found and not c.diverged]
     parts = [
-        f"{listed(names)} {'ends' if len(names) == 1 else 'end'} at a {word} {metric} than {first}"
-        for names, word in ((lower, "lower"), (higher, "higher"))
+        f"{listed(names)} {'reaches' if len(names) == 1 else 'reach'} "
+        f"a significantly {side} {metric} than {first}"
+        for names, side in ((lower, "lower"), (higher, "higher"))
         if names
     ]
     if unclear:
         lead = "" if parts else "Inconclusive: "
-        parts.append(f"{lead}{listed(unclear)} cannot be told apart from {first}")
+        verb = "does" if len(unclear) == 1 else "do"
+        parts.append(f"{lead}{listed(unclear)} {verb} not differ significantly from {first}")
     if diverged:
         lead = "no" if parts else "No"
-        parts.append(f"{lead} conclusion on {listed(diverged)} against {first}: a run diverged")
+        parts.append(f"{lead} conclusion about {listed(diverged)}, because a run diverged")
     return "; ".join(parts) + "."
 
 
 def _sentences(analysis: Analysis) -> Iterator[str]:
     if analysis.comparison.protocol == "smoke test":
-        yield "It shows that everything runs; for a verdict, run the full protocol."
+        yield "This only shows that everything runs. For a verdict, run the full protocol."
     elif not analysis.contrasts:
-        yield from _alone(analysis.arms[0])
+        seeds = counted(len(analysis.arms[0].losses), "seed")
+        yield f"There is one arm with {seeds}, and no other arm to compare it with."
     for contrast in analysis.contrasts:
         yield _sentence(analysis, contrast)
-
-
-def _alone(arm: ArmSummary) -> Iterator[str]:
-    yield (
-        f"One arm, {counted(len(arm.losses), 'seed')}; "
-        f"nothing is compared, so there are no differences to test."
-    )
 
 
 def _sentence(analysis: Analysis, contrast: Contrast) -> str:
     first, unit = analysis.arms[0].arm.name, analysis.comparison.unit
     if not contrast.seeds:
-        return f"{contrast.arm}: no seed was finished by both it and {first}."
+        return f"{contrast.arm}: no seed finished for both {contrast.arm} and {first}."
+    pairs = counted(len(contrast.seeds), "paired seed")
+    if not any(contrast.differences):
+        return f"{contrast.arm}: exactly the same loss as {first} ({pairs})."
     size = f"{abs(contrast.mean):.{analysis.decimals}f}"
     side = "lower" if contrast.mean < 0 else "higher"
     gap = f"{contrast.arm}: {size} {unit} {side} than {first}"
-    pairs = f"{counted(len(contrast.seeds), 'pair')} of seeds"
     if analysis.comparison.protocol == "smoke test":
         return f"{gap} over {pairs}."
     evidence = f"{gap} ({_evidence(analysis, contrast)}{pairs})."
@@ -98,65 +116,76 @@ def _evidence(analysis: Analysis, contrast: Contrast) -> str:
     if contrast.interval is None:
         return ""
     low, high = (signed(value, analysis.decimals) for value in contrast.interval)
-    holm = " after Holm" if len(analysis.contrasts) > 1 else ""
-    return f"95 % interval {low} to {high}, p = {contrast.p_adjusted:.2g}{holm}, "
+    p = f"{p_name(analysis)} = {contrast.p_adjusted:.2g}"
+    return f"95 % confidence interval {low} to {high}, {p}, "
+
+
+def p_name(analysis: Analysis) -> str:
+    """What the p-values of the contrasts are called.
+
+    Args:
+      analysis: the numbers.
+
+    Returns:
+      "Holm-adjusted p"; "p" where there is one contrast, whose p needs no adjustment.
+    """
+    return "Holm-adjusted p" if len(analysis.contrasts) > 1 else "p"
 
 
 def _conclusion(analysis: Analysis, contrast: Contrast) -> str:
     if contrast.diverged:
-        return "No conclusion: a run diverged, and the seeds that are left flatter its arm."
+        return "No conclusion: a run diverged, and the remaining seeds overstate its arm."
     if contrast.found:
-        return _sooner(analysis, contrast)
-    if not any(contrast.differences):
-        return "Inconclusive: every pair is equal to the last digit."
-    return f"Inconclusive: {_could_have_seen(analysis, contrast)}; {_more(contrast)}."
+        return _faster(analysis, contrast)
+    return f"Inconclusive: {_limit(analysis, contrast)}. {_more(contrast)}."
 
 
-def _sooner(analysis: Analysis, contrast: Contrast) -> str:
-    first = analysis.arms[0].arm.name
+def _faster(analysis: Analysis, contrast: Contrast) -> str:
     if contrast.mean > 0 or not math.isfinite(contrast.speed_up) or contrast.speed_up == 0:
         return ""
-    return f"It reaches the median final loss of {first} {contrast.speed_up:.2f} × sooner."
+    target = f"{analysis.arms[0].arm.name}'s median final loss"
+    return f"It reaches {target} in {contrast.speed_up:.2f} × fewer steps."
 
 
-def _could_have_seen(analysis: Analysis, contrast: Contrast) -> str:
+def _limit(analysis: Analysis, contrast: Contrast) -> str:
     if math.isfinite(contrast.detectable):
-        return f"it could have seen {contrast.detectable:.{analysis.decimals}f}"
+        return f"the minimum detectable difference is {contrast.detectable:.{analysis.decimals}f}"
     fewest = fewest_pairs(ALPHA / len(analysis.contrasts))
-    return f"fewer than {fewest} pairs can never reach p ≤ {ALPHA} here"
+    return f"with fewer than {fewest} paired seeds, {p_name(analysis)} cannot reach {ALPHA}"
 
 
 def _more(contrast: Contrast) -> str:
     if contrast.more_seeds is None:
-        return "a difference this small would need more than 100 seeds"
-    seeds = counted(contrast.more_seeds, "more seed")
-    if not math.isfinite(contrast.more_seconds):
-        return f"{seeds} would show it with 80 % power, if it is real"
-    time = duration(contrast.more_seconds)
-    return f"{seeds} would take about {time} and show it with 80 % power, if it is real"
+        return "Finding a difference this small would take more than 100 seeds"
+    seconds = contrast.more_seconds
+    time = f" (about {duration(seconds)})" if math.isfinite(seconds) else ""
+    seeds = f"{counted(contrast.more_seeds, 'more seed')}{time}"
+    if len(contrast.seeds) < 2:
+        return f"It takes at least {seeds}"
+    return f"If the difference is real, {seeds} would find it with 80 % power"
 
 
 def _order(analysis: Analysis) -> str:
-    arms = [arm.arm.name for arm in analysis.order]
-    words = arms[0]
-    for before, after in pairwise(arms):
-        words += f" {'<' if (before, after) in analysis.told_apart else '≈'} {after}"
-    apart = [
-        f"{low} < {high}"
-        for low, high in sorted(analysis.told_apart)
-        if low in arms
-        and arms.index(high) > arms.index(low) + 1
-        and not _chained(analysis, low, high)
+    arms, lower = [arm.arm.name for arm in analysis.order], analysis.significant
+    chain = arms[0] + "".join(
+        f" {'<' if pair in lower else '≈'} {pair[1]}" for pair in pairwise(arms)
+    )
+    others = [
+        f"{low} < {listed(highs)}"
+        for index, low in enumerate(arms)
+        if (highs := [high for high in arms[index + 2 :] if _unsaid(analysis, low, high)])
     ]
-    words += f"; told apart all the same: {', '.join(apart)}" if apart else ""
-    return f"Order by mean loss: {words}" + (" (≈: not told apart)." if "≈" in words else ".")
+    also = f"; also significant: {'; '.join(others)}" if others else ""
+    legend = " (< significant, ≈ not significant)" if "≈" in chain else ""
+    return f"Order by mean loss{legend}: {chain}{also}."
 
 
-def _chained(analysis: Analysis, low: str, high: str) -> bool:
-    """Whether the signs between neighbours already say that one is lower than the other."""
+def _unsaid(analysis: Analysis, low: str, high: str) -> bool:
+    """Whether a pair is significant, and the signs between neighbours do not say so already."""
     arms = [arm.arm.name for arm in analysis.order]
     between = arms[arms.index(low) : arms.index(high) + 1]
-    return all(pair in analysis.told_apart for pair in pairwise(between))
+    chained = all(pair in analysis.significant for pair in pairwise(between))
+    return (low, high) in analysis.significant and not chained
 
 
 def _notes(analysis: Analysis) -> Iterator[str]:
@@ -165,61 +194,16 @@ def _notes(analysis: Analysis) -> Iterator[str]:
     for arm in analysis.arms:
         name, runs = arm.arm.name, len(comparison.runs_of(arm.arm.name))
         if arm.diverged:
-            yield f"{name}: {len(arm.diverged)} of {runs} seeds diverged; its mean leaves them out."
+            yield f"{name}: {len(arm.diverged)} of {runs} seeds diverged (not in its mean)."
         if arm.interrupted:
-            yield f"{name}: {len(arm.interrupted)} of {runs} seeds are not finished."
-        if runs < len(planned):
-            yield f"{name}: {len(planned) - runs} of {len(planned)} seeds were not run."
+            yield f"{name}: {len(arm.interrupted)} of {runs} seeds not finished."
+        if missing := len(planned) - runs:
+            yield f"{name}: {missing} of {len(planned)} seeds missing."
         if arm.at_edge:
-            yield f"{name}: its best learning rate {arm.learning_rate:g} lies at the grid's edge."
+            rate = f"{arm.learning_rate:g}"
+            yield f"{name}: its best learning rate, {rate}, is at the edge of the grid."
     if analysis.contrasts and not any(len(arm.rates) > 1 for arm in analysis.arms):
         yield (
-            "The learning rate was not tuned for each arm: "
-            "a part of each difference may belong to the rate."
+            "The learning rate was not tuned for each arm, "
+            "so part of each difference may be due to the rate."
         )
-
-
-def _level(analysis: Analysis, arm: ArmSummary) -> str:
-    spread = f" ± {arm.sd:.{analysis.decimals}f}" if math.isfinite(arm.sd) else ""
-    return f"{arm.mean:.{analysis.decimals}f}{spread} {analysis.comparison.unit}"
-
-
-def signed(value: float, decimals: int) -> str:
-    """A number with its sign, the minus as in print.
-
-    >>> signed(-0.0425, 3), signed(0.1, 2)
-    ('−0.043', '+0.10')
-    """
-    return f"{value:+.{decimals}f}".replace("-", "−")
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and its noun.
-
-    >>> counted(1, "seed"), counted(8, "seed")
-    ('1 seed', '8 seeds')
-    """
-    return f"{number} {noun}{'s' * (number != 1)}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them.
-
-    >>> listed(["gelu", "silu", "swiglu"])
-    'gelu, silu and swiglu'
-    """
-    *before, last = names
-    return f"{', '.join(before)} and {last}" if before else last
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(40), duration(125), duration(9000)
-    ('40 seconds', '2 minutes', '2.5 hours')
-    """
-    if seconds >= 5400:
-        return f"{seconds / 3600:.1f} hours"
-    if seconds >= 90:
-        return f"{seconds / 60:.0f} minutes"
-    return counted(max(1, round(seconds)), "second")

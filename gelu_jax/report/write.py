@@ -1,4 +1,4 @@
-"""A report from a comparison alone: it is drawn again without training again."""
+"""The files of a report, drawn from a comparison alone: no training is repeated."""
 
 from pathlib import Path
 
@@ -10,9 +10,19 @@ from gelu_jax.report.page import page
 
 
 def write_report(comparison: Comparison, directory: Path) -> tuple[Path, ...]:
-    """Writes `report.html`, `curves.png`, `curves.svg` and `results.csv`; returns their paths.
+    """Writes `report.html`, `curves.png`, `curves.svg` and `results.csv`.
 
-    Each file replaces an older one at once, so no reader meets a half-written report.
+    Each file is replaced atomically, so nobody reads a half-written report.
+
+    Args:
+      comparison: the record of a comparison, finished or not.
+      directory: where to write; made if needed.
+
+    Returns:
+      The paths of the files, the page first.
+
+    Raises:
+      OSError: a file cannot be written.
     """
     analysis = analyze(comparison)
     write_csv(comparison, directory)

@@ -1,4 +1,4 @@
-"""What starts the workers of a comparison: this machine, Slurm (both by submitit), or Ray."""
+"""Launchers: what starts the workers, on this machine or on Slurm (by submitit), or on Ray."""
 
 import json
 import os
@@ -22,14 +22,17 @@ _LONG = 10**6  # minutes: submitit ends a local worker after two unless told
 
 @dataclass(frozen=True)
 class Launch:
-    """How many workers, by which launcher, and what each asks for in the launcher's own words.
+    """How many workers, by which launcher, and what each of them needs.
 
-    ``kind`` is ``local`` (submitit, on this machine), ``slurm`` (submitit) or ``ray``; by default
-    there are as many workers as this machine has cores. ``resources`` are parameters of submitit's
-    SlurmExecutor (``time`` in minutes, 60 by default) or options of ray.remote; a local worker
-    takes ``gpus_per_node``, that many of this machine's GPUs for itself.
+    Attributes:
+      kind: "local" (submitit, on this machine), "slurm" (submitit) or "ray".
+      workers: how many; as many as this machine has cores by default.
+      resources: parameters of submitit's SlurmExecutor (``time`` in minutes, 60 by default), or
+        options of ray.remote; for a local worker only ``gpus_per_node``, how many of this
+        machine's GPUs it has for itself.
 
-    Raises ConfigError for an unknown launcher, and for one that is not installed.
+    Raises:
+      ConfigError: the launcher is unknown or not installed, or does not know a resource.
     """
 
     kind: str
@@ -45,7 +48,7 @@ class Launch:
             reason = f"needs {package}: pip install 'gelu-jax[{extra}]'"
             raise ConfigError([Problem("launcher", self.kind, reason)])
         if self.kind == "slurm" and shutil.which("srun") is None:
-            raise ConfigError([Problem("launcher", "slurm", "there is no srun on the PATH")])
+            raise ConfigError([Problem("launcher", "slurm", "srun is not on the PATH")])
         check(self._unknown_resources())
 
     def _unknown_resources(self) -> Iterator[Problem]:
@@ -53,7 +56,7 @@ class Launch:
         if self.kind == "local" and not all(
             key == "gpus_per_node" and isinstance(value, int) for key, value in given.items()
         ):
-            yield Problem("resources", given, "only gpus_per_node, which is a whole number")
+            yield Problem("resources", given, "may only hold gpus_per_node, a whole number")
         if self.kind == "slurm":
             try:
                 _slurm(Path(), given)
@@ -62,24 +65,43 @@ class Launch:
 
 
 def launch(kind: str | None, workers: int | None, resources: Sequence[str]) -> Launch | None:
-    """What the command line asks for; None where it asks for no workers."""
+    """What the command line asks for.
+
+    Args:
+      kind: of launcher, or None.
+      workers: how many, or None.
+      resources: key=value.
+
+    Returns:
+      The launch; None if no launcher is asked for.
+
+    Raises:
+      ConfigError: as by `Launch`, and for workers or resources without a launcher.
+    """
     given = {} if workers is None else {"workers": workers}
     if kind is not None:
         return Launch(kind, resources=parsed(resources), **given)
     wrong = {**given, "resources": tuple(resources)} if resources else given
-    check(Problem(k, v, "needs a launcher; nearest: --launcher local") for k, v in wrong.items())
+    check(Problem(k, v, "needs --launcher local, slurm or ray") for k, v in wrong.items())
     return None
 
 
 def parsed(resources: Sequence[str]) -> dict[str, Any]:
-    """``key=value`` as Python values.
+    """Reads ``key=value`` as Python values.
+
+    Args:
+      resources: as on the command line.
+
+    Returns:
+      Key → number, boolean, list or text.
+
+    Raises:
+      ConfigError: one of them has no "=".
 
     >>> parsed(["partition=gpu", "time=60"])
     {'partition': 'gpu', 'time': 60}
     """
-    check(
-        Problem("resources", each, "should be key=value") for each in resources if "=" not in each
-    )
+    check(Problem("resources", each, "must be key=value") for each in resources if "=" not in each)
     return {key: _value(text) for key, _, text in (each.partition("=") for each in resources)}
 
 
@@ -93,16 +115,34 @@ def _value(text: str) -> Any:
 class Jobs(Protocol):
     """Workers of one launcher."""
 
-    def start(self, directory: Path, number: int) -> None: ...
-    def ended(self) -> list[str]:
-        """The last words of each worker that has ended, in the order of their ends."""
+    def start(self, directory: Path, number: int) -> None:
+        """Starts a worker.
+
+        Args:
+          directory: of the comparison.
+          number: of the worker, from 0 on.
+        """
         ...
 
-    def stop(self) -> None: ...
+    def ended(self) -> list[str]:
+        """The last line that each worker printed which has ended, in the order of their ends."""
+        ...
+
+    def stop(self) -> None:
+        """Stops the workers that are left."""
+        ...
 
 
 def jobs(launch: Launch, folder: Path) -> Jobs:
-    """The workers that are asked for, none of them started yet."""
+    """The workers that are asked for, none of them started yet.
+
+    Args:
+      launch: how many, and by which launcher.
+      folder: for what they print.
+
+    Returns:
+      Something to start them with.
+    """
     return (_Ray if launch.kind == "ray" else _Submitit)(launch, folder)
 
 
@@ -124,7 +164,7 @@ def _local(folder: Path, gpus: int) -> Any:
 
 
 class _Submitit:
-    """Processes of this machine, or jobs of Slurm; what they print stands in ``workers/*.err``."""
+    """Processes of this machine, or jobs of Slurm; what they print is in ``workers/*.err``."""
 
     def __init__(self, launch: Launch, folder: Path):
         self._resources, local = launch.resources, launch.kind == "local"
@@ -138,7 +178,7 @@ class _Submitit:
             own = range(number * self._gpus, (number + 1) * self._gpus)
             self._executor.update_parameters(visible_gpus=list(own))
         try:
-            with _deaf_children():
+            with _children_ignore_interrupts():
                 self._living.append(self._executor.submit(Worker(), directory))
         except RuntimeError as error:  # sbatch's own words
             reason = str(error).strip().rpartition("\n")[2]
@@ -147,8 +187,8 @@ class _Submitit:
     def ended(self) -> list[str]:
         for job in [job for job in self._living if job.done()]:
             self._living.remove(job)
-            words = (job.stderr() or "").strip().rpartition("\n")[2]
-            self._ended.append(f"{words or 'without a word'} ({job.paths.stderr})")
+            line = (job.stderr() or "").strip().rpartition("\n")[2]
+            self._ended.append(f"{line or 'nothing printed'} ({job.paths.stderr})")
         return self._ended
 
     def stop(self) -> None:
@@ -158,9 +198,9 @@ class _Submitit:
 
 
 @contextmanager
-def _deaf_children() -> Generator[None]:
-    """Processes started here do not hear Ctrl-C, which a terminal sends to all: the lead does, and
-    they stop in their own time."""
+def _children_ignore_interrupts() -> Generator[None]:
+    """Processes started here ignore Ctrl-C, which a terminal sends to all of them: the leader gets
+    it, and they stop when it lets go."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -186,15 +226,15 @@ class _Ray:
         if self._living:
             every = len(self._living)
             over, self._living = self._ray.wait(self._living, num_returns=every, timeout=0)
-            self._ended += map(self._last_words, over)
+            self._ended += map(self._last_line, over)
         return self._ended
 
-    def _last_words(self, job: Any) -> str:
+    def _last_line(self, job: Any) -> str:
         try:
             self._ray.get(job)
         except Exception as error:
             return str(error).strip().rpartition("\n")[2]
-        return "without a word"
+        return "nothing printed"
 
     def stop(self) -> None:
         for job in self._living:

@@ -1,7 +1,7 @@
 """Experiment trackers behind extras: TensorBoard's event files, and Weights & Biases.
 
-A tracker is called as runs go, with a task and its record so far, and writes what is new in it. It
-meets a task with all that was recorded before: a run that was stopped and continued is whole.
+A tracker is called after each evaluation with a task and its record, and writes what is new in it.
+It first sees a task with all that was recorded before, so that a resumed run is complete.
 """
 
 import re
@@ -26,12 +26,26 @@ _PACKAGES: Mapping[Kind, str] = {"tensorboard": "tensorboardX", "wandb": "wandb"
 class Writer(Protocol):
     """Where the numbers of one run go."""
 
-    def write(self, step: int, values: Mapping[str, float]) -> None: ...
-    def close(self) -> None: ...
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the numbers of one step.
+
+        Args:
+          step: of the run.
+          values: name → number.
+        """
+        ...
+
+    def close(self) -> None:
+        """Ends the run."""
+        ...
 
 
 class Tracker(AbstractContextManager["Tracker"]):
-    """Writes one run after another, each through a writer of its own."""
+    """Writes one run after another, each through a writer of its own.
+
+    Args:
+      begin: makes the writer of a task.
+    """
 
     def __init__(self, begin: Callable[[Task], Writer]):
         self._begin = begin
@@ -40,7 +54,12 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._written = 0
 
     def update(self, task: Task, run: Run) -> None:
-        """Writes the points of a record that have not been written yet."""
+        """Writes the points of a record that have not been written yet.
+
+        Args:
+          task: the run.
+          run: its record so far.
+        """
         if task != self._task:
             self.close()
             self._task, self._writer, self._written = task, self._begin(task), 0
@@ -62,9 +81,18 @@ class Tracker(AbstractContextManager["Tracker"]):
 def trackers(
     kinds: Sequence[Kind], directory: Path, trainers: Mapping[str, Trainer]
 ) -> tuple[Tracker, ...]:
-    """A tracker of each kind for the runs of a comparison; nothing is written yet.
+    """A tracker of each kind for the runs of a training or comparison; nothing is written yet.
 
-    Raises ConfigError where its package is not installed.
+    Args:
+      kinds: of trackers.
+      directory: of the training or comparison.
+      trainers: the trainer of each arm.
+
+    Returns:
+      The trackers, to be used as contexts.
+
+    Raises:
+      ConfigError: the package of a tracker is not installed.
     """
     check(
         Problem("log", kind, f"needs {package}: pip install 'gelu-jax[{kind}]'")
@@ -85,7 +113,13 @@ def trackers(
 
 
 def scalars(point: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of a point by the names that trackers show; a layer has one of its own.
+    """The numbers of a point by the names that trackers show; each layer has its own.
+
+    Args:
+      point: one of `Run.points`.
+
+    Yields:
+      Name and number.
 
     >>> dict(scalars({"step": 5, "train_loss": 1.5, "largest |h|": (2.0, 3.0)}))
     {'train_loss': 1.5, 'largest_h/layer_1': 2.0, 'largest_h/layer_2': 3.0}
@@ -100,27 +134,44 @@ def scalars(point: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 class EventFiles:
-    """TensorBoard's event files of one run: ``tensorboard --logdir <directory>/tensorboard``."""
+    """TensorBoard's event files of one run: ``tensorboard --logdir <directory>/tensorboard``.
+
+    Args:
+      folder: of the event files; older ones are replaced.
+    """
 
     def __init__(self, folder: Path):
         from tensorboardX import SummaryWriter
 
-        shutil.rmtree(folder, ignore_errors=True)  # the record holds all that stood there
+        shutil.rmtree(folder, ignore_errors=True)  # all of it is in the record, and written again
         self._writer: Any = SummaryWriter(str(folder))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the numbers of one step.
+
+        Args:
+          step: of the run.
+          values: name → number.
+        """
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
+        """Ends the run."""
         self._writer.close()
 
 
 class Wandb:
-    """One run at Weights & Biases, in the group of its comparison; ``WANDB_MODE=offline`` keeps it.
+    """One run at Weights & Biases, in the group of its comparison.
 
-    A run has the same id whenever it goes on: what the server knows already it passes over.
+    A resumed run has the same id; the server skips the steps that it knows. ``WANDB_MODE=offline``
+    keeps everything on this machine.
+
+    Args:
+      directory: of the training or comparison.
+      home: of the run, below the directory.
+      config: of the run, as plain data.
     """
 
     def __init__(self, directory: Path, home: Path, config: Mapping[str, Any]):
@@ -139,7 +190,14 @@ class Wandb:
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the numbers of one step.
+
+        Args:
+          step: of the run.
+          values: name → number.
+        """
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
+        """Ends the run."""
         self._run.finish()

@@ -171,7 +171,7 @@ def test_all_files_are_written(trained: dict[str, Any], name: str):
     for run in comparison.runs:
         assert {"sparsity", "gradient norm"} <= run.health.keys()
         assert {len(at) for at in run.health.values()} == {3}
-    assert "has-health" in (home / "report.html").read_text()
+    assert 'id="health"' in (home / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["digits", "lm", "compare"])

@@ -54,7 +54,7 @@ def point(step: int, loss: float = 1.0) -> Point:
 def train(board: ProgressDisplay, clock: Clock, what: Task, loss: float, start: int = 0) -> None:
     """As `perform` tells it: what the task has, then its evaluations."""
     board.update(what, point(start) if start else None)
-    for step in range(start or 50, board.steps[what.arm] + 1, 50):
+    for step in range(start or 50, board._steps[what.arm] + 1, 50):
         if step > start:
             clock.now += (50 if step > start else 0) / 10
             board.update(what, point(step, loss))
@@ -94,7 +94,7 @@ def test_what_was_done_before_does_not_distort_the_estimate(clock: Clock):
         assert board.left == "compiling"
         clock.now += 5.0  # what compiling takes is counted on the session's steps
         train(board, clock, task("relu", 1), 2.2, start=50)
-        assert board.trained == 50
+        assert board._trained == 50
         assert board.left == "about 20 seconds left"  # 10 seconds for 50 steps, 100 ahead
     assert out.getvalue() == (
         " 75%  relu report-lr0.001-seed1: validation loss 2.2000  (about 20 seconds left)\n"
@@ -109,10 +109,10 @@ def test_the_view_of_a_terminal(clock: Clock):
     board.update(task("swiglu", 1), None)
     board.update(task("swiglu", 1), point(50))
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
-    console.print(board.view())
+    console.print(board._view())
     lines = [line.split("  ") for line in console.file.getvalue().splitlines()]
     table = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    assert table[0] == ["arm", "now", "seeds", "mean loss", "paired gap"]
+    assert table[0] == ["arm", "now", "seeds", "mean loss", "paired difference"]
     assert table[1] == ["relu", "2/2", "2.2000"]
     # the gap is that of seed 0 alone, which both arms have: 1.5 − 2.0, not 1.5 − 2.2
     assert table[2] == [
@@ -128,9 +128,9 @@ def test_it_is_live_in_a_terminal(clock: Clock):
     board, out = made(terminal=True)
     with board:
         train(board, clock, task("relu"), 2.0)
-        board.live.refresh()
+        board._live.refresh()
     text = out.getvalue()
-    assert "paired gap" in text
+    assert "paired difference" in text
     assert "2.0000" in text
     assert "validation loss" not in text  # no plain lines beside the board
 
@@ -143,7 +143,7 @@ def test_tuning_and_an_extended_grid(clock: Clock):
         for rate in (1e-3, 2e-3):
             train(board, clock, task(arm, 1000, rate, "tuning"), 1.0)
     assert board.share == pytest.approx(4 / 6)
-    assert board.finals("relu") == {}
+    assert board._finals("relu") == {}
     train(board, clock, task("relu", 1000, 4e-3, "tuning"), 1.0)
     assert board.share == pytest.approx(5 / 6)
     train(board, clock, task("relu", 0, 4e-3), 1.0)
@@ -169,7 +169,7 @@ def test_nothing_yet(clock: Clock):
     assert (board.share, board.left) == (0.0, "starting")
     board.update(task("relu"), None)
     assert (board.share, board.left) == (0.0, "compiling")
-    assert board.row("relu") == ("relu", "report-lr0.001-seed0, step 0", "0/2", "", "")
+    assert board._row("relu") == ("relu", "report-lr0.001-seed0, step 0", "0/2", "", "")
 
 
 def test_it_shows_the_loss_that_is_compared(clock: Clock):
@@ -179,5 +179,5 @@ def test_it_shows_the_loss_that_is_compared(clock: Clock):
         board.update(task(arm), None)
     board.update(task("relu"), Point(100, 0.5, 7.0, 0.5, 1.0))
     board.update(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
-    assert board.row("swiglu")[-2:] == ("0.2500", "−0.2500")
-    assert "training loss 0.2500" in board.line(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
+    assert board._row("swiglu")[-2:] == ("0.2500", "−0.2500")
+    assert "training loss 0.2500" in board._line(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))

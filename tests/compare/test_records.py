@@ -12,7 +12,6 @@ import pytest
 import synthetic
 from hypothesis import given
 
-from gelu_jax import report
 from gelu_jax.compare import records
 from gelu_jax.compare.records import (
     Arm,
@@ -25,7 +24,7 @@ from gelu_jax.compare.records import (
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs.record import Run
 
-SCHEMA = Path(report.__file__).parent / "assets" / "results.schema.json"
+SCHEMA = Path(records.__file__).parent / "results.schema.json"
 ANY_FLOAT = st.floats(allow_nan=True, allow_infinity=True)
 
 

@@ -3,7 +3,7 @@
 Needs Debian's packages chromium and chromium-driver (or CHROMIUM and CHROMEDRIVER, two paths):
 
     apt-get install chromium chromium-driver
-    pytest -m browser tests/test_report_browser.py
+    pytest -m browser tests/report/test_report_browser.py
 """
 
 import json
@@ -18,7 +18,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
-from test_report import CASES, HOSTILE, hostile
+from synthetic import CASES, HOSTILE
 
 from gelu_jax.report.write import write_report
 
@@ -29,6 +29,7 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 PLOTS = ("curves-plot", "differences-plot", "rates-plot", "health-0", "health-1")
+SHOWN = ("full", "one run", "ten arms", "no evaluation", "hostile")
 VIEWS = [(width, theme) for width in (1280, 390) for theme in ("light", "dark")]
 
 
@@ -100,11 +101,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    made = {case: CASES[case] for case in ("full", "one run", "ten arms", "no evaluation")}
-    return {
-        case: write_report(comparison, tmp_path_factory.mktemp("report"))[0]
-        for case, comparison in {**made, "hostile": hostile()}.items()
-    }
+    return {case: write_report(CASES[case], tmp_path_factory.mktemp("report"))[0] for case in SHOWN}
 
 
 @pytest.fixture
@@ -123,7 +120,7 @@ def only_itself(requests: list[str], page: Path) -> bool:
 
 
 @pytest.mark.parametrize(("width", "theme"), VIEWS)
-@pytest.mark.parametrize("case", ["full", "one run", "ten arms", "no evaluation", "hostile"])
+@pytest.mark.parametrize("case", SHOWN)
 def test_opens_offline_without_a_complaint(browser, pages, case, width, theme):
     browser.look(width, theme)
     browser.open(pages[case])

@@ -45,11 +45,11 @@ TASK = Task("relu", 0, 1e-3, "report")
         (("slum", None, ()), "launcher = 'slum': did you mean slurm?"),
         (("k8s", None, ()), "launcher = 'k8s': choose from local, ray, slurm"),
         (("local", 0, ()), "workers = 0: must be above 0; nearest: 1"),
-        (("local", 2, ("time",)), "resources = 'time': should be key=value"),
-        ((None, 2, ()), "workers = 2: needs a launcher; nearest: --launcher local"),
+        (("local", 2, ("time",)), "resources = 'time': must be key=value"),
+        ((None, 2, ()), "workers = 2: needs --launcher local, slurm or ray"),
         (
             (None, None, ("time=9",)),
-            "resources = ('time=9',): needs a launcher; nearest: --launcher local",
+            "resources = ('time=9',): needs --launcher local, slurm or ray",
         ),
     ],
 )
@@ -76,7 +76,7 @@ def test_a_missing_extra_names_the_command(kind: str, reason: str, monkeypatch: 
 
 def test_without_slurm(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ConfigError, match=r"^launcher = 'slurm': there is no srun on the PATH$"):
+    with pytest.raises(ConfigError, match=r"^launcher = 'slurm': srun is not on the PATH$"):
         Launch("slurm")
 
 
@@ -95,8 +95,8 @@ def test_what_is_launched(monkeypatch: pytest.MonkeyPatch):
     ("kind", "resources", "reason"),
     [
         ("slurm", {"partion": "gpu"}, r"Unavailable parameter\(s\): \['partion'\]"),
-        ("local", {"time": 9}, "only gpus_per_node, which is a whole number"),
-        ("local", {"gpus_per_node": "one"}, "only gpus_per_node, which is a whole number"),
+        ("local", {"time": 9}, "may only hold gpus_per_node, a whole number"),
+        ("local", {"gpus_per_node": "one"}, "may only hold gpus_per_node, a whole number"),
     ],
 )
 def test_resources_that_the_launcher_does_not_know(

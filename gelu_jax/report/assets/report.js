@@ -6,12 +6,12 @@ const layers = document.getElementById("layers");
 const config = {
   responsive: true,
   displaylogo: false,
-  // named one by one: Plotly's own choice has a button that uploads the data
+  // listed one by one: Plotly's default includes a button that uploads the data
   modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
   plotlyServerURL: "",
 };
 
-// names come from configs: Plotly reads a little HTML in its labels, so "<" and "&" are escaped
+// names come from configs, and Plotly renders some HTML in labels: "<" and "&" are escaped
 const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const colour = (arm) => css(`--arm-${arm % 8}`);
@@ -95,7 +95,7 @@ function curveTraces(index, measure, along, seeds) {
   return traces;
 }
 
-// values worth looking at: those of the last four fifths of training
+// the close-up: the values of the last four fifths of training
 function closeRange(arms, measure) {
   const values = arms.flatMap((index) => {
     const { band, runs } = data.arms[index].measures[measure];
@@ -109,7 +109,7 @@ function closeRange(arms, measure) {
   return [low - margin, high + margin];
 }
 
-// from zero to a little past the last point, so that the last tick has its label
+// from zero to just past the last point, so that the last tick keeps its label
 const fromZero = (traces) => [0, 1.01 * Math.max(1, ...traces.flatMap((trace) => trace.x))];
 
 function drawCurves() {
@@ -144,7 +144,8 @@ function drawDifferences() {
   ]);
   const ticks = { tickvals: shown.map((_, row) => row), ticktext: shown.map(name) };
   const yaxis = axis("", { ...ticks, range: [shown.length - 0.5, -0.5], showgrid: false, fixedrange: true });
-  const xaxis = axis(`difference to ${data.first} (${data.unit})`, { rangemode: "tozero" });
+  const xaxis = axis(`difference from ${data.first}`, { rangemode: "tozero" });
+  xaxis.title.text += `${innerWidth < 640 ? "<br>" : " "}(${plain(data.unit)})`;
   const zero = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: css("--soft"), width: 1 } };
   document.getElementById("differences-plot").style.height = `${110 + 56 * data.contrasts.length}px`;
   Plotly.react("differences-plot", traces, layout(xaxis, yaxis, { shapes: [zero], hovermode: "closest" }), config);
@@ -216,12 +217,14 @@ function buildHealth() {
   });
 }
 
+// sections without content are not in the page
+const has = (id) => document.getElementById(id) !== null;
+
 function draw() {
-  const has = (name) => document.body.classList.contains(`has-${name}`);
   drawCurves();
-  if (has("contrasts")) drawDifferences();
-  if (has("rates")) drawRates();
-  if (has("health")) drawHealth();
+  if (has("differences-plot")) drawDifferences();
+  if (has("rates-plot")) drawRates();
+  if (has("layers")) drawHealth();
 }
 
 async function copy(button) {
@@ -236,9 +239,11 @@ async function copy(button) {
   setTimeout(() => { button.textContent = "Copy"; }, 1500);
 }
 
-buildHealth();
+if (has("layers")) {
+  buildHealth();
+  layers.addEventListener("change", drawHealth);
+}
 draw();
 controls.addEventListener("change", draw);
-layers.addEventListener("change", drawHealth);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 document.querySelectorAll("[data-copy]").forEach((b) => b.addEventListener("click", () => copy(b)));

@@ -1,0 +1,111 @@
+"""What the page's script draws: curves, differences, the rate search and health, as plain data."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gelu_jax.compare.analysis import Analysis
+from gelu_jax.compare.curves import (
+    CurvePoints,
+    accuracy_curve,
+    band,
+    final_loss,
+    training_curve,
+    validation_curve,
+)
+from gelu_jax.runs.record import Run
+
+MEASURES = {
+    "validation": ("Validation loss", validation_curve),
+    "training": ("Training loss", training_curve),
+    "accuracy": ("Accuracy", accuracy_curve),
+}
+"""Key in the data → title and curve of each measure that the page can show."""
+
+
+def plot_data(analysis: Analysis) -> Any:
+    """Everything that `report.js` draws from.
+
+    Args:
+      analysis: the numbers.
+
+    Returns:
+      A dict of lists, dicts, strings and numbers: floats in six digits, None where not finite.
+    """
+    comparison = analysis.comparison
+    return _plain({
+        "unit": comparison.unit,
+        "tokensPerStep": comparison.tokens_per_step,
+        "decimals": analysis.decimals,
+        "first": comparison.first.name,
+        "arms": [_arm(analysis, index) for index in range(len(analysis.arms))],
+        "contrasts": [
+            {
+                "arm": index,
+                "seeds": contrast.seeds,
+                "differences": contrast.differences,
+                "mean": contrast.mean,
+                "interval": contrast.interval or (),
+            }
+            for index, contrast in enumerate(analysis.contrasts, start=1)
+            if contrast.seeds
+        ],
+    })  # fmt: skip
+
+
+def _arm(analysis: Analysis, index: int) -> dict[str, Any]:
+    arm, comparison = analysis.arms[index], analysis.comparison
+    runs = comparison.runs_of(arm.arm.name)
+    return {
+        "name": arm.arm.name,
+        "flopsPerStep": arm.arm.flops_per_step,
+        "measures": {key: _measure(runs, curve) for key, (_, curve) in MEASURES.items()},
+        "rates": sorted(arm.rates.items()),
+        "tried": [
+            (run.learning_rate, final_loss(run, comparison.metric), run.seed, run.status)
+            for run in comparison.runs_of(arm.arm.name, "tuning")
+        ],
+        "chosen": arm.learning_rate,
+        "health": _health(runs),
+    }
+
+
+def _measure(runs: Sequence[Run], curve: Callable[[Run], CurvePoints]) -> dict[str, Any]:
+    middle = band([curve(run) for run in runs if run.status == "finished"])
+    return {
+        "band": middle and vars(middle),
+        "runs": [{"seed": r.seed, "status": r.status, **curve(r)._asdict()} for r in runs],
+    }
+
+
+def _health(runs: Sequence[Run]) -> dict[str, Any]:
+    """Name → steps and layers × evaluations, the mean over the seeds that finished."""
+    finished = [run for run in runs if run.status == "finished"]
+    names = finished[0].health if finished else {}
+    found: dict[str, Any] = {}
+    for name in names:
+        layers = range(len(names[name][0]) if names[name] else 0)
+        bands = [band([_layer(run, name, layer) for run in finished]) for layer in layers]
+        kept = [middle for middle in bands if middle]
+        if kept:
+            found[name] = {"steps": kept[0].steps, "layers": [middle.mean for middle in kept]}
+    return found
+
+
+def _layer(run: Run, name: str, layer: int) -> CurvePoints:
+    values = tuple(at[layer] for at in run.health[name])
+    return CurvePoints(run.eval_steps, run.seconds, values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value

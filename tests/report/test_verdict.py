@@ -1,0 +1,201 @@
+"""The verdict and the methods paragraph: what they say of comparisons whose truth is known."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import synthetic
+from synthetic import FULL, analyzed
+
+from gelu_jax.compare.analysis import analyze
+from gelu_jax.compare.statistics import EXACT_PAIRS
+from gelu_jax.report.methods import methods
+from gelu_jax.report.tables import difference_table, results_table
+from gelu_jax.report.verdict import verdict
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 6])
+def test_fewer_than_seven_seeds_never_conclude_over_two_contrasts(seeds: int):
+    analysis = analyze(synthetic.comparison(seeds=seeds))
+    words = str(verdict(analysis))
+    assert not any(contrast.found for contrast in analysis.contrasts)
+    assert "Inconclusive: gelu and swiglu do not differ significantly from relu." in words
+    assert "with fewer than 7 paired seeds, Holm-adjusted p cannot reach 0.05" in words
+    assert ("It takes at least" in words) == (seeds < 2)
+    assert "relu" not in {name for pair in analysis.significant for name in pair}
+
+
+def test_an_inconclusive_verdict_says_what_it_could_have_seen_and_what_more_costs():
+    analysis = analyze(synthetic.comparison(("relu", "geglu"), noise=0.045))
+    (contrast,) = analysis.contrasts
+    words = str(verdict(analysis))
+    assert not contrast.found
+    detectable = f"{contrast.detectable:.{analysis.decimals}f}"
+    assert f"the minimum detectable difference is {detectable}." in words
+    assert f"{contrast.more_seeds} more seeds (about " in words
+    seconds = sum(arm.seconds_per_run for arm in analysis.arms)
+    expected = (contrast.more_seeds or 0) * seconds + 2 * 6.5
+    assert contrast.more_seconds == pytest.approx(expected)
+
+
+def test_a_smoke_test_draws_no_conclusion():
+    analysis = analyze(synthetic.comparison(protocol="smoke test"))
+    words = verdict(analysis)
+    assert not any(contrast.found for contrast in analysis.contrasts)
+    assert not analysis.significant
+    assert words.headline == "Smoke test: no conclusion is drawn."
+    assert words.order == ""
+    assert "p =" not in str(words)
+    assert "Inconclusive" not in str(words)
+
+
+def test_identical_arms_are_told_so():
+    made = synthetic.comparison(("relu", "gelu"), rates=())
+    relu = made.runs_of("relu")
+    analysis = analyze(replace(made, runs=relu + tuple(replace(run, arm="gelu") for run in relu)))
+    (contrast,) = analysis.contrasts
+    assert (contrast.mean, contrast.p_adjusted, contrast.interval) == (0, 1, (0, 0))
+    assert "gelu: exactly the same loss as relu (8 paired seeds)." in str(verdict(analysis))
+    assert "Inconclusive" in verdict(analysis).headline
+
+
+def test_a_diverged_seed_is_said_and_not_averaged_in():
+    made = synthetic.with_status(synthetic.comparison(), "swiglu", 103, "diverged")
+    analysis = analyze(made)
+    swiglu = analysis.contrasts[1]
+    assert analysis.arms[2].diverged == (103,)
+    assert 103 not in swiglu.seeds
+    assert len(swiglu.seeds) == 7
+    assert math.isfinite(analysis.arms[2].mean)
+    assert not swiglu.found
+    words = str(verdict(analysis))
+    assert "swiglu: 1 of 8 seeds diverged (not in its mean)." in words
+    assert "No conclusion: a run diverged" in words
+    assert words.startswith(
+        "gelu reaches a significantly lower validation loss than relu; "
+        "no conclusion about swiglu, because a run diverged."
+    )
+
+
+def test_a_diverged_first_arm_allows_no_conclusion_at_all():
+    made = synthetic.with_status(synthetic.comparison(), "relu", 103, "diverged")
+    analysis = analyze(made)
+    assert not any(contrast.found for contrast in analysis.contrasts)
+    assert verdict(analysis).headline == (
+        "No conclusion about gelu and swiglu, because a run diverged."
+    )
+
+
+def test_an_arm_that_diverged_on_every_seed_leaves_the_others_standing():
+    made = synthetic.comparison()
+    for seed in range(100, 108):
+        made = synthetic.with_status(made, "gelu", seed, "diverged")
+    analysis = analyze(made)
+    assert [arm.arm.name for arm in analysis.order] == ["swiglu", "relu"]
+    words = str(verdict(analysis))
+    assert "gelu: no seed finished for both gelu and relu." in words
+    assert "swiglu reaches a significantly lower" in words
+
+
+def test_interrupted_and_missing_seeds_are_noted():
+    made = synthetic.with_status(synthetic.comparison(), "gelu", 101, "interrupted")
+    made = replace(made, runs=tuple(r for r in made.runs if (r.arm, r.seed) != ("swiglu", 102)))
+    analysis = analyze(made)
+    assert len(analysis.contrasts[0].seeds) == len(analysis.contrasts[1].seeds) == 7
+    words = str(verdict(analysis))
+    assert "gelu: 1 of 8 seeds not finished." in words
+    assert "swiglu: 1 of 8 seeds missing." in words
+
+
+def test_a_best_rate_at_the_edge_is_said():
+    words = str(verdict(analyze(synthetic.comparison(rates=(3e-3, 1e-2)))))
+    assert "relu: its best learning rate, 0.003, is at the edge of the grid." in words
+
+
+def test_rates_that_were_not_tuned_are_said():
+    assert "not tuned for each arm" in str(verdict(analyze(synthetic.comparison(rates=()))))
+
+
+def test_one_run_alone():
+    words = verdict(analyze(synthetic.comparison(("relu",), 1, ())))
+    assert words.headline.startswith("relu reaches a validation loss of 2.")
+    assert words.sentences == (
+        "There is one arm with 1 seed, and no other arm to compare it with.",
+    )
+    assert words.order == ""
+
+
+def test_nothing_finished():
+    made = synthetic.comparison(("relu", "gelu"), 1, ())
+    for arm in ("relu", "gelu"):
+        made = synthetic.with_status(made, arm, 100, "interrupted")
+    assert verdict(analyze(made)).headline.startswith("No run finished")
+
+
+def test_the_order_says_each_significant_pair_once():
+    """A sign between neighbours, or a pair of its own where the signs between do not say it."""
+
+    def order(*pairs: tuple[str, str]) -> str:
+        return verdict(replace(analyzed("full"), significant=frozenset(pairs))).order
+
+    low, high, both = ("swiglu", "gelu"), ("gelu", "relu"), ("swiglu", "relu")
+    legend = "Order by mean loss (< significant, ≈ not significant): "
+    assert order() == legend + "swiglu ≈ gelu ≈ relu."
+    assert order(high) == legend + "swiglu ≈ gelu < relu."
+    assert order(both) == legend + "swiglu ≈ gelu ≈ relu; also significant: swiglu < relu."
+    assert order(high, both) == legend + "swiglu ≈ gelu < relu; also significant: swiglu < relu."
+    assert order(low, high, both) == "Order by mean loss: swiglu < gelu < relu."
+
+
+def test_significant_pairs_are_listed_by_their_lower_arm():
+    analysis = analyze(synthetic.comparison(("relu", "silu", "gelu", "geglu", "swiglu"), rates=()))
+    pairs = frozenset({("swiglu", "relu"), ("swiglu", "silu"), ("geglu", "silu")})
+    words = verdict(replace(analysis, significant=pairs)).order
+    assert words.endswith("; also significant: swiglu < relu and silu; geglu < silu.")
+
+
+def test_methods_say_what_was_done():
+    text = methods(analyzed("full"))
+    for part in (
+        "3 arms (relu, gelu and swiglu) were trained from 8 seeds (100–107)",
+        "2,000 steps of 2,048 tokens", "best of 0.001, 0.003 and 0.01",
+        "2 seeds (0, 1), none of which is reported", "exact two-sided sign-flip test",
+        "Holm-adjusted over 2 contrasts", "within 1.7 %", "a separate family",
+        "Optimizer: name = adamw, weight_decay = 0.1, warmup_steps = 100.", "level 0.05/2",
+    ):  # fmt: skip
+        assert part in text
+    assert "Holm" not in methods(analyzed("one run"))
+    assert "One arm (relu) was trained from 1 seed (100)" in methods(analyzed("one run"))
+    assert "The learning rate (0.003) was not tuned." in methods(analyzed("one run"))
+    assert "smoke test" in methods(analyzed("smoke test"))
+
+
+def test_tuning_seeds_that_are_reported_are_said():
+    runs = tuple(replace(r, seed=r.seed + 100 * (r.purpose == "tuning")) for r in FULL.runs)
+    text = methods(analyze(replace(FULL, runs=runs)))
+    assert "2 seeds (100, 101), some of which are reported." in text
+
+
+def test_one_contrast_needs_no_adjustment():
+    analysis = analyze(synthetic.comparison(("relu", "gelu"), rates=()))
+    words = methods(analysis) + str(verdict(analysis)) + "".join(results_table(analysis).header)
+    assert "Holm" not in words
+    assert "level 0.05." in words
+
+
+def test_the_run_of_a_comparison_is_described():
+    """`Comparison.config` has the run in a section of its own, which the arms' paths lead into."""
+    run = {"model": {"variant": "relu", "d_ff": None}, "batch_size": 32}
+    arms = (FULL.first, *(replace(arm, difference={"model.variant": "x"}) for arm in FULL.arms[1:]))
+    made = replace(FULL, arms=arms, config={"run": run, "match": "flops", "seeds": 8})
+    text = methods(analyze(made))
+    assert "Model: variant = relu." in text
+    assert "Other settings: batch_size = 32." in text
+    assert "match FLOPs per step" in text
+    assert ("model.variant", "relu", "x", "x") in difference_table(analyze(made)).rows
+
+
+def test_more_pairs_than_are_counted_exactly_are_said_to_be_sampled():
+    analysis = analyzed("full")
+    many = replace(analysis.contrasts[0], seeds=tuple(range(EXACT_PAIRS + 1)))
+    assert "a sampled two-sided" in methods(replace(analysis, contrasts=(many,)))
