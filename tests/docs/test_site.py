@@ -21,7 +21,8 @@ MODULES = tuple(  # everything public that they define
         "training.mesh", "training.checkpoint", "training.health", "training.memory_plan",
         "runs.record", "runs.execution", "runs.executors", "runs.trackers",
         "compare.config", "compare.experiment", "compare.records", "compare.analysis",
-        "compare.statistics", "report.verdict", "report.wording", "report.tables", "report.write", "report.summary",
+        "compare.statistics", "report.verdict", "report.wording", "report.tables", "report.write",
+        "report.summary",
     )
 )  # fmt: skip
 NAMED = (

@@ -9,6 +9,7 @@ import threading
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.support.wait import WebDriverWait
 
 pytestmark = pytest.mark.browser
 
@@ -22,7 +23,7 @@ TOO_WIDE = """
     const width = document.documentElement.clientWidth;
     return [...document.querySelectorAll("article *")].filter(e => {
         if (e.getBoundingClientRect().right <= width + 1) return false;
-        for (let p = e.parentElement; p; p = p.parentElement)
+        for (let p = e.parentElement; p.tagName != "ARTICLE"; p = p.parentElement)
             if (getComputedStyle(p).overflowX != "visible") return false;
         return true;
     }).map(e => e.outerHTML.slice(0, 120));
@@ -96,6 +97,4 @@ def test_search_finds_a_function(address, driver):
     driver.execute_script("document.querySelector('.md-search__input').focus()")
     driver.switch_to.active_element.send_keys("matched_width")
     found = "return document.querySelectorAll('.md-search-result__link').length > 0"
-    from selenium.webdriver.support.wait import WebDriverWait
-
     WebDriverWait(driver, 20).until(lambda d: d.execute_script(found))
