@@ -1,4 +1,4 @@
-"""Pure elementwise functions, each with its derivative rule and its stated error."""
+"""Pure elementwise functions, each with the rule for its derivative and a stated accuracy."""
 
 from gelu_jax.activations.elementwise import Elementwise as Elementwise
 from gelu_jax.activations.gaussian import gelu as gelu

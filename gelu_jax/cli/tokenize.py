@@ -39,7 +39,7 @@ def tokenize_command(
                 output,
                 validation_fraction=validation_fraction,
                 end_of_document=end_of_document,
-                watch=lambda done, total: progress.update(bar, completed=done, total=total),
+                callback=lambda done, total: progress.update(bar, completed=done, total=total),
             )
     except KeyboardInterrupt:
         print("Interrupted; nothing was written.", file=sys.stderr)

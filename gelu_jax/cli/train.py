@@ -19,10 +19,10 @@ from gelu_jax.report.write import write_report
 from gelu_jax.runs.environment import environment
 from gelu_jax.runs.trackers import Tracker, trackers
 from gelu_jax.runs.training import is_same_training, train
-from gelu_jax.training.checkpoint import newest
+from gelu_jax.training.checkpoint import latest_step
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import load_data
-from gelu_jax.training.distributed import DistributedConfig, together
+from gelu_jax.training.distributed import DistributedConfig, process_group
 from gelu_jax.training.trainer import TrainConfig, Trainer
 
 Several = Annotated[DistributedConfig, tyro.conf.OmitArgPrefixes]
@@ -50,7 +50,7 @@ def train_command(
     """
     run, name = read_config(find_config(config), TrainConfig, overrides), run_name(config)
     directory = output or Path("runs") / name
-    with together(several, partial(newest, directory)):
+    with process_group(several, partial(latest_step, directory)):
         trainer = Trainer(run, load_data(run.data, run.batch_size))
         tracked = trackers(log, directory, {name: trainer}) if is_primary() else ()
         with claimed(directory, partial(is_same_training, run), overwrite=overwrite):

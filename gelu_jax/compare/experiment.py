@@ -221,7 +221,7 @@ def record(
         runs=tuple(runs),
         config=to_dict(config),
         environment=environment,
-        data={"description": data.facts.description, "hash": data.facts.hash},
+        data={"description": data.info.description, "hash": data.info.hash},
         command=command,
         metric=config.metric,
     )

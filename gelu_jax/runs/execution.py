@@ -115,7 +115,7 @@ def _train(
     resume = None if state is None else (state, run.seconds[-1])
     saved = run, state  # one name, so that no interrupt falls between the two
     try:
-        with checkpoint.Saver(home / "checkpoint") as saver:
+        with checkpoint.AsyncSaver(home / "checkpoint") as saver:
             for state, point in trainer.fit(task.seed, task.learning_rate, resume):
                 run = run.append(point)
                 saved = run, state
@@ -191,7 +191,7 @@ def folder(
 def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[str, object]:
     return {
         "config": to_dict(resolved(trainer, task)),
-        "data": trainer.data.facts.hash,
+        "data": trainer.data.info.hash,
         "versions": trained_by,
     }
 

@@ -483,7 +483,7 @@ def test_a_damaged_model_is_named(after: Shell):
         home = path.parents[2].relative_to(after.folder)
         assert (done.code, done.out) == (2, [])
         assert done.err == [
-            f"warning: {home}/checkpoint/2: damaged checkpoint, passed over (its files are not as "
+            f"warning: {home}/checkpoint/2: skipped a damaged checkpoint (its files are not as "
             "they were written)",
             f"run = '{home}': no readable checkpoint in it",
         ]

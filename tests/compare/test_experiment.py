@@ -229,7 +229,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> MadeUp:
     made = MadeUp()
     monkeypatch.setattr(Trainer, "fit", lambda *args: made.fit(*args))
     monkeypatch.setattr(Trainer, "programs", SimpleNamespace(seconds=0.25))
-    monkeypatch.setattr(runs.checkpoint.Saver, "save", lambda *args: None)
+    monkeypatch.setattr(runs.checkpoint.AsyncSaver, "save", lambda *args: None)
     return made
 
 
@@ -347,7 +347,7 @@ def test_everything_is_on_record(tmp_path: Path, made_up: MadeUp, trainers: dict
     )  # the widths are multiples of 2, and tiny
     assert swiglu.flops_per_step > 0
     assert {run.seed for run in comparison.runs} == {7, 8}
-    assert comparison.data["hash"] == trainers["relu"].data.facts.hash
+    assert comparison.data["hash"] == trainers["relu"].data.info.hash
     assert (comparison.name, comparison.tokens_per_step) == ("x", 32)
     assert {"jax", "flax", "optax", "python", "device", "commit", "date"} <= set(
         comparison.environment
@@ -400,7 +400,7 @@ def test_the_address_covers_config_data_and_versions(
     other_rate = address(trainer, replace(task, learning_rate=1e-3 + 1e-12))
     other_config = address(Trainer(replace(trainer.config, steps=8), trainer.data), task)
     data: Any = trainer.data
-    facts = replace(data.facts, hash="0" * 64)
+    facts = replace(data.info, hash="0" * 64)
     other_data = address(Trainer(trainer.config, replace(data, facts=facts)), task)
     monkeypatch.setattr(runs, "versions", lambda: ["x"])
     other_versions = address(trainer, task)
@@ -436,14 +436,16 @@ def test_a_run_is_finished_when_its_last_checkpoint_stands(
     tmp_path: Path, trainers: dict[str, Trainer], monkeypatch: pytest.MonkeyPatch
 ):
     """It is saved in the background: a kill before it stands must leave the run unfinished."""
-    sums, write, stood = runs.checkpoint._sums, runs.write_run, list[bool]()
+    sums, write, stood = runs.checkpoint._checksums, runs.write_run, list[bool]()
 
     def noted(run: Run, home: Path) -> None:
         if run.status == "finished":
             stood.append((home / "checkpoint" / "4" / "sums.json").exists())
         write(run, home)
 
-    monkeypatch.setattr(runs.checkpoint, "_sums", lambda folder: (time.sleep(0.3), sums(folder))[1])
+    monkeypatch.setattr(
+        runs.checkpoint, "_checksums", lambda folder: (time.sleep(0.3), sums(folder))[1]
+    )
     monkeypatch.setattr(runs, "write_run", noted)
     task = runs.Task("relu", 0, 1e-3, "report")
     runs.execute(trainers["relu"], task, tmp_path, lambda *_: None)

@@ -13,14 +13,17 @@ TOLERANCE = 2e-5  # absolute, f32 on CPU; `python tests/parity.py` prints what i
 
 
 def test_every_family_has_a_fixture():
-    made = {parity.loaded(FIXTURES / name).source.settings for name in CASES}
+    made = {parity.loaded(FIXTURES / name).source.config_json for name in CASES}
     found = {kind for kind in families.FAMILIES if any(f'"{kind}"' in text for text in made)}
-    assert found == families.FAMILIES.keys() - {"palm"}  # see test_families_references.py
+    assert found == families.FAMILIES.keys() - {"palm"}  # see test_references.py
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_are_those_of_transformers(name):
-    for field, ours, theirs in parity.compared(FIXTURES / name):
+@pytest.mark.parametrize(
+    "options", [parity.QUICKLY_COMPILED, pytest.param(None, marks=pytest.mark.slow)]
+)
+def test_outputs_are_those_of_transformers(name, options):
+    for field, ours, theirs in parity.compared(FIXTURES / name, compiler_options=options):
         tolerance = TOLERANCE if ours.dtype.kind == "f" else 0  # tokens are equal
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance, err_msg=field)
 

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import pytest
 from test_mesh import found
-from test_run import DIGITS
+from test_trainer import DIGITS
 
 from gelu_jax.errors import ConfigError
 from gelu_jax.training.chips import CHIPS
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.flops import products
-from gelu_jax.training.memory_plan import chip, describe, needed, plan_memory
+from gelu_jax.training.memory_plan import chip, describe, plan_memory, total_memory
 from gelu_jax.training.trainer import TrainConfig
 
 H100 = CHIPS["h100"]
@@ -82,7 +82,7 @@ def test_a_share_of_everything():
     assert part.weights - vectors == (whole.weights - vectors) / 8
     for name in whole.choices:
         assert part.choices[name].flops == whole.choices[name].flops / 8
-        assert needed(part, name) < needed(whole, name) / 2
+        assert total_memory(part, name) < total_memory(whole, name) / 2
 
 
 def test_an_axis_takes_the_network_where_it_leaves_the_node():

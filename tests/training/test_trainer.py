@@ -246,18 +246,19 @@ TOKENS, IMAGES = jnp.zeros((2, 8), jnp.int32), jnp.zeros((2, 8, 8, 1))
     ("plain", "model", "inputs", "lines"),
     [
         (LM, {"vocab_size": 255}, TOKENS,
-         ["model.vocab_size = 255: the data needs at least 256; nearest: 256"]),
+         ["model.vocab_size = 255: the data needs at least 256"]),
         (LM, {"vocab_size": 9, "max_positions": 7}, TOKENS,
-         ["model.vocab_size = 9: the data needs at least 256; nearest: 256",
-          "model.max_positions = 7: the data needs at least 8; nearest: 8"]),
+         ["model.vocab_size = 9: the data needs at least 256",
+          "model.max_positions = 7: the data needs at least 8"]),
         (LM, {}, IMAGES,
-         ["model.kind = 'transformer': the data are images: nearest: mlp"]),
-        (DIGITS, {}, TOKENS, ["model.kind = 'mlp': the data are tokens: nearest: transformer"]),
+         ["model.kind = 'transformer': the data holds images, which need kind: mlp"]),
+        (DIGITS, {}, TOKENS,
+         ["model.kind = 'mlp': the data holds tokens, which need kind: transformer"]),
         (DIGITS, {"d_in": 63, "num_classes": 256}, IMAGES,
          ["model.d_in = 63: must equal the size of an image = 64"]),
         (DIGITS, {"d_in": 65, "num_classes": 9}, IMAGES,
          ["model.d_in = 65: must equal the size of an image = 64",
-          "model.num_classes = 9: the data needs at least 256; nearest: 256"]),
+          "model.num_classes = 9: the data needs at least 256"]),
     ],
 )  # fmt: skip
 def test_misfits_are_a_line_each(plain: Any, model: Any, inputs: jax.Array, lines: list[str]):
@@ -284,21 +285,22 @@ def data_like(inputs: jax.Array) -> Any:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"steps": 0}, "steps = 0: must be above 0; nearest: 1"),
+        ({"steps": 0}, "steps = 0: must be above 0"),
         ({"eval_every": 5}, "eval_every = 5: must divide steps = 12; nearest: 4"),
-        ({"eval_every": -1}, "eval_every = -1: must be above 0; nearest: 1"),
+        ({"eval_every": -1}, "eval_every = -1: must be above 0"),
         ({"checkpoint_every": 6},
          "checkpoint_every = 6: must be a multiple of eval_every = 4; nearest: 8"),
         ({"checkpoint_every": 0},
          "checkpoint_every = 0: must be a multiple of eval_every = 4; nearest: 4"),
-        ({"seed": -1}, "seed = -1: must lie in [0, 2**32); nearest: 0"),
-        ({"seed": 2**32}, "seed = 4294967296: must lie in [0, 2**32); nearest: 4294967295"),
+        ({"seed": -1}, "seed = -1: must lie in [0, 2**32)"),
+        ({"seed": 2**32}, "seed = 4294967296: must lie in [0, 2**32)"),
     ],
 )  # fmt: skip
 def test_bad_numbers_are_a_line_each(changes: dict[str, Any], line: str):
     with pytest.raises(ConfigError) as caught:
         config_of(DIGITS, **changes)
-    assert str(caught.value) == line
+    assert str(caught.value).startswith(line)
+    assert len(caught.value.problems) == 1
 
 
 def test_the_state_is_all_that_a_step_changes(trainer: Trainer):
