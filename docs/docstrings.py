@@ -7,23 +7,29 @@ from typing import Any
 
 import griffe
 
-_EXAMPLE = re.compile(r"^>>> .*(?:\n(?!\n).*)*", re.MULTILINE)
+import gelu_jax as gj
+
+_EXAMPLE = re.compile(r"^>>> .*(?:\n(?!\n).*)*", re.MULTILINE)  # in a section it is indented
+_SECTION = re.compile(r"(?<!\n)\n(?=(?:Args|Attributes|Returns|Yields|Raises):\n)")
+_CLASSES = "|".join(name for name in gj.__all__ if isinstance(getattr(gj, name), type))
+_CLASS = re.compile(rf"(?<![`\[])`({_CLASSES})`(?!`)")
 
 
 class Docstrings(griffe.Extension):
-    """Puts the examples that doctest runs into code blocks, and completes the activations."""
+    """Makes our docstrings what Markdown and griffe expect, and completes the activations."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         """Called with every module, class, function and attribute once it has been read."""
         if isinstance(obj, griffe.Function) and _is_elementwise(obj):
             _complete(obj)
         if obj.docstring:
-            obj.docstring.value = fenced(inspect.cleandoc(obj.docstring.value))
+            obj.docstring.value = readable(inspect.cleandoc(obj.docstring.value))
 
 
-def fenced(docstring: str) -> str:
-    """The docstring with each example in a block; one inside a section is indented, and stays."""
-    return _EXAMPLE.sub(lambda example: f"```pycon\n{example[0].rstrip()}\n```", docstring)
+def readable(docstring: str) -> str:
+    """The docstring with its examples in blocks, a line before each section, links to classes."""
+    fenced = _EXAMPLE.sub(lambda found: f"```pycon\n{found[0].rstrip()}\n```", docstring)
+    return _CLASS.sub(r"[`\1`][gelu_jax.\1]", _SECTION.sub("\n\n", fenced))
 
 
 def _is_elementwise(function: griffe.Function) -> bool:
