@@ -10,11 +10,9 @@ from math import prod
 from types import MappingProxyType
 from typing import Any
 
-from jax import Array
-
 from gelu_jax.errors import nearest
 
-Tensor = Array | Any  # jax or numpy: whatever has the array API
+Tensor = Any  # of jax or numpy: whatever has the array API
 Shape = tuple[int, ...]
 
 # From the tensor of a checkpoint to n branches, one for each activation of the variant.

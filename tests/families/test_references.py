@@ -98,6 +98,9 @@ def test_palm(tmp_path):
     logits = compiled(lambda model, tokens: model(tokens))(model, jnp.asarray(tokens))
     for row, ours in zip(tokens, logits, strict=True):
         np.testing.assert_allclose(ours, palm_reference(tensors, row), rtol=0, atol=1e-5)
+    block = families.load_feed_forward(tmp_path, 1)  # its kernels share a tensor with attention's
+    inside = jax.tree.map(lambda leaf: leaf[1], model.layers.feed_forward)
+    jax.tree.map(np.testing.assert_array_equal, block, inside)
     families.save(model, tmp_path / "saved")
     saved = load_file(tmp_path / "saved" / "model.safetensors")
     assert saved.keys() == tensors.keys()
