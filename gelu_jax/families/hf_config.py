@@ -1,7 +1,8 @@
 """A config.json read field by field: each value has its kind, each mistake its line.
 
-Not pydantic, of which a family would need a model that says each field a second time before the
-function that maps it to a config of ours, and which would be a dependency of loading weights.
+pydantic would not make this smaller: a family would declare its fields in a model, and name them
+again in the function that maps them to a config of ours. Here that function is the declaration, and
+loading weights needs no package but safetensors.
 """
 
 import json
@@ -20,8 +21,8 @@ _LIMIT = 2**31
 class HFConfig:
     """The fields of a config.json, or of a section of one.
 
-    Every method raises ConfigError for a field that is not as the method wants it, or that is
-    missing and has no default.
+    Every method raises ConfigError for a field that is not what the method returns, and for one that
+    is missing and has no default.
 
     Args:
       values: the fields by name.

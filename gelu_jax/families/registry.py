@@ -19,4 +19,6 @@ from gelu_jax.families.vit import VIT
 
 _ALL = (BERT, CLIP, EFFICIENTNET, GEMMA, GPT2, LLAMA, LLAVA, MISTRAL, PALM, T5, VIT)
 
-FAMILIES: Mapping[str, Family[Any]] = MappingProxyType({family.model_type: family for family in _ALL})
+FAMILIES: Mapping[str, Family[Any]] = MappingProxyType(
+    {family.model_type: family for family in _ALL}
+)

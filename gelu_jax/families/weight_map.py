@@ -22,9 +22,8 @@ _UNCHANGED = "... -> ..."
 class Entry:
     """A parameter, the tensor that holds it, and its layout there.
 
-    Entries that name one tensor are concatenated in it, in the order of the map. An entry for a
-    parameter that an earlier one holds already is a tied copy: it is not written, and a file that
-    has it must have the same values in it.
+    Entries that name one tensor are concatenated in it, in the order of the map. A second entry for
+    a parameter is a tied copy: it is not written, and where a file has it, both must be equal.
 
     Attributes:
       path: the parameter, as a path in the model; one that the model lacks is passed over.
@@ -225,7 +224,7 @@ def tied_names(weight_map: WeightMap) -> dict[str, str]:
 
 
 def _holders(weight_map: WeightMap) -> dict[str, Entry]:
-    """The entry that holds each parameter: the first."""
+    """The entry of each parameter; later ones for the same are tied copies."""
     holders: dict[str, Entry] = {}
     for entry in weight_map:
         holders.setdefault(entry.path, entry)

@@ -1,6 +1,7 @@
 """How checkpoints lay out weights, as patterns in the notation of einops; lossless both ways.
 
-Nothing is read off a shape: a (1024, 1024) kernel is as much a transpose as it is not.
+Nothing is read off a shape: a (1024, 1024) kernel is as much a transpose as it is not. Of einops
+only `rearrange` is needed, which is too little to make it a dependency of the core.
 """
 
 import re

@@ -101,9 +101,9 @@ def test_mixed_dtypes_come_back_byte_equal(tmp_path):
     model = families.load(path)
     assert model.config.dtype == "bfloat16"
     families.save(model, tmp_path / "saved")
-    ours, theirs = (load_file(p / "model.safetensors") for p in (tmp_path / "saved", path))
+    ours, expected = (load_file(p / "model.safetensors") for p in (tmp_path / "saved", path))
     assert {n: (t.dtype, t.tobytes()) for n, t in ours.items()} == {
-        n: (t.dtype, t.tobytes()) for n, t in theirs.items()
+        n: (t.dtype, t.tobytes()) for n, t in expected.items()
     }
 
 
@@ -210,11 +210,11 @@ def test_a_repository_id_is_looked_up_in_the_cache_and_nowhere_else(tmp_path, mo
         families.load("someone/other")
 
 
-# --- spellings and buffers ---
+# --- aliases and buffers ---
 
 
 @pytest.mark.parametrize(
-    ("name", "respell"),
+    ("name", "alias"),
     [
         ("gpt2", lambda n: n.removeprefix("transformer.")),
         ("bert", lambda n: n.replace("LayerNorm.weight", "LayerNorm.gamma")),
@@ -231,10 +231,10 @@ def test_a_repository_id_is_looked_up_in_the_cache_and_nowhere_else(tmp_path, mo
         ("efficientnet", lambda n: n.removeprefix("efficientnet.")),
     ],
 )
-def test_other_spellings_are_read_and_kept(name, respell, tmp_path):
+def test_aliases_are_read_and_kept(name, alias, tmp_path):
     path = changed(
         copied(name, tmp_path / "other"),
-        tensors=lambda ts: {respell(n): t for n, t in ts.items()},
+        tensors=lambda ts: {alias(n): t for n, t in ts.items()},
     )
     model = families.load(path)
     same(model, families.load(FIXTURES / name))
@@ -365,7 +365,7 @@ def test_activations_that_mean_another(name, fields, variant, tmp_path):
 
 
 def test_fields_that_are_absent_and_fields_that_are_null():
-    """A window is 4096 places where the file does not say, and none where it says null."""
+    """A window is 4096 tokens where the file does not say, and none where it says null."""
     values = json.loads((FIXTURES / "mistral" / "config.json").read_text())
     windows = {4: values, None: values | {"sliding_window": None}}
     windows[4096] = {k: v for k, v in values.items() if k != "sliding_window"}

@@ -185,5 +185,5 @@ def test_mbconv(size):
         lambda blocks, xs: [block(x[None])[0] for block, x in zip(blocks, xs, strict=True)]
     )(list(model.blocks), images)
     for block, x, ours in zip(model.blocks, images, outputs, strict=True):
-        theirs = mbconv_reference(block, x.astype(np.float64))
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+        expected = mbconv_reference(block, x.astype(np.float64))
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
