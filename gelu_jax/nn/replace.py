@@ -1,4 +1,4 @@
-"""Our feed-forward block in a model that somebody else wrote."""
+"""Puts our feed-forward block into a model that somebody else wrote."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,13 @@ Where = type[nnx.Module] | Callable[[str, nnx.Module], bool]
 
 
 class Replaced(NamedTuple):
-    """One block that was replaced: where, which tensors it kept, and which start anew."""
+    """One block that was replaced.
+
+    Attributes:
+      path: of the block in the model, dotted.
+      kept: parameters of the new block whose values come from the old one.
+      initialised: parameters of the new block with new initial values.
+    """
 
     path: str
     kept: tuple[str, ...]
@@ -34,15 +40,24 @@ def replace_feed_forward(
 ) -> tuple[Replaced, ...]:
     """Puts a `FeedForward` in place of every feed-forward block of an NNX model.
 
-    ``where`` is the class of the blocks, or a function of a module's path and itself. ``w_in`` and
-    ``w_out`` say where such a block holds its linear layers, as dotted paths in the order of its
-    branches (``"gate"``, ``"layers.0"``): anything with a ``kernel`` (d, f) and a ``bias`` or none.
-    ``config`` holds fields of `FeedForwardConfig`; what it leaves open (d_model, d_ff, use_bias,
-    dtype, param_dtype) stays as it was, and so does every tensor whose shape does. The new block
-    is called as ``block(x)`` or ``block(x, dropout_key=key)``.
+    The model is changed in place, and not at all where this raises. A new block is called as
+    ``block(x)`` or ``block(x, dropout_key=key)``; it keeps every tensor whose shape it keeps.
 
-    Raises ValueError where nothing matches or the layers are not there, ConfigError where the
-    fields do not fit. The model is changed in place, and not at all where this raises.
+    Args:
+      model: the model.
+      where: the class of the old blocks, or a function of a module's path and the module that says
+        whether it is one.
+      w_in: where an old block holds the linear layers of its branches, in order, as dotted paths
+        ("gate", "layers.0"): anything with a ``kernel`` (d, f) and a ``bias``, which may be None.
+      w_out: where it holds its output layer, with a ``kernel`` (f, d).
+      rngs: source of new initial values.
+      **config: fields of `FeedForwardConfig`; d_model, d_ff, use_bias, dtype and param_dtype stay
+        as they were unless given.
+    Returns:
+      What was replaced, one entry per block.
+    Raises:
+      ValueError: nothing matches, or a block has no such layers.
+      ConfigError: a field has a wrong value.
 
     >>> class Theirs(nnx.Module):
     ...     def __init__(self, rngs):

@@ -16,7 +16,7 @@ from scipy.special import erf, expit
 import gelu_jax as gj
 from gelu_jax.nn.branches import XIELU
 from gelu_jax.nn.feed_forward import _choice_problems, branch_product
-from gelu_jax.nn.remat import decode, encode
+from gelu_jax.nn.remat import dequantize, quantize
 
 CHOICES = {
     "preactivation": {},
@@ -218,7 +218,8 @@ def test_float8_residuals_keep_the_gradient_of_trained_weights():
 @settings(max_examples=200)
 def test_stored_values_are_near_and_keep_their_signs(p):
     p[np.abs(p) < 2.0**-100] = 0  # the CPU flushes subnormal numbers
-    back = np.asarray(decode(encode(jnp.asarray(p), jnp.float8_e4m3fn), "float8_e4m3fn", "float32"))
+    stored = quantize(jnp.asarray(p), jnp.float8_e4m3fn)
+    back = np.asarray(dequantize(stored, "float8_e4m3fn", "float32"))
     # 2⁻⁵ of each entry, or, where squares are below e4m3's least, 2⁻⁸·⁵ of the token's greatest
     assert np.all(np.abs(back - p) <= np.abs(p) * 2**-4.9 + np.abs(p).max() * 2**-8.4)
     np.testing.assert_array_equal(np.sign(back), np.sign(p))
@@ -312,7 +313,7 @@ def test_the_choices_reach_the_module(choice):
     [
         ({"chunk_size": 0}, "chunk_size = 0: must be above 0"),
         ({"residual_dtype": "float8_e4m3"}, "'float8_e4m3': unknown; did you mean float8_e4m3fn"),
-        ({"residual_dtype": "bfloat16", "residuals": "input"}, "stores no pre-activation"),
+        ({"residual_dtype": "bfloat16", "residuals": "input"}, "stores no pre-activations"),
         ({"variant": "swigle"}, "did you mean swiglu"),
     ],
 )  # fmt: skip
@@ -345,7 +346,7 @@ def test_one_kernel_too_few_is_named():
 
 
 def test_a_learned_branch_without_its_module_is_named():
-    with pytest.raises(ValueError, match="a branch learns"):
+    with pytest.raises(ValueError, match="a branch has parameters"):
         gj.feed_forward(tokens(2), **weights("prelu"), variant="prelu")
 
 
