@@ -16,7 +16,7 @@ from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A transformer, and which of BERT's heads stand on it (Devlin et al. 2019, section 3.1).
+    """A transformer, and which of BERT's heads it has (Devlin et al. 2019, section 3.1).
 
     Attributes:
       transformer: the encoder itself; its attention is not causal.

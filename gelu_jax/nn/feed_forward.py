@@ -67,9 +67,10 @@ def feed_forward(
       residual_dtype: narrow dtype ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16") of the
         stored pre-activations. The output stays exact; derivatives are taken at the stored values
         (float8_e4m3fn: cosine to the exact gradient at least 0.999). None stores them as they are.
-      chunk_size: takes that many places of the axis before d at a time, each chunk with a dropout
-        key of its own. With ``residuals="input"`` the memory in use beside x and the result does
-        not grow with their number; a batch of several rows is copied, as wide as d.
+      chunk_size: number of tokens (along the axis before d) computed at a time, each chunk with a
+        dropout key of its own. With ``residuals="input"`` the memory in use beside x and the
+        result does not grow with the number of tokens; a batch of several rows is copied, as wide
+        as d. None computes all at once.
       rounding: "once" or "hf", as in `branch_product`.
     Returns:
       An array (..., e) of the dtype of x.
@@ -82,7 +83,15 @@ def feed_forward(
     """
     check(_choice_problems(residuals, residual_dtype, chunk_size, rounding))
 
-    # A checkpoint keeps its function's arguments: the residual choice is where it begins.
+    # A checkpointed function keeps only its arguments for the backward pass, where it is computed
+    # again: the residual choice is where the checkpoint begins.
+
+    @checkpoint_if(residuals == "input")
+    def block(x: Array, weights: Any, key: Any) -> Array:
+        w_in, b_in, phis, w_out, b_out = weights
+        ps = _pre_activations(x, w_in, b_in)
+        return output(ps, phis, w_out, b_out, key)
+
     @checkpoint_if(residuals == "preactivation", residual_dtype)
     def output(ps: Sequence[Array], phis: Any, w_out: Array, b_out: Any, key: Any) -> Array:
         # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
@@ -91,14 +100,8 @@ def feed_forward(
         y = h @ w_out
         return y if b_out is None else y + b_out
 
-    @checkpoint_if(residuals == "input")
-    def block(x: Array, weights: Any, key: Any) -> Array:
-        w_in, b_in, phis, w_out, b_out = weights
-        ps = _pre_activations(x, w_in, b_in)
-        return output(ps, phis, w_out, b_out, key)
-
-    run = block if chunk_size is None else in_chunks(block, chunk_size)
-    return run(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
+    apply = block if chunk_size is None else in_chunks(block, chunk_size)
+    return apply(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
 
 
 def branch_product(
@@ -184,7 +187,7 @@ class FeedForwardConfig:
       dropout_rate: dropout of the hidden layer, in [0, 1).
       residuals: what is kept for the backward pass, as in `feed_forward`.
       residual_dtype: narrow dtype of the kept pre-activations, as in `feed_forward`.
-      chunk_size: tokens taken at once, as in `feed_forward`; None takes all.
+      chunk_size: tokens computed at a time, as in `feed_forward`; None computes all at once.
       rounding: where low precision is rounded, as in `branch_product`.
       init_std: standard deviation of all kernels; None for 1/√fan_in each.
       output_init_scale: multiplies the standard deviation of `w_out`.

@@ -202,8 +202,9 @@ def relative_bias(
     """
     buckets = config.num_buckets if causal else config.num_buckets // 2
     distance = queries[:, None] - keys
-    far = jnp.minimum(jnp.maximum(distance, 0) if causal else abs(distance), config.max_distance)
-    bucket = jnp.asarray(_buckets(buckets, config.max_distance))[far]
+    steps = jnp.maximum(distance, 0) if causal else abs(distance)
+    table_of_buckets = jnp.asarray(_buckets(buckets, config.max_distance))
+    bucket = table_of_buckets[jnp.minimum(steps, config.max_distance)]
     later = 0 if causal else jnp.where(distance < 0, buckets, 0)
     return table[bucket + later].transpose(2, 0, 1)[None]
 

@@ -1,4 +1,4 @@
-"""What a block keeps for its backward pass, and how many tokens it takes at once.
+"""What a block keeps for its backward pass, and how many tokens it computes at a time.
 
 F is one tensor of d_ff entries per token in the compute dtype, held from the forward to the
 backward pass. The input x and the weights are not counted: x is the output of a norm, which keeps
@@ -36,7 +36,7 @@ def residual_problems(
     Args:
       residuals: a name of `Residuals`.
       residual_dtype: dtype of the stored pre-activations; None for the compute dtype.
-      chunk_size: tokens taken at once; None for all.
+      chunk_size: tokens computed at a time; None for all.
     Returns:
       The problems found.
     """
@@ -146,7 +146,7 @@ def dequantize(stored: Quantized, dtype: DTypeLike, to: DTypeLike) -> Float[Arra
 
 
 def in_chunks(block: Function, size: int) -> Function:
-    """Applies a block to `size` places of the next-to-last axis at a time, by `jax.lax.scan`.
+    """Applies a block to `size` tokens at a time, along the axis before the last, by a scan.
 
     The last chunk is padded with zeros. The gradients of low-precision weights are summed over the
     chunks in float32 and rounded once.

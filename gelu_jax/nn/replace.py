@@ -101,12 +101,12 @@ def _replacement(
     rngs: nnx.Rngs,
     config: dict[str, Any],
 ) -> tuple[FeedForward, Replaced]:
-    entering = [_linear(path, old, name) for name in w_in]
-    leaving = _linear(path, old, w_out)
-    block = FeedForward(FeedForwardConfig(**(_fields(entering[0], leaving) | config)), rngs=rngs)
-    theirs = {f"w_in.{i}": layer.kernel for i, layer in enumerate(entering)}
-    theirs |= {f"b_in.{i}": layer.bias for i, layer in enumerate(entering)}
-    theirs |= {"w_out": leaving.kernel, "b_out": leaving.bias}
+    inputs = [_linear(path, old, name) for name in w_in]
+    output = _linear(path, old, w_out)
+    block = FeedForward(FeedForwardConfig(**(_fields(inputs[0], output) | config)), rngs=rngs)
+    theirs = {f"w_in.{i}": layer.kernel for i, layer in enumerate(inputs)}
+    theirs |= {f"b_in.{i}": layer.bias for i, layer in enumerate(inputs)}
+    theirs |= {"w_out": output.kernel, "b_out": output.bias}
     kept, initialised = list[str](), list[str]()
     for steps, _ in nnx.to_flat_state(nnx.state(block)):
         name = ".".join(map(str, steps))
@@ -117,8 +117,9 @@ def _replacement(
     return block, Replaced(path, tuple(kept), tuple(initialised))
 
 
-def _fields(entering: Any, leaving: Any) -> dict[str, Any]:
-    kernel, out = entering.kernel, leaving.kernel
+def _fields(branch: Any, output: Any) -> dict[str, Any]:
+    """The fields of `FeedForwardConfig` that the old block's layers show."""
+    kernel, out = branch.kernel, output.kernel
     if kernel.ndim != 2 or out.shape != kernel.shape[::-1]:
         shapes = tuple(kernel.shape), tuple(out.shape)
         check([Problem("w_in, w_out", shapes, "must be kernels of shape (d, f) and (f, d)")])
@@ -126,8 +127,8 @@ def _fields(entering: Any, leaving: Any) -> dict[str, Any]:
     return {
         "d_model": d_model,
         "d_ff": d_ff,
-        "use_bias": entering.bias is not None,
-        "dtype": getattr(entering, "dtype", None) or kernel.dtype,
+        "use_bias": branch.bias is not None,
+        "dtype": getattr(branch, "dtype", None) or kernel.dtype,
         "param_dtype": kernel.dtype,
     }
 

@@ -38,7 +38,7 @@ class TransformerConfig:
       param_dtype: dtype that embedding and head are stored in.
       embedding_scale: multiplies the tokens' embeddings (Gemma).
       token_types: number of segment types, each with an embedding (BERT); None for no table.
-      embedding_norm: whether a norm stands before the first block (BERT).
+      embedding_norm: whether there is a norm before the first block (BERT).
       kind: "transformer", which tells model configs apart in a config file.
 
     Raises:

@@ -49,7 +49,7 @@ class VisionConfig:
       block: the config of every block; its attention is not causal.
       channels: of an image.
       patch_bias: whether the patch embedding has a bias (ViT).
-      embedding_norm: whether a norm stands before the first block (CLIP).
+      embedding_norm: whether there is a norm before the first block (CLIP).
       scan_layers: True compiles one block for all layers, False unrolls them.
       init_std: standard deviation of the patch embedding, the class token and the positions; None
         for 1/√fan_in each.
@@ -151,7 +151,7 @@ class VisionTransformer(nnx.Module):
 
 @dataclass(frozen=True)
 class VisionEncoderConfig:
-    """A vision transformer, and which of ViT's heads stand on it.
+    """A vision transformer, and which of ViT's heads it has.
 
     Attributes:
       vision: the vision transformer itself.

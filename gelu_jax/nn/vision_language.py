@@ -25,7 +25,7 @@ class VisionLanguageConfig:
     Attributes:
       vision: the image encoder.
       language: the language model.
-      image_token: the token that stands for one patch in the text.
+      image_token: the token that marks the position of one patch in the text.
       vision_layers: the patches are taken after that many layers of the image encoder.
       projector: variant of the feed-forward block from the image encoder's width to the language
         model's.
@@ -167,7 +167,7 @@ class VisionLanguage(nnx.Module):
     def embed(
         self, tokens: Int[Array, "b t"], images: Float[Array, "n y x c"] | None = None
     ) -> Float[Array, "b t d"]:
-        """Embeds text and images: at image tokens stand the images' projected patches.
+        """Embeds text and images: each image token becomes a projected patch.
 
         Args:
           tokens: (b, t), integers in [0, v).
