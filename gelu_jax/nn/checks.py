@@ -101,8 +101,8 @@ def divides(whole: int, whole_name: str, **fields: int | None) -> Iterator[Probl
     Args:
       whole: the number to divide.
       whole_name: the field that holds it.
-      **fields: divisors by field name; None stands for a default and passes, and what is not
-        above 0 is left to `positive`.
+      **fields: divisors by field name; None stands for a default and passes. A whole or a divisor
+        that is not above 0 is left to `positive`.
     Returns:
       The problems found, each with the nearest divisor where one is found in bounded time.
 
@@ -110,7 +110,7 @@ def divides(whole: int, whole_name: str, **fields: int | None) -> Iterator[Probl
     ['num_heads = 5: must divide d_model = 16; nearest: 4']
     """
     for field, value in fields.items():
-        if value is not None and value > 0 and whole % value:
+        if value is not None and value > 0 and whole > 0 and whole % value:
             found = _nearest_divisor(whole, value)
             hint = "" if found is None else f"; nearest: {found}"
             yield Problem(field, value, f"must divide {whole_name} = {whole}{hint}")
