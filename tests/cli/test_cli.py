@@ -236,7 +236,7 @@ def test_json_is_all_that_is_printed(after: Shell, monkeypatch: pytest.MonkeyPat
 
 def test_json_prints_nothing_where_the_input_is_wrong(shell: Shell):
     (line,) = shell.refuses("compare", "compare.yaml", "--json", "seeds=0")
-    assert line.endswith("seeds = 0: must be above 0; nearest: 1")
+    assert line.endswith("seeds = 0: must be above 0")
 
 
 def test_a_run_is_written_to_tensorboard_where_that_is_asked_for(shell: Shell):
@@ -397,7 +397,7 @@ def test_all_mistakes_at_once(shell: Shell):
         ("arms.relu={model.variant: rellu}",
          "arms.relu.model.variant = 'rellu': unknown; did you mean relu, relu6, reglu?"),
         ("arms.relu={batch_size: 3}", "arms must see the same data"),
-        ("seeds=0", "seeds = 0: must be above 0; nearest: 1"),
+        ("seeds=0", "seeds = 0: must be above 0"),
         ("learning_rates=[1e-3, fast]", "learning_rates[1] = 'fast': should be a valid number"),
         ("match=flop", "match = 'flop': unknown match; did you mean flops?"),
         ("run.model.d_in=65", "model.d_in = 65: must equal the size of an image = 64"),
@@ -421,7 +421,7 @@ def test_mistakes_in_a_comparison(shell: Shell, override: str, line: str):
         (("generate", "runs/none"), "run = 'runs/none': there is no trained model in it"),
         (("generate", "."), "run = '.': there is no trained model in it"),
         (("generate", ".", "--prompt", ""), "prompt = '': must not be empty"),
-        (("generate", ".", "--length", "0"), "length = 0: must be above 0; nearest: 1"),
+        (("generate", ".", "--length", "0"), "length = 0: must be above 0"),
         (("train", "digits.yaml", "--output", "text.txt"), "output = 'text.txt': file exists"),
         (("train", "digits.yaml", "--output", "text.txt/x"),
          "output = 'text.txt/x': not a directory"),
@@ -463,9 +463,9 @@ def test_generate_continues_the_prompt(after: Shell):
         (("runs/lm", "--length", "40"),
          "length = 40: the model has 40 positions, the prompt takes 4; nearest: 36"),
         (("runs/lm", "--temperature", "0", "--length", "3"),
-         "temperature = 0.0: must be above 0; nearest: 1"),
+         "temperature = 0.0: must be above 0"),
         (("runs/lm", "--top-p", "1.5", "--length", "3"),
-         "top_p = 1.5: must lie in (0, 1]; nearest: 1"),
+         "top_p = 1.5: must lie in (0, 1]"),
     ],
 )  # fmt: skip
 def test_generate_refuses(after: Shell, arguments: tuple[str, ...], line: str):

@@ -173,11 +173,11 @@ def test_a_field_that_only_passes_its_value_on_is_no_change():
         ({"arms": {}}, "arms = {}: a comparison has at least one arm"),
         ({"arms": {"a/b": {}}}, "arms = 'a/b': cannot be the name of a folder"),
         ({"arms": {"..": {}}}, "arms = '..': cannot be the name of a folder"),
-        ({"seeds": 0}, "seeds = 0: must be above 0; nearest: 1"),
+        ({"seeds": 0}, "seeds = 0: must be above 0"),
         ({"seeds": 1001}, "seeds = 1001: more than 1000 would overlap with the tuning seeds"),
-        ({"learning_rates": (0.1, -0.1)}, "learning_rates = -0.1: must be above 0; nearest: 1"),
+        ({"learning_rates": (0.1, -0.1)}, "learning_rates = -0.1: must be above 0"),
         ({"learning_rates": (0.1, 0.1)}, "learning_rates = (0.1, 0.1): a rate is given twice"),
-        ({"multiple_of": 0}, "multiple_of = 0: must be above 0; nearest: 1"),
+        ({"multiple_of": 0}, "multiple_of = 0: must be above 0"),
     ],
 )
 def test_a_wrong_comparison_is_one_line(changes: dict[str, Any], line: str):

@@ -48,12 +48,12 @@ def inputs_of_layers(model: Any) -> list[tuple[Any, jax.Array]]:
     """The feed-forward layers and what each sees, by running the model a layer at a time."""
     found = []
     if isinstance(model, MLP):
-        x = model.enter(IMAGES)
+        x = model.flatten(IMAGES)
         for layer in model.layers:
             found.append((layer, x))
-            x = layer(x, None)
+            x = layer(x)
         return found
-    x = model.enter(model.embed(TOKENS))
+    x = model.block_input(model.embed(TOKENS))
     for number in range(model.config.num_layers):
         block = layer_of(model, number)
         h = block.attention_norm(x)
