@@ -6,16 +6,17 @@ import warnings
 
 import tyro
 
+from gelu_jax import signals
 from gelu_jax.cli.compare import compare_command
 from gelu_jax.cli.configs import configs_command
 from gelu_jax.cli.generate import generate_command
-from gelu_jax.cli.interrupts import interrupted, remembered_interrupts
 from gelu_jax.cli.numerics import numerics_command
 from gelu_jax.cli.plan import plan_command
 from gelu_jax.cli.report import report_command
 from gelu_jax.cli.tokenize import tokenize_command
 from gelu_jax.cli.train import train_command
 from gelu_jax.errors import ConfigError
+from gelu_jax.files import is_primary
 
 COMMANDS = {
     "compare": compare_command,
@@ -34,8 +35,7 @@ def run() -> None:
 
     A mistake of the user's is one line per mistake on standard error, and no traceback.
     """
-    interrupted.clear()
-    with warnings.catch_warnings(), remembered_interrupts():
+    with warnings.catch_warnings():
         warnings.showwarning = _warn
         try:
             tyro.extras.subcommand_cli_from_dict(
@@ -49,7 +49,9 @@ def run() -> None:
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             sys.exit(_fail(f"{error.filename or 'disk'}: {reason}", 1))
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            if number := signals.received():
+                signals.leave(number, str(interrupt) if is_primary() else None)
             sys.exit(_fail("Interrupted. Rerun the same command to resume.", 130))
 
 

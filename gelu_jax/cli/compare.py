@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from gelu_jax import signals
 from gelu_jax.cli.arguments import ConfigFile, Overrides
 from gelu_jax.cli.configs import find_config
 from gelu_jax.cli.session import Log, claimed, progress, run_name, show
@@ -63,6 +64,8 @@ def compare_command(
     with claimed(directory, partial(is_same_comparison, asked), overwrite=overwrite):
         planned = _with_seeds(asked, directory, add_seeds)
         with ExitStack() as stack:
+            if pool:  # its workers are to be stopped
+                stack.enter_context(signals.deferred())
             callback = stack.enter_context(
                 progress(planned, tracked, several_at_once=pool is not None)
             )

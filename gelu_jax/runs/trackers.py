@@ -6,6 +6,7 @@ It first sees a task with all that was recorded before, so that a resumed run is
 
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -52,6 +53,8 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._task: Task | None = None
         self._writer: Writer | None = None
         self._written = 0
+        self._lock = threading.Lock()  # a signal closes a tracker from a thread of its own
+        self._stopped = False
 
     def update(self, task: Task, run: Run) -> None:
         """Writes the points of a record that have not been written yet.
@@ -60,22 +63,34 @@ class Tracker(AbstractContextManager["Tracker"]):
           task: the run.
           run: its record so far.
         """
+        with self._lock:
+            if not self._stopped:
+                self._write(task, run)
+
+    def _write(self, task: Task, run: Run) -> None:
         if task != self._task:
-            self.close()
+            self._close()
             self._task, self._writer, self._written = task, self._begin(task), 0
         assert self._writer is not None
         for point in run.points()[self._written :]:
             self._writer.write(point["step"], dict(scalars(point)))
             self._written += 1
 
-    def close(self) -> None:
-        """Ends the run that is being written."""
+    def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
         self._task = self._writer = None
 
+    def stop(self, _: int) -> str:
+        """Ends the run that is being written, when a signal ends the process."""
+        with self._lock:
+            self._stopped = True
+            self._close()
+        return ""
+
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with self._lock:
+            self._close()
 
 
 def trackers(

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ import jax
 from jax._src import distributed as runtime  # the client: what orbax's own barriers go through
 from rich.console import Console
 
+from gelu_jax import signals
 from gelu_jax.errors import ABSENT, ConfigError, Problem, check
 from gelu_jax.files import is_primary
 
@@ -106,6 +107,22 @@ def broadcast_from_primary(find: Callable[[], T]) -> T:
 
 
 _questions = count()
+_SIGNAL = "gelu_jax/signal"
+
+
+def received_anywhere() -> int | None:
+    """The signal that this process or another one has received; the same in every process."""
+    if (own := signals.received()) is not None:
+        with suppress(RuntimeError):  # another process was first
+            _client().key_value_set(_SIGNAL, str(own))
+    return broadcast_from_primary(_first_signal)
+
+
+def _first_signal() -> int | None:
+    try:
+        return int(_client().key_value_try_get(_SIGNAL))
+    except RuntimeError:  # there is none
+        return None
 
 
 def same_everywhere(what: Mapping[str, object]) -> None:
@@ -137,6 +154,11 @@ def together(config: DistributedConfig, saved: Saved) -> Generator[None]:
     except RuntimeError:  # a collective has failed: if for somebody's absence, `_watch` will say so
         time.sleep(2 * HEARTBEAT)
         raise
+    except KeyboardInterrupt:  # all processes stop at the same evaluation
+        parted.set()
+        with suppress(RuntimeError):
+            _part()
+        raise
     finally:  # jax takes the client away when this process ends for a reason of its own
         parted.set()
         watch.join()
@@ -146,22 +168,27 @@ def together(config: DistributedConfig, saved: Saved) -> Generator[None]:
 def _stay_behind(saved: Saved) -> None:
     """Goes on in a child; the parent waits for its end, and says what that means.
 
-    The child ends with its parent, whatever ends that, and leaves Ctrl-C to it.
+    The child ends with its parent, whatever ends that, and gets its signals from it alone.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writer)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_end_at_end_of, args=(reader,), daemon=True).start()
+        for number in signals.WORDS:
+            signal.signal(number, signal.SIG_IGN)
+        threading.Thread(target=_listen, args=(reader,), daemon=True).start()
         return
     os.close(reader)
-    try:
+    ended = threading.Event()
+
+    def pass_on(number: int) -> str:
+        os.write(writer, bytes([number]))
+        ended.wait()
+        signals.leave(number, None)  # the child has said what there is to say
+
+    with signals.before_exit(pass_on):
         status = os.waitpid(child, 0)[1]
-    except KeyboardInterrupt:
-        os.close(writer)
-        os.waitpid(child, 0)
-        raise
+        ended.set()
     Console(stderr=True).show_cursor()  # a board that was drawn to the last has hidden it
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGABRT:
@@ -171,8 +198,9 @@ def _stay_behind(saved: Saved) -> None:
     sys.exit(code)
 
 
-def _end_at_end_of(pipe: int) -> None:
-    os.read(pipe, 1)
+def _listen(pipe: int) -> None:
+    while number := os.read(pipe, 1):
+        signals.deliver(number[0])
     os._exit(1)
 
 
