@@ -163,7 +163,7 @@ class _Latest:
                 self.evaluated, self._evaluated_at = (run, state), time.monotonic()
                 write_run(run, self.home)  # before the state: no state is ahead of its curve
                 return run
-        signals.wait_for_the_end()
+        return signals.wait_for_the_end()
 
     def is_due(self, config: TrainConfig, point: Point) -> bool:
         """Whether a state is to be saved: by the config, and after so many minutes."""
@@ -237,7 +237,8 @@ def resolved(trainer: Trainer, task: Task) -> TrainConfig:
 
 def versions() -> list[str]:
     """What decides a result beside config and data: jax, its backend, `NUMERICS_VERSION`."""
-    return [jax.__version__, jax.default_backend(), NUMERICS_VERSION]
+    x64 = ["x64"] if jax.config.jax_enable_x64 else []
+    return [jax.__version__, jax.default_backend(), NUMERICS_VERSION, *x64]
 
 
 def folder(
