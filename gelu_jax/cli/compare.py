@@ -5,8 +5,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from gelu_jax import signals
 from gelu_jax.cli.arguments import ConfigFile, Overrides
 from gelu_jax.cli.configs import find_config
+from gelu_jax.cli.failures import check_backend
 from gelu_jax.cli.session import Log, claimed, progress, run_name, show
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.compare.config import CompareConfig, differs_only_in_seeds, is_same_comparison
@@ -58,11 +60,14 @@ def compare_command(
     pool = launch(launcher, workers, resources)
     asked = read_config(find_config(config), CompareConfig, (*overrides, *QUICK * quick))
     directory = output or Path("runs") / run_name(config)
+    check_backend()
     trainers = prepare(asked)  # all that can be wrong shows before anything is written
     tracked = trackers(log, directory, trainers)
     with claimed(directory, partial(is_same_comparison, asked), overwrite=overwrite):
         planned = _with_seeds(asked, directory, add_seeds)
         with ExitStack() as stack:
+            if pool:  # its workers are to be stopped
+                stack.enter_context(signals.deferred())
             callback = stack.enter_context(
                 progress(planned, tracked, several_at_once=pool is not None)
             )
