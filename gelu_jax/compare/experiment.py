@@ -2,18 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
 from gelu_jax.compare import matching
-from gelu_jax.compare.config import TUNING_OFFSET, CompareConfig, changed, flatten
+from gelu_jax.compare.config import (
+    TUNING_OFFSET,
+    CompareConfig,
+    changed,
+    flatten,
+    is_same_comparison,
+)
 from gelu_jax.compare.curves import final_loss
-from gelu_jax.compare.records import Arm, Comparison, Metric, write_results
+from gelu_jax.compare.records import Arm, Comparison, Metric, read_results, write_results
+from gelu_jax.errors import ConfigError
 from gelu_jax.runs.execution import Callback, Task
 from gelu_jax.runs.executors import Executor, SerialExecutor
 from gelu_jax.runs.record import Run
-from gelu_jax.training.config import to_dict, write_config
+from gelu_jax.training.config import from_dict, to_dict, write_config
 from gelu_jax.training.data import Dataset, load_data
 from gelu_jax.training.trainer import TrainConfig, Trainer
 
@@ -79,8 +88,19 @@ def compare(
     runs = (*chain.from_iterable(tuning.values()), *reported)
     command = f"gelu-jax compare runs/{directory.name}/config.yaml"
     found = record(directory.name, config, trainers, runs, executor.environment, command)
+    found = replace(found, looks=_looks(directory, config))
     write_results(found, directory)
     return found
+
+
+def _looks(directory: Path, config: CompareConfig) -> tuple[int, ...]:
+    """The numbers of seeds at which this comparison has been evaluated, with the present one."""
+    before: tuple[int, ...] = ()
+    with suppress(ConfigError):
+        found = read_results(directory)
+        if is_same_comparison(config, found.config):
+            before = found.looks or (from_dict(found.config, CompareConfig).seeds,)
+    return tuple(sorted({*before, config.seeds}))
 
 
 def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]:

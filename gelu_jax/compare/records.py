@@ -58,6 +58,8 @@ class Comparison:
       data: "description" and "hash" of the dataset.
       command: what repeats it.
       metric: the loss by which arms are compared.
+      looks: the numbers of seeds at which the comparison has been evaluated, ascending; nothing in
+        files from before they were recorded, which have been looked at once.
       schema_version: of this record.
 
     Raises:
@@ -76,6 +78,7 @@ class Comparison:
     data: Mapping[str, str]
     command: str
     metric: Metric = "validation loss"
+    looks: tuple[int, ...] = ()
     schema_version: Literal[1] = SCHEMA_VERSION
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from gelu_jax.compare.analysis import Analysis
 from gelu_jax.compare.curves import LOSSES, Band, band
+from gelu_jax.report.plots import colour_of
+from gelu_jax.report.verdict import is_default
 
 COLOURS = (
     "#3d3d3d", "#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#56b4e9", "#cc6677",
@@ -102,9 +104,9 @@ def _close_range(bands: list[Band]) -> tuple[float, float]:
 
 def _draw_differences(axes: Axes, analysis: Analysis) -> None:
     comparison = analysis.comparison
-    shown = [(i, c) for i, c in enumerate(analysis.contrasts, start=1) if c.seeds]
-    for row, (index, contrast) in enumerate(shown):
-        colour = COLOURS[index % len(COLOURS)]
+    shown = [contrast for contrast in analysis.contrasts if contrast.seeds]
+    for row, contrast in enumerate(shown):
+        colour = COLOURS[colour_of(analysis, contrast) % len(COLOURS)]
         count = len(contrast.seeds)
         rows = row + (np.linspace(-0.12, 0.12, count) if count > 1 else np.zeros(1))
         axes.plot(contrast.differences, rows, "o", ms=2.5, mew=0, color=colour, alpha=0.4)
@@ -112,10 +114,11 @@ def _draw_differences(axes: Axes, analysis: Analysis) -> None:
         if contrast.interval is not None:
             axes.plot(contrast.interval, (row, row), color=colour, lw=1.5)
     axes.axvline(0, color=COLOURS[0], lw=0.8)
+    baseline = f" from {comparison.first.name}" if is_default(analysis) else ""
     axes.set(
-        xlabel=f"difference from {comparison.first.name} ({comparison.unit})",
+        xlabel=f"difference{baseline} ({comparison.unit})",
         yticks=range(len(shown)),
-        yticklabels=[contrast.arm for _, contrast in shown],
+        yticklabels=[contrast.name for contrast in shown],
         ylim=(len(shown) - 0.4, -0.6),
     )
     axes.spines["left"].set_visible(False)

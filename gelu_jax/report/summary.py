@@ -12,8 +12,9 @@ from gelu_jax.report.verdict import verdict
 def summary(analysis: Analysis, files: Sequence[Path]) -> str:
     """The verdict and every number behind it; the runs themselves are in `results.json`.
 
-    `arms` has an `ArmSummary` for each arm, `contrasts` a `Contrast` for each arm but the first,
-    and `told_apart` the pairs [lower, higher] whose losses differ significantly.
+    `arms` has an `ArmSummary` for each arm, `contrasts` a `Contrast` for each of the config's
+    contrasts or each arm but the first, `told_apart` the pairs [lower, higher] whose losses differ
+    significantly, and `looks` the numbers of seeds at which that was asked, with the level spent.
 
     Args:
       analysis: the numbers.
@@ -33,6 +34,7 @@ def summary(analysis: Analysis, files: Sequence[Path]) -> str:
         "arms": [{**vars(arm), "mean": arm.mean, "sd": arm.sd} for arm in analysis.arms],
         "contrasts": analysis.contrasts,
         "told_apart": sorted(analysis.significant),
+        "looks": [look._asdict() for look in analysis.looks],
         "files": files,
     }
     return to_json(found, indent=2, inf_nan_mode="strings").decode()

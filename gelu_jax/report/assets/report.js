@@ -126,7 +126,7 @@ function drawCurves() {
 
 function drawDifferences() {
   const shown = data.contrasts.filter((contrast) => shownArms().includes(contrast.arm));
-  const name = (contrast) => plain(data.arms[contrast.arm].name);
+  const name = (contrast) => plain(contrast.name);
   const traces = shown.flatMap((contrast, row) => [
     {
       x: contrast.differences, mode: "markers", text: contrast.seeds,
@@ -144,7 +144,7 @@ function drawDifferences() {
   ]);
   const ticks = { tickvals: shown.map((_, row) => row), ticktext: shown.map(name) };
   const yaxis = axis("", { ...ticks, range: [shown.length - 0.5, -0.5], showgrid: false, fixedrange: true });
-  const xaxis = axis(`difference from ${data.first}`, { rangemode: "tozero" });
+  const xaxis = axis(`difference${data.baseline}`, { rangemode: "tozero" });
   xaxis.title.text += `${innerWidth < 640 ? "<br>" : " "}(${plain(data.unit)})`;
   const zero = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: css("--soft"), width: 1 } };
   document.getElementById("differences-plot").style.height = `${110 + 56 * data.contrasts.length}px`;
