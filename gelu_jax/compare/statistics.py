@@ -160,10 +160,10 @@ def family_share(arms: int, level: float = 0.05) -> float:
       Between 0 and 1; 1 for two arms.
 
     >>> round(family_share(2), 3), round(family_share(3), 3), round(family_share(6), 3)
-    (1.0, 0.382, 0.087)
+    (1.0, 0.382, 0.088)
     """
     q = float(stats.studentized_range.isf(level, arms, np.inf))
-    return float(2 * stats.norm.sf(q / math.sqrt(2))) / level
+    return min(1.0, float(2 * stats.norm.sf(q / math.sqrt(2))) / level)
 
 
 def detectable_difference(sd: float, pairs: int, alpha: float, share: float = 1.0) -> float:
