@@ -1,7 +1,7 @@
 """A comparison: arms × seeds × learning rates, matched, paired, tuned, and put on record."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -17,6 +17,7 @@ from gelu_jax.compare.config import (
     is_same_comparison,
 )
 from gelu_jax.compare.curves import final_loss
+from gelu_jax.compare.planning import forecast, outlook
 from gelu_jax.compare.records import Arm, Comparison, Metric, read_results, write_results
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs.execution import Callback, Task
@@ -49,6 +50,7 @@ def compare(
     callback: Callback = lambda *_: None,
     trainers: Mapping[str, Trainer] | None = None,
     executor: Executor | None = None,
+    announce: Callable[[str], object] = lambda _: None,
 ) -> Comparison:
     """Tunes, trains, and writes ``results.json``; does only what is missing in the directory.
 
@@ -61,6 +63,8 @@ def compare(
       callback: called with a task and its record, as it begins and at each evaluation.
       trainers: what `prepare` gave, if it has been called before.
       executor: does the runs; by default they are done here, one after another.
+      announce: called with a line on what the seeds can show, before anything is trained, and with
+        another on what the tuning runs suggest, before the reported runs.
 
     Returns:
       The record that is written.
@@ -73,11 +77,17 @@ def compare(
     trainers = trainers or prepare(config)
     write_config(config, directory / "config.yaml")
     executor = executor or SerialExecutor(trainers, directory, callback)
+    _announce(announce, outlook(config))
     tuning = _tune(config, executor)
     learning_rates = {
         name: _learning_rate(config, trainer.config, tuning[name])
         for name, trainer in trainers.items()
     }
+    pilots = {
+        name: [run for run in runs if run.learning_rate == learning_rates[name]]
+        for name, runs in tuning.items()
+    }
+    _announce(announce, forecast(config, pilots))
     first = config.run.seed
     # Seeds outside, arms inside: the running differences are paired from the first seed on.
     reported = executor.execute([
@@ -91,6 +101,11 @@ def compare(
     found = replace(found, looks=_looks(directory, config))
     write_results(found, directory)
     return found
+
+
+def _announce(announce: Callable[[str], object], line: str) -> None:
+    if line:
+        announce(line)
 
 
 def _looks(directory: Path, config: CompareConfig) -> tuple[int, ...]:

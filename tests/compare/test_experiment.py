@@ -515,3 +515,15 @@ def test_a_record_from_before_looks_were_recorded_was_looked_at_once(
 def test_seeds_beyond_the_plan_are_refused():
     with pytest.raises(ConfigError, match=r"seeds = 9: more than max_seeds = 8, which was fixed"):
         config_of(seeds=9, max_seeds=8)
+
+
+def test_what_can_be_found_is_announced_before_it_is_trained(
+    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer]
+):
+    made_up.loss = distance(2e-3)
+    config = config_of(learning_rates=(1e-3, 2e-3, 4e-3), tuning_seeds=2)
+    lines: list[str] = []
+    compare(config, tmp_path, trainers=trainers, announce=lines.append)
+    assert len(lines) == 2
+    assert "can never conclude" in lines[0]
+    assert "The tuning seeds suggest swiglu +0." in lines[1]
