@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import from_json, to_json
 
 from gelu_jax.errors import ConfigError, Problem, check, no_such
 from gelu_jax.files import write_file
@@ -147,7 +147,7 @@ def write_results(comparison: Comparison, directory: Path) -> None:
     Raises:
       OSError: it cannot be written; a file that stood there is untouched.
     """
-    config = to_jsonable_python(comparison.config, inf_nan_mode="strings")
+    config = from_json(to_json(comparison.config, inf_nan_mode="strings"))
     text = to_json(replace(comparison, config=config), inf_nan_mode="null")
     write_file(directory / "results.json", text + b"\n")
 

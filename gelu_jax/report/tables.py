@@ -81,13 +81,13 @@ def _loss(arm: ArmSummary, decimals: int) -> str:
 
 def _accuracy(arm: ArmSummary) -> str:
     if not arm.accuracies:
-        return "–"
+        return "none"
     return f"{100 * sum(arm.accuracies) / len(arm.accuracies):.2f} %"
 
 
 def _difference(contrast: Contrast | None, decimals: int) -> str:
-    if contrast is None or not contrast.seeds:
-        return "–"
+    if contrast is None:
+        return "baseline"
     mean = signed(contrast.mean, decimals)
     if contrast.interval is None:
         return mean
@@ -96,12 +96,14 @@ def _difference(contrast: Contrast | None, decimals: int) -> str:
 
 
 def _p_value(contrast: Contrast | None) -> str:
-    return number(contrast.p_adjusted, ".2g") if contrast else "–"
+    return number(contrast.p_adjusted, ".2g") if contrast else ""
 
 
 def _speed_up(contrast: Contrast | None) -> str:
-    if contrast is None or math.isnan(contrast.speed_up):
-        return "–"
+    if contrast is None:
+        return ""
+    if math.isnan(contrast.speed_up):
+        return "none"
     value = "not reached" if contrast.speed_up == 0 else times(contrast.speed_up)
     if contrast.speed_up_interval is None or contrast.speed_up_interval == (0, 0):
         return value
@@ -192,22 +194,26 @@ def difference_table(analysis: Analysis) -> Table:
         )
         for field in sorted({field for arm in arms for field in arm.difference})
     ]
-    rows.append(("hidden width", *(f"{arm.d_ff:,}" if arm.d_ff else "–" for arm in arms)))
+    rows.append(("hidden width", *(f"{arm.d_ff:,}" if arm.d_ff else "none" for arm in arms)))
     rows.append(("FLOPs per step", *(f"{arm.flops_per_step:,.0f}" for arm in arms)))
     return Table(("field", *(arm.name for arm in arms)), tuple(rows))
 
 
 def _field(config: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path; a dash where the config has none."""
+    """The value at a dotted path; "none" where the config has none."""
     value: Any = config
     for key in path.split("."):
-        value = cast(Mapping[str, Any], value).get(key, "–") if isinstance(value, Mapping) else "–"
+        value = (
+            cast(Mapping[str, Any], value).get(key, "none")
+            if isinstance(value, Mapping)
+            else "none"
+        )
     return value
 
 
 def _shown(value: object) -> str:
     if value is None:
-        return "–"
+        return "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(str, cast(Iterable[object], value)))
     return str(value)
@@ -243,4 +249,4 @@ def literature_table(analysis: Analysis) -> Table | None:
 
 
 def _published(losses: Mapping[str, float], arm: str, first: str) -> str:
-    return signed(losses[arm] - losses[first], 3) if arm in losses else "–"
+    return signed(losses[arm] - losses[first], 3) if arm in losses else "not reported"

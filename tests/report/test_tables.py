@@ -46,7 +46,7 @@ def test_difference_table_shows_the_first_arms_value():
     table = difference_table(analyzed("full"))
     assert table.header == ("field", "relu", "gelu", "swiglu")
     assert ("model.variant", "relu", "gelu", "swiglu") in table.rows
-    assert ("model.d_ff", "–", "same", "176") in table.rows
+    assert ("model.d_ff", "none", "same", "176") in table.rows
     assert ("hidden width", "256", "256", "176") in table.rows
 
 

@@ -182,7 +182,7 @@ def test_significant_pairs_are_listed_by_their_lower_arm():
 def test_methods_say_what_was_done():
     text = methods(analyzed("full"))
     for part in (
-        "3 arms (relu, gelu and swiglu) were trained from 8 seeds (100–107)",
+        "3 arms (relu, gelu and swiglu) were trained from 8 seeds (100 to 107)",
         "2,000 steps of 2,048 tokens", "best of 0.001, 0.003 and 0.01",
         "2 seeds (0, 1), none of which is reported", "an exact sign-flip test of the maximum",
         "all 3 arms, 3 pairs, are one family of tests", "within 1.7 %", "set to 8 before the first",

@@ -73,7 +73,8 @@ function curveTraces(index, measure, along, seeds) {
   const arm = data.arms[index];
   const { band, runs } = arm.measures[measure];
   const traces = [];
-  for (const run of seeds && (runs.length > 1 || !band) ? runs : []) {
+  // where no run finished there is no mean, and the runs are all that there is
+  for (const run of !band || (seeds && runs.length > 1) ? runs : []) {
     traces.push({
       x: along.of(run, arm), y: run.values, mode: "lines", hoverinfo: "skip",
       line: { color: faded(index, 0.3), width: 1, dash: run.status === "finished" ? dash(index) : "dot" },
@@ -99,7 +100,8 @@ function curveTraces(index, measure, along, seeds) {
 function closeRange(arms, measure) {
   const values = arms.flatMap((index) => {
     const { band, runs } = data.arms[index].measures[measure];
-    const curves = [...runs, ...(band ? [{ steps: band.steps, values: band.mean }] : [])];
+    const finished = runs.filter((run) => run.status === "finished");
+    const curves = [...(band ? finished : runs), ...(band ? [{ steps: band.steps, values: band.mean }] : [])];
     return curves.flatMap(({ steps, values }) =>
       values.filter((value, i) => value !== null && steps[i] >= steps[steps.length - 1] / 5));
   });
