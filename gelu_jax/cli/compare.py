@@ -1,5 +1,6 @@
 """compare: arms over seeds and learning rates."""
 
+import sys
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -47,7 +48,9 @@ def compare_command(
         overrides: section.key=value for any field, such as run.steps=200.
         output: where to write; runs/<name of the config> by default.
         overwrite: delete another comparison that stands in the output directory.
-        add_seeds: more seeds than the comparison in the output directory has.
+        add_seeds: more seeds than the comparison in the output directory has, up to max_seeds of
+            the config, which is fixed before the first evaluation: each evaluation spends a part
+            of the level.
         quick: a smoke test of two seeds without tuning, which draws no conclusion.
         json: print one JSON document and nothing else; progress goes to standard error.
         log: also write to a tracker while training; may be given twice.
@@ -72,9 +75,13 @@ def compare_command(
                 progress(planned, tracked, several_at_once=pool is not None)
             )
             executor = pool and stack.enter_context(WorkerPool(pool, directory, trainers, callback))
-            comparison = compare(planned, directory, callback, trainers, executor)
+            comparison = compare(planned, directory, callback, trainers, executor, _say)
         analysis, files = analyze(comparison), write_report(comparison, directory)
     print(summary(analysis, files)) if json else show(analysis, files)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _with_seeds(config: CompareConfig, directory: Path, more: int) -> CompareConfig:

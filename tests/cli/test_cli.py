@@ -146,14 +146,13 @@ def after(trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any)
 def test_all_files_are_written(trained: dict[str, Any], name: str):
     done, home = trained[name], trained["folder"] / "runs" / name
     assert done.code == 0, done.err
-    listed = [
-        f"runs/{name}/{f}" for f in ("report.html", "curves.png", "curves.svg", "results.csv")
-    ]
-    assert done.out[-4:] == listed
+    names = ("report.html", "curves.png", "curves.svg", "curves.pdf", "results.csv", "results.json")
+    listed = [f"runs/{name}/{f}" for f in names]
+    assert done.out[-6:] == listed
     assert len(done.err) == (2 if name == "compare" else 1), done.err
     assert done.err[-1].startswith("100%  ")
     top = {path.name for path in home.iterdir()} - {".lock"}
-    assert top == {"config.yaml", "results.json", "runs", *(f.split("/")[-1] for f in listed)}
+    assert top == {"config.yaml", "runs", *names}
     assert (home / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "<html" in (home / "report.html").read_text()[:500]
     comparison = read_results(home)
@@ -203,7 +202,7 @@ def test_report_draws_equal_files_without_training(
     after: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     home = after.folder / "runs/compare"
-    drawn = ("report.html", "curves.png", "curves.svg", "results.csv")
+    drawn = ("report.html", "curves.png", "curves.svg", "curves.pdf", "results.csv")
     before = {name: (home / name).read_bytes() for name in drawn}
     for name in drawn:
         (home / name).unlink()
@@ -229,7 +228,7 @@ def test_json_is_all_that_is_printed(after: Shell, monkeypatch: pytest.MonkeyPat
     assert contrast["arm"] == "swiglu"
     assert contrast["mean"] == swiglu["mean"] - relu["mean"]
     assert all((after.folder / file).is_file() for file in found["files"])
-    assert len(found["files"]) == 4
+    assert len(found["files"]) == 6
 
 
 def test_json_prints_nothing_where_the_input_is_wrong(shell: Shell):
