@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 
@@ -265,10 +265,24 @@ def folder(
 
 def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[str, object]:
     return {
-        "config": to_dict(resolved(trainer, task)),
+        "config": _without_unused(to_dict(resolved(trainer, task))),
         "data": trainer.data.info.hash,
         "versions": trained_by,
     }
+
+
+# Config fields that came after runs were first addressed, each with the value that changes nothing
+_ADDED = {"d_out": None}
+
+
+def _without_unused(data: Any) -> Any:
+    """A config as plain data, without the fields that older versions did not have or need."""
+    if isinstance(data, dict):
+        fields = cast(dict[str, Any], data).items()
+        return {k: _without_unused(v) for k, v in fields if k not in _ADDED or v != _ADDED[k]}
+    if isinstance(data, list):
+        return [_without_unused(item) for item in cast(list[Any], data)]
+    return data
 
 
 def find_model(directory: Path, arm: str | None = None) -> Path:
