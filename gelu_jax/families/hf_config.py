@@ -21,8 +21,8 @@ _LIMIT = 2**31
 class HFConfig:
     """The fields of a config.json, or of a section of one.
 
-    Every method raises ConfigError for a field that is not what the method returns, and for one that
-    is missing and has no default.
+    Every method raises ConfigError for a field that is not what the method returns, and for one
+    that is missing and has no default.
 
     Args:
       values: the fields by name.
