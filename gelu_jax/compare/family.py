@@ -234,9 +234,10 @@ class _Column:
 
 def _statistics(differences: Floats, signs: Floats) -> Floats:
     """Tⱼ(s), a row for each contrast; 0 where all differences are zero or missing."""
-    values = np.nan_to_num(differences.T)
-    norms = np.sqrt((values**2).sum(1, keepdims=True))
-    return np.abs(values @ signs[:, : values.shape[1]].T) / np.where(norms > 0, norms, 1.0)
+    values: Floats = np.nan_to_num(differences.T)
+    norms: Floats = np.sqrt((values**2).sum(1, keepdims=True))
+    sums: Floats = np.abs(values @ signs[:, : values.shape[1]].T)
+    return sums / np.where(norms > 0, norms, 1.0)
 
 
 @lru_cache(maxsize=8)
