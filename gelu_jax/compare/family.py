@@ -237,7 +237,8 @@ def _statistics(differences: Floats, signs: Floats) -> Floats:
     values: Floats = np.nan_to_num(differences.T)
     norms: Floats = np.sqrt((values**2).sum(1, keepdims=True))
     sums: Floats = np.abs(values @ signs[:, : values.shape[1]].T)
-    return sums / np.where(norms > 0, norms, 1.0)
+    scales: Floats = np.where(norms > 0, norms, np.float64(1))
+    return sums / scales
 
 
 @lru_cache(maxsize=8)
