@@ -262,7 +262,8 @@ def sign_patterns(pairs: int) -> Floats:
     else:
         turned = np.random.default_rng(0).integers(2, size=(2**free, pairs - 1))
         turned[0] = 0
-    return np.hstack([np.ones((2**free, min(1, pairs))), 1.0 - 2.0 * turned])
+    signs = 1 - 2 * turned.astype(np.float64)
+    return np.hstack([np.ones((2**free, min(1, pairs))), signs])
 
 
 @lru_cache(maxsize=4096)
