@@ -147,6 +147,18 @@ CASES = {
     "diverged alone": with_status(ALONE, "relu", 100, "diverged"),
     "training loss": replace(FULL, metric="training loss"),
     "no run": replace(FULL, runs=()),
+    "contrasts": replace(
+        FULL,
+        looks=(6, 8),
+        config={
+            **FULL.config,
+            "max_seeds": 12,
+            "contrasts": {
+                "gated": {"swiglu": 1.0, "relu": -0.5, "gelu": -0.5},
+                "gelu": {"gelu": 1.0, "relu": -1.0},
+            },
+        },
+    ),
     "no evaluation": replace(
         ALONE,
         runs=tuple(

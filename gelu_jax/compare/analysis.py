@@ -304,7 +304,7 @@ def _contrast(
     losses = {arm.arm.name: np.array([arm.losses[seed] for seed in seeds], float) for arm in used}
     differences = sum((w * losses[arm] for arm, w in weights.items()), np.zeros(len(seeds)))
     mean, sd = float(np.mean(differences)) if seeds else math.nan, _sd(differences)
-    share = _share(comparison)
+    share = contrast_share(len(arms), len(comparison.config.get("contrasts") or ()))
     alone = Contrast(
         name=name,
         weights=weights,
@@ -332,10 +332,17 @@ def _contrast(
     return replace(alone, pairing_gain=gain, speed_up=factor, speed_up_interval=interval)
 
 
-def _share(comparison: Comparison) -> float:
-    """The part of the level that the family leaves to one contrast, for planning."""
-    asked = comparison.config.get("contrasts")
-    return 1 / len(asked) if asked else family_share(len(comparison.arms), ALPHA)
+def contrast_share(arms: int, contrasts: int) -> float:
+    """The part of the level that a family leaves to one contrast, for planning.
+
+    Args:
+      arms: how many there are.
+      contrasts: how many the config names; 0 stands for every pair of arms.
+
+    Returns:
+      Bonferroni's part for named contrasts, Tukey's for pairs of arms.
+    """
+    return 1 / contrasts if contrasts else family_share(arms, ALPHA)
 
 
 def _speed_up(

@@ -1,8 +1,10 @@
 """The config of a comparison: one run, and the arms that differ from it in the fields they name."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+import numpy as np
 
 from gelu_jax.compare.records import Metric
 from gelu_jax.errors import ConfigError, Problem, check
@@ -26,6 +28,9 @@ class CompareConfig:
     Attributes:
       run: the run that the arms change.
       arms: name → changes, as dotted path → value; the others are compared with the first.
+      contrasts: name → arm → weight, the sums of losses that are asked about, such as
+        `{deep: {gelu_deep: 1, relu_deep: -1}}`; the weights of one sum to zero. Only these are
+        tested, so fewer find more. By default every pair of arms is.
       description: one or two sentences for the report.
       metric: the loss that learning rates are chosen and arms compared by. The training loss at an
         evaluation is the mean over the steps since the one before, with dropout if there is any.
@@ -45,6 +50,9 @@ class CompareConfig:
 
     run: TrainConfig
     arms: Mapping[str, Changes]
+    contrasts: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
     description: str = ""
     metric: Metric = "validation loss"
     seeds: int = 8
@@ -76,6 +84,21 @@ class CompareConfig:
             yield Problem("arms", {}, "a comparison has at least one arm")
         for name, changes in self.arms.items():
             yield from self._arm_problems(name, changes)
+        yield from self._contrast_problems()
+
+    def _contrast_problems(self) -> Iterator[Problem]:
+        directions: dict[tuple[float, ...], str] = {}
+        for name, weights in self.contrasts.items():
+            path = f"contrasts.{name}"
+            for arm in weights.keys() - self.arms.keys():
+                yield Problem(path, arm, f"no such arm; the arms are {', '.join(self.arms)}")
+            if abs(sum(weights.values())) > 1e-9 or not any(weights.values()):
+                yield Problem(path, dict(weights), "the weights must sum to zero, and not all be 0")
+                continue
+            vector = np.array([weights.get(arm, 0.0) for arm in self.arms])
+            vector = np.round(vector / vector[np.argmax(np.abs(vector))], 9)
+            if (same := directions.setdefault(tuple(vector), name)) != name:
+                yield Problem(path, dict(weights), f"asks the same as {same}")
 
     def _arm_problems(self, name: str, changes: Changes) -> Iterator[Problem]:
         if not name or set(name) & set("/\\") or name.startswith("."):

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gelu_jax.compare.analysis import ALPHA
+from gelu_jax.compare.analysis import ALPHA, contrast_share
 from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.curves import final_loss
-from gelu_jax.compare.statistics import detectable_factor, family_share, fewest_pairs, power
+from gelu_jax.compare.statistics import detectable_factor, fewest_pairs, power
 from gelu_jax.runs.record import Run
 
 
@@ -94,4 +94,4 @@ def _concludes(config: CompareConfig) -> bool:
 
 
 def _share(config: CompareConfig) -> float:
-    return family_share(len(config.arms), ALPHA)
+    return contrast_share(len(config.arms), len(config.contrasts))

@@ -100,9 +100,9 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
             points = curve(run)
             axes.plot(points.steps, points.values, **_style(index), lw=0.4, alpha=0.3)
         for run in lost:
-            points, style = curve(run), {**_style(index), "linestyle": "dotted"}
+            points, colour = curve(run), COLOURS[index % len(COLOURS)]
             label = None if finished or run is not lost[0] else f"{arm.name} ({run.status})"
-            axes.plot(points.steps, points.values, **style, lw=0.8, label=label)
+            axes.plot(points.steps, points.values, ":", color=colour, lw=0.8, label=label)
         if drawn := band([curve(run) for run in finished]):
             bands.append(drawn)
             axes.plot(drawn.steps, drawn.mean, **_style(index), lw=1.5, label=arm.name)

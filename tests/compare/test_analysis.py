@@ -9,6 +9,7 @@ import synthetic
 from synthetic import analyzed
 
 from gelu_jax.compare.analysis import Contrast, analyze
+from gelu_jax.compare.records import Comparison
 
 
 def test_the_truth_of_the_synthetic_comparison_is_found():
@@ -91,3 +92,35 @@ def test_an_arm_that_diverged_is_not_in_the_family():
     assert analysis.contrasts[0].p_adjusted == alone.p_adjusted
     assert math.isnan(analysis.contrasts[1].p_adjusted)
     assert analysis.contrasts[1].interval is None
+
+
+def with_contrasts(**contrasts: dict[str, float]) -> Comparison:
+    made = synthetic.comparison(("relu", "gelu", "swiglu", "geglu"))
+    return replace(made, config={**made.config, "contrasts": contrasts})
+
+
+def test_contrasts_of_the_config_are_the_family():
+    """A main effect, a pair of other arms, and the sum of both: an interaction is one more sum."""
+    half = {"swiglu": 0.5, "geglu": 0.5, "relu": -0.5, "gelu": -0.5}
+    analysis = analyze(with_contrasts(gated=half, within={"swiglu": 1, "geglu": -1}))
+    gated, within = analysis.contrasts
+    assert analysis.family == analysis.contrasts
+    losses = {arm.arm.name: np.array([*arm.losses.values()]) for arm in analysis.arms}
+    expected = sum(weight * losses[arm] for arm, weight in half.items())
+    assert gated.differences == pytest.approx(expected)
+    assert gated.pair is None
+    assert math.isnan(gated.speed_up)
+    assert within.pair == ("swiglu", "geglu")
+    assert within.speed_up > 0
+    assert gated.found
+    assert analysis.significant <= {("swiglu", "geglu")}
+
+
+def test_fewer_contrasts_are_tested_more_sharply():
+    asked = {"silu": {"geglu": 1.0, "swiglu": -1.0}}
+    (one,) = analyze(with_contrasts(**asked)).contrasts
+    made = synthetic.comparison(("relu", "gelu", "swiglu", "geglu"))
+    (of_all,) = (c for c in analyze(made).family if c.pair == ("geglu", "swiglu"))
+    assert one.differences == of_all.differences
+    assert one.p_adjusted == one.p_value <= of_all.p_adjusted
+    assert one.detectable < of_all.detectable

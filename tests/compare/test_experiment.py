@@ -529,3 +529,36 @@ def test_what_can_be_found_is_announced_before_it_is_trained(
     assert len(lines) == 2
     assert "can never conclude" in lines[0]
     assert "The tuning seeds suggest swiglu +0." in lines[1]
+
+
+# --- Contrasts --------------------------------------------------------------------------------
+
+
+def test_contrasts_are_asked_for_in_the_config(
+    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer]
+):
+    config = config_of(contrasts={"gain": {"swiglu": 1, "relu": -1}})
+    back = read_config_of(compare(config, tmp_path, trainers=trainers))
+    assert back.contrasts == {"gain": {"swiglu": 1, "relu": -1}}
+    assert not differs_only_in_seeds(back, config_of())
+
+
+def read_config_of(comparison: Comparison) -> CompareConfig:
+    return from_dict(comparison.config, CompareConfig)
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "line"),
+    [
+        ({"a": {"geul": 1, "relu": -1}}, r"contrasts.a = 'geul': no such arm; the arms are relu, "),
+        ({"a": {"swiglu": 1, "relu": -0.5}}, "contrasts.a = .*: the weights must sum to zero"),
+        ({"a": {"swiglu": 0, "relu": 0}}, "contrasts.a = .*: .* and not all be 0"),
+        (
+            {"a": {"swiglu": 1, "relu": -1}, "b": {"relu": 2, "swiglu": -2}},
+            "contrasts.b = .*: asks the same as a",
+        ),
+    ],
+)
+def test_a_wrong_contrast_is_one_line(contrasts: dict[str, dict[str, float]], line: str):
+    with pytest.raises(ConfigError, match=line):
+        config_of(contrasts=contrasts)

@@ -10,7 +10,7 @@ from synthetic import FULL, analyzed
 from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.family import EXACT_PAIRS, Look
 from gelu_jax.report.methods import methods
-from gelu_jax.report.tables import difference_table, results_table
+from gelu_jax.report.tables import contrasts_table, difference_table, results_table
 from gelu_jax.report.verdict import verdict
 
 
@@ -239,3 +239,22 @@ def test_each_look_is_said_with_the_level_that_it_spent():
     assert "adjusted p = " in words
     late = methods(analyze(replace(made, looks=(8, 12))))
     assert "at 8, 12 seeds; 8 seeds were planned at most before the first evaluation" in late
+
+
+def test_contrasts_of_the_config_are_said_by_their_names():
+    contrasts = {
+        "gated": {"swiglu": 1.0, "relu": -0.5, "gelu": -0.5},
+        "smooth": {"gelu": 1.0, "relu": -1.0},
+    }
+    analysis = analyze(replace(FULL, config={**FULL.config, "contrasts": contrasts}))
+    words = verdict(analysis)
+    assert words.headline == "2 of 2 contrasts differ significantly from zero: gated and smooth."
+    assert words.sentences[0].startswith("gated: −0.0")
+    assert "smooth: gelu is 0.0" in words.sentences[1]
+    assert "lower than relu" in words.sentences[1]
+    assert words.order == ""
+    assert "The 2 contrasts are one family of tests" in methods(analysis)
+    assert not any("difference" in column for column in results_table(analysis).header)
+    table = contrasts_table(analysis)
+    assert table.header[:3] == ("contrast", "difference\n(95 % CI)", "adjusted p")
+    assert [row[0] for row in table.rows] == ["gated", "smooth"]
