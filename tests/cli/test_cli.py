@@ -529,7 +529,7 @@ def test_what_the_machine_refuses_is_one_line_and_another_code(
 @pytest.mark.parametrize(
     ("error", "line", "code"),
     [
-        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 42949672960 bytes"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: allocating 42949672960 bytes"),
          "out of memory (40.0 GiB asked for at once): reduce batch_size,", 1),
         (MemoryError(), "out of memory: reduce batch_size,", 1),
         (Exception("WordLevel error: Missing [UNK] token from the vocabulary"),
