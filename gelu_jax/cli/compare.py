@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from gelu_jax import signals
@@ -11,12 +10,13 @@ from gelu_jax.cli.configs import find_config
 from gelu_jax.cli.failures import check_backend
 from gelu_jax.cli.session import Log, claimed, progress, run_name, show
 from gelu_jax.compare.analysis import analyze
-from gelu_jax.compare.config import CompareConfig, differs_only_in_seeds, is_same_comparison
+from gelu_jax.compare.config import CompareConfig, differs_only_in_seeds
 from gelu_jax.compare.experiment import compare, prepare
 from gelu_jax.compare.records import read_results
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.report.summary import summary
 from gelu_jax.report.write import write_report
+from gelu_jax.runs.identity import write_identity
 from gelu_jax.runs.launchers import launch
 from gelu_jax.runs.trackers import trackers
 from gelu_jax.runs.worker_pool import WorkerPool
@@ -63,7 +63,8 @@ def compare_command(
     check_backend()
     trainers = prepare(asked)  # all that can be wrong shows before anything is written
     tracked = trackers(log, directory, trainers)
-    with claimed(directory, partial(is_same_comparison, asked), overwrite=overwrite):
+    with claimed(directory, asked, trainers, overwrite=overwrite):
+        write_identity(directory, trainers)
         planned = _with_seeds(asked, directory, add_seeds)
         with ExitStack() as stack:
             if pool:  # its workers are to be stopped

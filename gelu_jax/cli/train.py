@@ -18,8 +18,9 @@ from gelu_jax.compare.records import Comparison, write_results
 from gelu_jax.files import is_primary
 from gelu_jax.report.write import write_report
 from gelu_jax.runs.environment import environment
+from gelu_jax.runs.identity import write_identity
 from gelu_jax.runs.trackers import Tracker, trackers
-from gelu_jax.runs.training import is_same_training, train
+from gelu_jax.runs.training import train
 from gelu_jax.training.checkpoint import newest
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import load_data
@@ -55,7 +56,8 @@ def train_command(
         check_backend()  # only now, as the processes are connected first
         trainer = Trainer(run, load_data(run.data, run.batch_size))
         tracked = trackers(log, directory, {name: trainer}) if is_primary() else ()
-        with claimed(directory, partial(is_same_training, run), overwrite=overwrite):
+        with claimed(directory, run, {name: trainer}, overwrite=overwrite):
+            write_identity(directory, {name: trainer})
             found = _train(trainer, name, directory, tracked)
             if is_primary():
                 write_results(found, directory)

@@ -6,8 +6,8 @@
         metrics.jsonl   the same, one line for each step that has a point
         checkpoint/     the state to resume from, and in the end the trained model
 
-The address is a hash of all that decides the result: the resolved config, the data, and
-`versions()`.
+The address is a hash of all that decides the result: the resolved config, the data, `versions()`,
+and the own modules and weights that the config names (see `identity`).
 """
 
 import hashlib
@@ -27,6 +27,7 @@ import jax
 from gelu_jax import signals
 from gelu_jax.errors import ConfigError, Problem, check, nearest
 from gelu_jax.files import is_primary
+from gelu_jax.runs.identity import imported, versions
 from gelu_jax.runs.record import Purpose, Run, read_run, write_run
 from gelu_jax.training import checkpoint
 from gelu_jax.training.config import read_config, to_dict, write_config
@@ -36,7 +37,6 @@ from gelu_jax.training.distributed import (
     same_everywhere,
 )
 from gelu_jax.training.trainer import Keys, Model, Point, State, TrainConfig, Trainer, init
-from gelu_jax.version import NUMERICS_VERSION
 
 
 @dataclass(frozen=True)
@@ -235,12 +235,6 @@ def resolved(trainer: Trainer, task: Task) -> TrainConfig:
     return replace(trainer.config, optimizer=optimizer, seed=task.seed)
 
 
-def versions() -> list[str]:
-    """What decides a result beside config and data: jax, its backend, `NUMERICS_VERSION`."""
-    x64 = ["x64"] if jax.config.jax_enable_x64 else []
-    return [jax.__version__, jax.default_backend(), NUMERICS_VERSION, *x64]
-
-
 def folder(
     trainer: Trainer, task: Task, directory: Path, trained_by: Sequence[str] | None = None
 ) -> Path:
@@ -265,6 +259,7 @@ def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[s
         "config": to_dict(resolved(trainer, task)),
         "data": trainer.data.facts.hash,
         "versions": trained_by,
+        **imported(trainer.config),  # nothing, for most configs
     }
 
 
