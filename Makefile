@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: compare test test-slow test-processes test-live test-browser lint types clean
+.PHONY: compare docs test test-slow test-processes test-live test-browser lint types clean
 
 compare: $(VENV)/package
 	$(BIN)/gelu-jax compare compare_activations
+
+docs: $(VENV)/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile

@@ -105,7 +105,12 @@ def memory(smoke):
     for choice in CHOICES:
         config = decoder(choice, smoke)
         trainer = Trainer(config, load_data(config.data, config.batch_size))
-        arguments = trainer.abstract_state, trainer.data.like(1), Keys.of(0), jnp.zeros(())
+        arguments = (
+            trainer.abstract_state,
+            trainer.data.abstract_batches(1),
+            Keys.of(0),
+            jnp.zeros(()),
+        )
         program = jax.jit(partial(step, config), donate_argnums=0).lower(*arguments).compile()
         needed = program.memory_analysis()
         held = needed.argument_size_in_bytes + needed.output_size_in_bytes

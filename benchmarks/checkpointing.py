@@ -3,7 +3,7 @@
     python benchmarks/checkpointing.py
 
 Writes benchmarks/results/checkpointing.json and .md. Each size trains a few intervals without
-saving, with `checkpoint.save` and with a `Saver`, in turn, several rounds; the time of an arm
+saving, with `checkpoint.save` and with an `AsyncSaver`, in turn, several rounds; the time of an arm
 counts until its last checkpoint stands. The cost is what an interval takes longer than without
 saving in the same round: median, and range over the rounds. ``waits`` is how long the call of
 `save` held up the training. On a CPU the background shares its cores with the training.
@@ -50,7 +50,7 @@ def trainer(layers, d_model, d_ff, batch_size, steps):
 
 
 class Waiting:
-    """`checkpoint.save` with the look of a `Saver`."""
+    """`checkpoint.save` with the look of an `AsyncSaver`."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -91,7 +91,7 @@ def seconds(trainer, state, saver):
 def measure(name, sizes):
     subject = trainer(*sizes)
     state = subject.programs.init(Keys.of(0))
-    arms = {"never": Never, "waiting": Waiting, "in the background": checkpoint.Saver}
+    arms = {"never": Never, "waiting": Waiting, "in the background": checkpoint.AsyncSaver}
     for arm in arms.values():
         seconds(subject, state, arm)
     rounds = [{k: seconds(subject, state, arm) for k, arm in arms.items()} for _ in range(ROUNDS)]

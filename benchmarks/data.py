@@ -45,7 +45,7 @@ def on_disk(resident, folder):
     path = Path(folder) / "train.bin"
     np.asarray(resident.train).astype("<u2").tofile(path)
     tokens = Tokens([np.memmap(path, "<u2", mode="r")], 256, str(path))
-    return TokenData(resident.held_out, tokens, resident.batch_size, resident.facts)
+    return TokenData(resident.held_out, tokens, resident.batch_size, resident.info)
 
 
 def step_times(config, resident, streamed):
@@ -63,8 +63,8 @@ def step_times(config, resident, streamed):
             float(losses.mean())  # what the host waits for and logs
         return s
 
-    like = trainers["streamed"].abstract_block
-    read_ahead = streamed.blocks(keys.data, range(0, 10**9, config.eval_every), like)
+    like = trainers["streamed"].abstract_batches
+    read_ahead = streamed.batches(keys.data, range(0, 10**9, config.eval_every), like)
 
     def body(s, _):
         return step(config, s, resident, keys, rate)
@@ -92,7 +92,7 @@ def reading_seconds(folder, batch_size, context, batches=64):
     held_out = jnp.zeros((1, context + 1), jnp.uint16)
     data = TokenData(held_out, tokens, batch_size, None)
     key, steps = jax.random.key(0), range(0, batches, 4)
-    data_read = data.blocks(key, steps, data.like(4))
+    data_read = data.batches(key, steps, data.abstract_batches(4))
     jax.block_until_ready(next(data_read).tokens)
     start = time.process_time()  # of all threads: they take turns
     for block in data_read:

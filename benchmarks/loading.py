@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from gelu_jax import families
 from gelu_jax.families.tree import leaves_of
-from gelu_jax.families.weight_map import places
+from gelu_jax.families.weight_map import tensor_parts, whole_shape
 from gelu_jax.runs.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,17 +54,16 @@ def write(folder, dtype, files, layers):
     (folder / "config.json").write_text(json.dumps(config))
     rng = np.random.default_rng(0)
     ours = families.config(config)
-    model = families.FAMILIES["llama"].model
-    skeleton = nnx.eval_shape(lambda: model(ours, rngs=nnx.Rngs(0)))
-    shapes = {path: leaf.shape for path, leaf in leaves_of(skeleton)[0]}
-    rows = families.FAMILIES["llama"].rows(ours)
-    wholes = {n: p.whole for p in places(rows, shapes) for n in p.names()}
-    names = sorted(wholes)
+    llama = families.FAMILIES["llama"]
+    model = nnx.eval_shape(lambda: llama.model(ours, rngs=nnx.Rngs(0)))
+    shapes = {path: leaf.shape for path, leaf in leaves_of(model)[0]}
+    parts = tensor_parts(llama.weight_map(ours), shapes)
+    names = sorted(parts)
     weight_map = {}
     for number in range(files):
         part = names[number::files]
         file = "model.safetensors" if files == 1 else f"part-{number}.safetensors"
-        tensors = {n: rng.random(wholes[n], np.float32).astype(dtype) for n in part}
+        tensors = {n: rng.random(whole_shape(parts[n]), np.float32).astype(dtype) for n in part}
         save_file(tensors, folder / file)
         weight_map |= dict.fromkeys(part, file)
     if files > 1:
@@ -88,7 +87,7 @@ def measure(folder, dtype, devices):
         return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
 
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     start = time.perf_counter()
     model = families.load(folder, dtype=dtype, sharding=None if devices == 1 else split)
     jax.block_until_ready(jax.tree.leaves(model))

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests/training")]
 
 from mesh_checks import LARGER, sent  # noqa: E402
 
@@ -23,7 +23,7 @@ from gelu_jax.runs.environment import environment  # noqa: E402
 from gelu_jax.training.chips import CHIPS  # noqa: E402
 from gelu_jax.training.config import from_dict  # noqa: E402
 from gelu_jax.training.data import load_data  # noqa: E402
-from gelu_jax.training.memory_plan import needed, plan_memory  # noqa: E402
+from gelu_jax.training.memory_plan import plan_memory, total_memory  # noqa: E402
 from gelu_jax.training.mesh import MeshConfig  # noqa: E402
 from gelu_jax.training.trainer import TrainConfig, Trainer  # noqa: E402
 
@@ -44,7 +44,7 @@ def measure(axis: str, devices: int) -> dict[str, float]:
         "state": memory.output_size_in_bytes,
         "temporary": memory.temp_size_in_bytes,
         "sent": sent(program.as_text()) if devices > 1 else 0.0,
-        "planned": needed(made, "preactivation"),
+        "planned": total_memory(made, "preactivation"),
     }
 
 

@@ -1,4 +1,4 @@
-"""Train one config from Python, and let it write.
+"""Train a language model from a config file, and let it continue a prompt.
 
 python examples/04_train.py [steps]
 """
@@ -19,7 +19,7 @@ path = Path(__file__).parent.parent / "configs" / "byte_lm.yaml"
 config = read_config(path, TrainConfig, [f"steps={steps}", "eval_every=10"])
 
 data = load_data(config.data, config.batch_size)
-print(data.facts.description)
+print(data.info.description)
 
 # A run is a pure function of (config, seed); it yields its state at every evaluation.
 trainer = Trainer(config, data)

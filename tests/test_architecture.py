@@ -45,7 +45,7 @@ ROOMS = {  # package → the modules that may import it
     "jinja2": "gelu_jax.report.templates",
     "yaml": "gelu_jax.training.document",
     "pydantic": (
-        "gelu_jax.training.config",
+        "gelu_jax.training",
         "gelu_jax.runs",
         "gelu_jax.compare",
         "gelu_jax.report",

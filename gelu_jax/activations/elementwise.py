@@ -1,65 +1,106 @@
-"""The one place for: wide inside, one rounding out, derivative rule, only the input kept.
+"""Makes an activation of two equations, that of its value and that of its derivative.
 
-An activation is two equations, its value and its derivative, written for numbers that are either
-arrays or pairs (`pairs.py`). float32 and float64 arrive as arrays; an equation that needs more bits
-makes a pair of them with `pair(x)`. Narrower dtypes arrive as pairs in float32 and leave with one
-rounding. In bfloat16 no true result lies so close to the middle between two numbers that a few bits
-beyond float32 would not do (its pairs are wide), and for some functions float32 itself is enough.
-Derivatives of higher order differentiate the derivative's equation.
+Precision, rounding, the rule for derivatives and what the backward pass keeps are decided here,
+once for all activations.
 
-What correct rounding in 16 bits rests on: float32 additions and multiplications that round to
-nearest, in an order the compiler keeps (XLA does, but for merging constants); float32 results that
-may be flushed to zero only when subnormal; and conversions to 16 bits that round to nearest even.
-Contraction into fused multiply-adds, fusion with other operations and vector width do not matter
-in float16; in bfloat16 they may move bits about float32's last, which no rounding seen depends on.
-`gelu-jax numerics` tries every input on the device at hand.
+An equation takes and returns a number that is either an array or a double word (`double_word.py`).
+float32 and float64 inputs arrive as arrays; an equation that needs more bits makes a double word of
+them. Narrower inputs arrive as double words of float32, and their result is rounded once. Of these,
+bfloat16 has so few bits that none of its results lies close to the middle between two numbers: a
+double word with a few guard bits is enough, for some functions even float32. Derivatives of higher
+order differentiate the derivative's equation.
+
+Correct rounding in 16 bits rests on this:
+
+- float32 additions and multiplications round to nearest;
+- the compiler keeps their order (XLA does, but for merging constants);
+- float32 results are flushed to zero only if they are subnormal;
+- conversions to 16 bits round to nearest even.
+
+Contraction into fused multiply-adds, fusion with other operations and the width of vectors change
+no bit of a float16 result. Before a bfloat16 result is rounded they may change float32's last
+bits, on which none of the roundings depends. Error bounds alone cannot prove this, because nothing
+bounds how close a true result comes to the middle between two numbers. Trying every input proves
+it, which `gelu-jax numerics` does on the device at hand.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from functools import wraps
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from gelu_jax.activations.double_word import Number, Pair, plain
-
-Elementwise = Callable[[ArrayLike], Array]
-Equation = Callable[[Number], "Number | Scaled"]
+from gelu_jax.activations.documentation import Elementwise, documented_by
+from gelu_jax.activations.double_word import DoubleWord, Number, as_array
 
 
+@dataclass(frozen=True, eq=False)
 class Scaled:
-    """number·power, multiplied out after rounding; where x is beyond a bound, x itself.
+    """number·power, multiplied after the number is rounded; or x itself above a bound.
 
-    The power, of two, keeps every bit of a result whose factors would be subnormal.
+    A result close to the least normal number has a lo that is subnormal, and lost where it is
+    flushed to zero. So the number is carried larger than the result by a power of two.
+
+    Attributes:
+      number: the number, still to be rounded.
+      power: a power of two, an array that broadcasts against the number, or a float.
+      linear: x and the bound above which the result is x; None for no bound.
     """
 
-    def __init__(self, number: Number, power: Array | float):
-        self.number, self.power = number, power
-        self.far: tuple[Array, float] | None = None
+    number: Number
+    power: Array | float
+    linear: tuple[Array, float] | None = None
 
-    def linear_beyond(self, x: Number, bound: float) -> "Scaled":
-        self.far = plain(x), bound
-        return self
+    def linear_above(self, x: Number, bound: float) -> Scaled:
+        """The same, but x itself where x is above a bound.
 
-    def finished(self, rounded: Array) -> Array:
+        Args:
+          x: the input of the activation.
+          bound: where the activation has become x in the dtype of `x`.
+
+        Returns:
+          A new `Scaled`.
+        """
+        return replace(self, linear=(as_array(x), bound))
+
+    def unscaled(self, rounded: Array) -> Array:
+        """The result, once the number is rounded.
+
+        Args:
+          rounded: the number as a float32 or float64 array.
+
+        Returns:
+          An array of the same dtype.
+        """
         result = rounded * self.power
-        return (
-            result
-            if self.far is None
-            else jnp.where(self.far[0] > self.far[1], self.far[0], result)
-        )
+        if self.linear is None:
+            return result
+        x, bound = self.linear
+        return jnp.where(x > bound, x, result)
+
+
+Equation = Callable[[Number], Number | Scaled]
 
 
 @jax.custom_jvp
 def _rounded_to_odd(hi: Array, lo: Array) -> Array:
-    """hi + lo toward zero, with the last bit set if that lost anything.
+    """hi + lo in float32, rounded toward zero, with the last bit set if that lost anything.
 
-    Rounding it again, to fewer bits, gives hi + lo correctly rounded (Boldo and Melquiond 2008).
+    Rounding to nearest twice goes wrong where float32 rounds to the very middle between two float16
+    numbers: the second rounding no longer sees on which side of it the number was. Rounding to odd
+    keeps the side in the last bit, and any rounding to 22 bits or fewer that follows gives hi + lo
+    correctly rounded (Boldo and Melquiond 2008, "Emulation of a FMA and correctly rounded sums").
     """
     total = hi + lo
+    # what total has rounded off, exactly, because lo is the smaller (Dekker 1971, Fast2Sum)
     lost = lo - (total - hi)
+    # Where total lies farther from zero than hi + lo, the float before it is hi + lo toward zero:
+    # its bits as an integer, less one. An infinite total becomes the largest float, which every
+    # narrower dtype rounds to infinity again, and NaN remains NaN.
     bits = lax.bitcast_convert_type(total, jnp.int32)
     toward_zero = jnp.where(lost * total >= 0, bits, bits - 1)
     return lax.bitcast_convert_type(toward_zero | (lost != 0).astype(jnp.int32), jnp.float32)
@@ -70,54 +111,73 @@ def _(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Arra
     return _rounded_to_odd(*primals), tangents[0] + tangents[1]
 
 
-def _rounded(number: Number, narrow: bool) -> Array:
-    if not isinstance(number, Pair):
-        return number
-    if number.lo is None or not narrow:
-        return number.sum()
-    return _rounded_to_odd(number.hi, number.lo)
+def _rounded(number: Number, to_odd: bool) -> Array:
+    if isinstance(number, DoubleWord) and number.lo is not None and to_odd:
+        return _rounded_to_odd(number.hi, number.lo)
+    return as_array(number)
 
 
-def _wide(x: Array) -> Array:
+def _upcast(x: Array) -> Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-def _evaluate(equation: Equation, x: Array, bfloat16_in_pairs: bool) -> Array:
-    """The equation's result in float32 or float64, good for one more rounding."""
-    bfloat16 = x.dtype == jnp.bfloat16
-    narrow = bfloat16_in_pairs if bfloat16 else x.dtype not in (jnp.float32, jnp.float64)
-    result = equation(Pair(_wide(x), is_cut=True, is_wide=bfloat16) if narrow else _wide(x))
+def _evaluate(equation: Equation, x: Array, bfloat16_in_float32: bool) -> Array:
+    """The equation's result in float32 or float64, good for one more rounding to the dtype of x."""
+    number, bfloat16 = _upcast(x), x.dtype == jnp.bfloat16
+    in_double_words = x.dtype != number.dtype and not (bfloat16 and bfloat16_in_float32)
+    if in_double_words:
+        # the significand has at most 11 bits, so the input is its own upper half
+        number = DoubleWord(number, is_split=True, guard_bits_only=bfloat16)
+    result = equation(number)
     if isinstance(result, Scaled):
-        return result.finished(_rounded(result.number, narrow))
-    return _rounded(result, narrow)
+        return result.unscaled(_rounded(result.number, in_double_words))
+    return _rounded(result, in_double_words)
 
 
-def floating(x: ArrayLike, name: str) -> Array:
-    """The input as an array, or a `TypeError` that names the function and the dtype it got."""
+def require_floating(x: ArrayLike, function: str) -> Array:
+    """The input of an activation as an array.
+
+    Args:
+      x: what the user passed.
+      function: the name of the activation, for the message.
+
+    Returns:
+      `x` as an array.
+
+    Raises:
+      TypeError: `x` is not floating.
+    """
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise TypeError(f"{name}: expected a floating dtype, got {x.dtype}; cast the input first")
+        raise TypeError(
+            f"{function}: expected a floating dtype, got {x.dtype}; cast the input first"
+        )
     return x
 
 
 def elementwise(
-    derivative: Equation, *, bfloat16_in_pairs: bool = True
+    derivative: Equation, *, bfloat16_in_float32: bool = False
 ) -> Callable[[Equation], Elementwise]:
     """Makes an activation of its equation and the equation of its derivative.
 
-    ``bfloat16_in_pairs`` may be False where no true bfloat16 result is within 2 ulp of float32 of
-    the middle between two numbers.
+    Args:
+      derivative: the derivative's equation.
+      bfloat16_in_float32: whether bfloat16 is computed in float32 arrays rather than double words,
+        where no true bfloat16 result is within 2 ulp of float32 of the middle between two numbers.
+
+    Returns:
+      A decorator for the value's equation. The activation has its name and docstring.
     """
 
     def decorate(value: Equation) -> Elementwise:
         # without `checkpoint` the backward pass would keep the derivative beside the input
         @jax.checkpoint
         def tangent(x: Array, dx: Array) -> Array:
-            return (_evaluate(derivative, x, bfloat16_in_pairs) * _wide(dx)).astype(x.dtype)
+            return (_evaluate(derivative, x, bfloat16_in_float32) * _upcast(dx)).astype(x.dtype)
 
         @jax.custom_jvp
         def activation(x: Array) -> Array:
-            return _evaluate(value, x, bfloat16_in_pairs).astype(x.dtype)
+            return _evaluate(value, x, bfloat16_in_float32).astype(x.dtype)
 
         @activation.defjvp
         def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:  # pyright: ignore[reportUnusedFunction]
@@ -126,9 +186,9 @@ def elementwise(
 
         compiled = jax.jit(activation)
 
-        @wraps(value)
+        @documented_by(value)
         def call(x: ArrayLike) -> Array:
-            return compiled(floating(x, value.__name__))
+            return compiled(require_floating(x, value.__name__))
 
         return call
 

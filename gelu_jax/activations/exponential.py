@@ -1,4 +1,9 @@
-"""eˣ and eˣ − 1, as pairs."""
+"""eˣ and eˣ − 1 as double words.
+
+All of it reduces the argument (Cody and Waite 1980): with k the integer nearest to x/ln 2 and
+r = x − k·ln 2, so that |r| ≤ ½·ln 2 < 0.35, eˣ is 2ᵏ·eʳ, where 2ᵏ is exact and eʳ takes a short
+Taylor polynomial.
+"""
 
 import math
 from fractions import Fraction
@@ -6,13 +11,27 @@ from fractions import Fraction
 import jax.numpy as jnp
 from jax import Array, lax
 
-from gelu_jax.activations.double_word import Number, Pair, cut, plain
+from gelu_jax.activations.double_word import (
+    DoubleWord,
+    Number,
+    all_bits_count,
+    as_array,
+    upper_half,
+)
 
 _LN2 = Fraction("0.693147180559945309417232121458176568")
 
 
 def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
-    """Horner's rule, highest power first."""
+    """A polynomial, by Horner's rule.
+
+    Args:
+      coefficients: those of each power of x, the highest power first.
+      x: float32 or float64 array of any shape.
+
+    Returns:
+      An array of the shape and dtype of `x`.
+    """
     total = jnp.asarray(coefficients[0], x.dtype)
     for c in coefficients[1:]:
         total = total * x + jnp.asarray(c, x.dtype)
@@ -20,68 +39,96 @@ def polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
 
 
 def _taylor(r: Array, first: int) -> Array:
-    """Σ rⁿ⁻ᶠ/n! from n = f on, for |r| ≤ 0.35: to 2⁻³² of eʳ, in float64 to 2⁻⁵⁶."""
+    """Σ rⁿ⁻ᶠ/n! for n from f = `first` to 8, in float64 to 15: more terms add below 2⁻³² (2⁻⁶⁸)."""
     last = 8 if r.dtype == jnp.float32 else 15
     return polynomial(tuple(1 / math.factorial(n) for n in range(last, first - 1, -1)), r)
 
 
-def _tail(r: Array) -> Array:
+def _expm1_less_r(r: Array) -> Array:
     """eʳ − 1 − r for |r| ≤ 0.35."""
     return (r * r) * _taylor(r, 2)
 
 
-def _square_and_rest(large: Array, small: Array) -> tuple[Array, Array]:
-    """Half the square of the cut r = large + small, without error; and eʳ − 1 − large less that."""
-    first = cut(large)
-    second = (large - first) + small
-    r = first + second
-    rest = (0.5 * second) * (r + first) + ((r * r) * r) * _taylor(r, 3)
-    return 0.5 * (first * first), small + rest
+def _reduce_argument(x: Number) -> tuple[Array, Array, Array]:
+    """k, and r = x − k·ln 2 as a large part without error and a small, rounded one.
 
-
-def _reduced(x: Number) -> tuple[Array, Array, Array]:
-    """k, and x − k·ln 2 as a large part without error and a small one."""
-    k = lax.round(plain(x) * float(1 / _LN2), lax.RoundingMethod.TO_NEAREST_EVEN)
+    ln 2 is split. k has at most 9 bits (float64: 11), so that k times the first 12 (26) bits of
+    ln 2 is exact, and so is x less this, where the digits cancel. k times the rest of ln 2 is
+    rounded, but below 2⁻⁷.
+    """
+    k = lax.round(as_array(x) * float(1 / _LN2), lax.RoundingMethod.TO_NEAREST_EVEN)
     bits = 12 if k.dtype == jnp.float32 else 26
     upper = Fraction(round(_LN2 * 2**bits), 2**bits)
     small = k * float(upper - _LN2)
-    if isinstance(x, Pair):
+    if isinstance(x, DoubleWord):
         return k, x.hi - k * float(upper), small if x.lo is None else small + x.lo
     return k, x - k * float(upper), small
 
 
 def _power_of_two(k: Array) -> Array:
-    """2ᵏ, for integers k that make it a normal number."""
+    """2ᵏ, for integers k that make it a normal number: its exponent's bits are k plus the bias."""
     info = jnp.finfo(k.dtype)
     integer = jnp.int32 if k.dtype == jnp.float32 else jnp.int64
     return lax.bitcast_convert_type((k.astype(integer) + (info.maxexp - 1)) << info.nmant, k.dtype)
 
 
-def exp(x: Number, shift: int) -> Pair:
-    """eˣ·2ˢ: to 2⁻³² for a narrow pair, otherwise to 2⁻²⁶ (float64: 2⁻⁵⁴) until its sum is rounded.
+def _exp_reduced(large: Array, small: Array) -> DoubleWord:
+    """eʳ for r = large + small, as 1 + large + h²/2 + rest, where h is the upper half of large.
 
-    The shift keeps eˣ in range where only its product with something else needs to be.
+    As h² is exact, the first three terms make a double word without an error that counts. The rest
+    is below 2⁻⁶ and rounded: small, what h²/2 lacks of r²/2, and the series from r³/6 on.
     """
-    x = x.cut() if isinstance(x, Pair) and not x.is_wide else x
-    k, large, small = _reduced(x)
+    h = upper_half(large)
+    beyond_h = (large - h) + small
+    r = h + beyond_h
+    rest = small + ((0.5 * beyond_h) * (r + h) + ((r * r) * r) * _taylor(r, 3))
+    square = 0.5 * (h * h)
+    hi = upper_half((1 + large) + square)
+    return DoubleWord(hi, (((1 - hi) + large) + square) + rest, is_split=True)
+
+
+def exp(x: Number, shift: int) -> DoubleWord:
+    """eˣ·2ˢ.
+
+    Args:
+      x: a double word or an array.
+      shift: s; makes eˣ·2ˢ a normal number where eˣ alone is too small or too large to be one.
+
+    Returns:
+      A double word with a relative error below 2⁻²⁸ (float64: 2⁻⁵⁷). For an array, or a double word
+      with guard bits only, it is below 2⁻²⁴ (2⁻⁵³), and hi is a power of two.
+    """
+    k, large, small = _reduce_argument(x.split() if all_bits_count(x) else x)
     power = _power_of_two(k + shift)
-    if not isinstance(x, Pair) or x.is_wide:
-        r = large + small
-        return Pair(power, (r + _tail(r)) * power, is_wide=True)
-    square, rest = _square_and_rest(large, small)
-    hi = cut((1 + large) + square)
-    return Pair(hi, (((1 - hi) + large) + square) + rest, is_cut=True).scaled(power)
+    if all_bits_count(x):
+        return _exp_reduced(large, small).scaled(power)
+    r = large + small
+    return DoubleWord(power, (r + _expm1_less_r(r)) * power, guard_bits_only=True)
 
 
-def expm1(x: Array) -> Pair:
-    """eˣ − 1 for −80 ≤ x ≤ 0, as a sum that is still to be rounded once."""
-    k, large, small = _reduced(x)
+def expm1(x: Array) -> DoubleWord:
+    """eˣ − 1 for −80 ≤ x ≤ 0, without the cancellation of subtracting 1 from eˣ next to 0.
+
+    Args:
+      x: float32 or float64 array of any shape.
+
+    Returns:
+      A double word with guard bits only: 2ᵏ − 1 and 2ᵏ·(eʳ − 1). Rounded, it is within 1 ulp.
+    """
+    k, large, small = _reduce_argument(x)
     r, power = large + small, _power_of_two(k)
-    return Pair(power - 1, (r + _tail(r)) * power, is_wide=True)
+    return DoubleWord(power - 1, (r + _expm1_less_r(r)) * power, guard_bits_only=True)
 
 
 def expm1_less_x(x: Array) -> Array:
-    """eˣ − 1 − x for x ≤ 0, without cancellation."""
+    """eˣ − 1 − x for x ≤ 0, without the cancellation of subtracting x from eˣ − 1 next to 0.
+
+    Args:
+      x: float32 or float64 array of any shape.
+
+    Returns:
+      An array of the shape and dtype of `x`, with a relative error below 2⁻²¹ (float64: 2⁻⁵⁰).
+    """
     near = x > -0.34
     far = jnp.where(near | (x < -80), jnp.asarray(-80, x.dtype), x)
-    return jnp.where(near, _tail(jnp.where(near, x, 0)), expm1(far).sum() - x)
+    return jnp.where(near, _expm1_less_r(jnp.where(near, x, 0)), expm1(far).rounded() - x)

@@ -1,9 +1,9 @@
-"""The name table: every canonical activation, and every spelling that users bring."""
+"""The table of names: every activation, and the aliases under which users know it."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from gelu_jax.activations.elementwise import Elementwise
+from gelu_jax.activations.documentation import Elementwise
 from gelu_jax.activations.gaussian import gelu, gelu_10, laplace
 from gelu_jax.activations.logistic import (
     gelu_sigmoid,
@@ -62,19 +62,26 @@ _ALIASES = {
     "sqrtsoftplus": "sqrt_softplus",
 }
 
-# a frozen copy under these names would silently drop what the checkpoint has learned
+# the function alone, with default parameters, would silently drop what a checkpoint has learned
 _LEARNED = ("prelu", "xielu")
 
 
 def activation(name: str) -> Elementwise:
-    """The activation of that name, canonical or alias.
+    """Looks an activation up by its name.
+
+    Args:
+      name: a canonical name, such as "gelu_tanh", or an alias in use elsewhere, such as "gelu_new".
+
+    Returns:
+      The function.
 
     Raises:
-      ValueError: for an unknown name, with the nearest known ones; for `prelu` and `xielu`, which
-        carry learned parameters and are called as `prelu(x, slope)`, `xielu(x, alpha_p, alpha_n)`.
+      ValueError: `name` is unknown; the message lists the nearest names. Or it is "prelu" or
+        "xielu", whose learned parameters are arguments: `prelu(x, slope)`, `xielu(x, p, n)`.
 
-    >>> activation("gelu_new").__name__
-    'gelu_tanh'
+    Examples:
+      >>> activation("gelu_new").__name__
+      'gelu_tanh'
     """
     if name in _LEARNED:
         raise ValueError(

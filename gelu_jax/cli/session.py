@@ -1,5 +1,6 @@
 """What `train` and `compare` share: a directory that is theirs, the progress, and the trackers."""
 
+import shlex
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from gelu_jax.report.verdict import verdict
 from gelu_jax.runs.directory import claim, locked
 from gelu_jax.runs.environment import processor
 from gelu_jax.runs.execution import Callback, Task
-from gelu_jax.runs.identity import identity, read_identity
+from gelu_jax.runs.identity import FILE, identity, read_identity
 from gelu_jax.runs.record import Run
 from gelu_jax.runs.trackers import Kind, Tracker
 from gelu_jax.training.config import from_dict, to_dict
@@ -158,6 +159,37 @@ def run_name(config: Path) -> str:
       config: the file as the user named it.
 
     Returns:
-      The name of the file; for runs/x/config.yaml, which repeats x, the name of the folder.
+      The name of the file; for a config.yaml, such as that of runs/x, the name of its folder.
     """
-    return config.parent.name if config.stem == "config" else config.stem
+    return config.resolve().parent.name or "run" if config.stem == "config" else config.stem
+
+
+def run_directory(config: Path, output: Path | None) -> Path:
+    """Where a run or comparison is written.
+
+    Args:
+      config: the file as the user named it.
+      output: the directory that the user named, if any.
+
+    Returns:
+      The directory; by default runs/<name>, and for the config.yaml that stands in the directory of
+      a run, this directory.
+    """
+    if output is not None:
+        return output
+    if config.name == "config.yaml" and (config.parent / FILE).exists():
+        return config.parent
+    return Path("runs") / run_name(config)
+
+
+def command_to_repeat(command: str, directory: Path) -> str:
+    """What a person types to do a run or comparison again.
+
+    Args:
+      command: train or compare.
+      directory: where it is written.
+
+    Returns:
+      A line for a shell.
+    """
+    return f"gelu-jax {command} {shlex.quote((directory / 'config.yaml').as_posix())}"

@@ -46,7 +46,7 @@ def tokenize_command(
                 output,
                 validation_fraction=validation_fraction,
                 end_of_document=end_of_document,
-                watch=callback,
+                callback=callback,
             )
     except KeyboardInterrupt:
         number = signals.received() or signal.SIGINT

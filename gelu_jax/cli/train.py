@@ -10,7 +10,15 @@ import tyro
 from gelu_jax.cli.arguments import ConfigFile, Overrides
 from gelu_jax.cli.configs import find_config
 from gelu_jax.cli.failures import check_backend
-from gelu_jax.cli.session import Log, claimed, progress, run_name, show
+from gelu_jax.cli.session import (
+    Log,
+    claimed,
+    command_to_repeat,
+    progress,
+    run_directory,
+    run_name,
+    show,
+)
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.experiment import record
@@ -21,10 +29,10 @@ from gelu_jax.runs.environment import environment
 from gelu_jax.runs.identity import write_identity
 from gelu_jax.runs.trackers import Tracker, trackers
 from gelu_jax.runs.training import train
-from gelu_jax.training.checkpoint import newest
+from gelu_jax.training.checkpoint import latest_step
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import load_data
-from gelu_jax.training.distributed import DistributedConfig, together
+from gelu_jax.training.distributed import DistributedConfig, process_group
 from gelu_jax.training.trainer import TrainConfig, Trainer
 
 Several = Annotated[DistributedConfig, tyro.conf.OmitArgPrefixes]
@@ -51,8 +59,8 @@ def train_command(
         several: whether several processes share the run, and how they find each other.
     """
     run, name = read_config(find_config(config), TrainConfig, overrides), run_name(config)
-    directory = output or Path("runs") / name
-    with together(several, partial(newest, directory)):
+    directory = run_directory(config, output)
+    with process_group(several, partial(latest_step, directory)):
         check_backend()  # only now, as the processes are connected first
         trainer = Trainer(run, load_data(run.data, run.batch_size))
         tracked = trackers(log, directory, {name: trainer}) if is_primary() else ()
@@ -70,5 +78,5 @@ def _train(trainer: Trainer, name: str, directory: Path, tracked: Sequence[Track
     with progress(alone, tracked) as callback:
         run = train(trainer, name, directory, callback)
     where = environment() | {"runs": "one after another, in one process"}
-    command = f"gelu-jax train runs/{directory.name}/config.yaml"
+    command = command_to_repeat("train", directory)
     return record(directory.name, alone, {name: trainer}, [run], where, command)

@@ -45,7 +45,9 @@ def flops_per_step(config: TrainConfig, data: Dataset) -> float:
     """
     keys, rate = Keys.of(0), jax.numpy.zeros(())
     state = jax.eval_shape(lambda keys: init(config, keys), keys)
-    counted = products(lambda *args: step(config, *args), state, data.like(1), keys, rate)
+    counted = products(
+        lambda *args: step(config, *args), state, data.abstract_batches(1), keys, rate
+    )
     return float(sum(product.flops for product in counted))
 
 

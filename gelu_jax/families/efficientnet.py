@@ -1,7 +1,7 @@
 """EfficientNet (Tan & Le 2019), named as in transformers. Images are (b, height, width, channels).
 
-Strided convolutions pad as the original does: as its places want for the image at hand, where
-transformers pads as they want for images of the config's size. The two agree at that size.
+Strided convolutions pad as the original does, as the image at hand needs it, where transformers
+pads as images of the config's size need it. The two agree at that size.
 """
 
 import itertools
@@ -9,24 +9,24 @@ import math
 from collections.abc import Collection, Iterator
 
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.families.common import holds
+from gelu_jax.families.common import has_tensor
 from gelu_jax.families.family import Family
 from gelu_jax.families.hf_config import HFConfig
-from gelu_jax.families.weight_map import Entry, within
+from gelu_jax.families.weight_map import Entry, WeightMap, linear, norm, prefixed
 from gelu_jax.nn.convolution import EfficientNet, EfficientNetConfig, MBConvConfig
 
 
-def config(s: HFConfig, tensors: Collection[str]) -> EfficientNetConfig:
-    """EfficientNet's config.json as a config of ours: the base network, scaled."""
-    s.only("pooling_type", "mean")
+def _config(hf: HFConfig, tensors: Collection[str]) -> EfficientNetConfig:
+    """The base network, scaled."""
+    hf.require("pooling_type", "mean")
     return EfficientNetConfig(
-        d_stem=_width(s, 32),
-        blocks=_blocks(s, most=len(tensors)),
-        d_top=s.integer("hidden_dim", 2560),
-        channels=s.integer("num_channels", 3),
-        num_classes=s.labels() if holds(tensors, "classifier.weight") else None,
-        activation=s.activation("hidden_act", "swish"),
-        epsilon=s.number("batch_norm_eps", 1e-3),
+        d_stem=_width(hf, 32),
+        blocks=_blocks(hf, most=len(tensors) or None),
+        d_top=hf.integer("hidden_dim", 2560),
+        channels=hf.integer("num_channels", 3),
+        num_classes=hf.num_labels() if has_tensor(tensors, "classifier.weight") else None,
+        activation=hf.activation("hidden_act", "swish"),
+        epsilon=hf.number("batch_norm_eps", 1e-3),
     )
 
 
@@ -41,92 +41,87 @@ _STAGES = {
 }
 
 
-def _blocks(s: HFConfig, most: int) -> tuple[MBConvConfig, ...]:
-    blocks = tuple(itertools.islice(_all_blocks(s), most + 1))
-    if len(blocks) > most:
-        repeats = s.values.get("num_block_repeats")
+def _blocks(hf: HFConfig, most: int | None) -> tuple[MBConvConfig, ...]:
+    """All blocks; a config that asks for more of them than there are tensors is not built."""
+    blocks = tuple(itertools.islice(_all_blocks(hf), most and most + 1))
+    if most and len(blocks) > most:
+        repeats = hf.values.get("num_block_repeats")
         raise ConfigError([Problem("num_block_repeats", repeats, "more blocks than tensors")])
     return blocks
 
 
-def _all_blocks(s: HFConfig) -> Iterator[MBConvConfig]:
-    stages = {name: s.integers(name, default) for name, default in _STAGES.items()}
+def _all_blocks(hf: HFConfig) -> Iterator[MBConvConfig]:
+    stages = {name: hf.integers(name, default) for name, default in _STAGES.items()}
     lengths = {name: len(values) for name, values in stages.items()}
     if len(set(lengths.values())) != 1:
-        raise ConfigError([Problem("in_channels", lengths, "all stages' lists must be as long")])
-    depth = s.number("depth_coefficient", 3.1)
+        reason = "must have as many numbers as the other lists of stages"
+        raise ConfigError([Problem("in_channels", lengths, reason)])
+    depth = hf.number("depth_coefficient", 3.1)
     for d_in, d_out, kernel_size, stride, repeats, expansion in zip(*stages.values(), strict=True):
         for repeat in range(math.ceil(depth * repeats)):
-            width = _width(s, d_in if repeat == 0 else d_out)
+            width = _width(hf, d_in if repeat == 0 else d_out)
             yield MBConvConfig(
                 width,
-                _width(s, d_out),
-                d_squeeze=max(1, int(width * s.number("squeeze_expansion_ratio", 0.25))),
+                _width(hf, d_out),
+                d_squeeze=max(1, int(width * hf.number("squeeze_expansion_ratio", 0.25))),
                 expansion=expansion,
                 kernel_size=kernel_size,
                 stride=stride if repeat == 0 else 1,
                 skip=repeat > 0,
-                activation=s.activation("hidden_act", "swish"),
-                epsilon=s.number("batch_norm_eps", 1e-3),
+                activation=hf.activation("hidden_act", "swish"),
+                epsilon=hf.number("batch_norm_eps", 1e-3),
             )
 
 
-def _width(s: HFConfig, channels: int) -> int:
+def _width(hf: HFConfig, channels: int) -> int:
     """A width scaled, to the nearest multiple, and never below nine tenths (their code's rule)."""
-    multiple = s.integer("depth_divisor", 8)
-    exact = channels * s.number("width_coefficient", 2.0)
+    multiple = hf.integer("depth_divisor", 8)
+    exact = channels * hf.number("width_coefficient", 2.0)
     rounded = max(multiple, int(exact + multiple / 2) // multiple * multiple)
     return rounded + multiple if rounded < 0.9 * exact else rounded
 
 
-def _norm(name: str) -> tuple[Entry, ...]:
-    return (
-        Entry("scale", f"{name}.weight"),
-        Entry("bias", f"{name}.bias"),
-        Entry("mean", f"{name}.running_mean"),
-        Entry("variance", f"{name}.running_var"),
-    )
-
-
 _CONV = "d c p q -> p q c d"
 
-BLOCK = (
+
+def _batch_norm(path: str, name: str) -> WeightMap:
+    mean = Entry(f"{path}.mean", f"{name}.running_mean")
+    return (*norm(path, name), mean, Entry(f"{path}.variance", f"{name}.running_var"))
+
+
+_BLOCK = (
     Entry("expand.w", "expansion.expand_conv.weight", _CONV),
-    *within(_norm("expansion.expand_bn"), "expand."),
+    *_batch_norm("expand", "expansion.expand_bn"),
     Entry("depthwise.w", "depthwise_conv.depthwise_conv.weight", "d 1 p q -> p q 1 d"),
-    *within(_norm("depthwise_conv.depthwise_norm"), "depthwise."),
-    Entry("squeeze.w", "squeeze_excite.reduce.weight", "s d 1 1 -> d s"),
-    Entry("squeeze.b", "squeeze_excite.reduce.bias"),
-    Entry("excite.w", "squeeze_excite.expand.weight", "d s 1 1 -> s d"),
-    Entry("excite.b", "squeeze_excite.expand.bias"),
+    *_batch_norm("depthwise", "depthwise_conv.depthwise_norm"),
+    *linear("squeeze.{}", "squeeze_excite.reduce", "s d 1 1 -> d s"),
+    *linear("excite.{}", "squeeze_excite.expand", "d s 1 1 -> s d"),
     Entry("project.w", "projection.project_conv.weight", _CONV),
-    *within(_norm("projection.project_bn"), "project."),
+    *_batch_norm("project", "projection.project_bn"),
 )
 
 
-def rows(config: EfficientNetConfig) -> tuple[Entry, ...]:
-    """The table of names: the blocks differ in width, so each has rows of its own."""
+def _weight_map(config: EfficientNetConfig) -> WeightMap:
+    """The blocks differ in width, so each has entries of its own."""
     blocks = (
-        row
+        prefixed(_BLOCK, f"blocks.{i}.", f"efficientnet.encoder.blocks.{i}.")
         for i in range(len(config.blocks))
-        for row in within(BLOCK, f"blocks.{i}.", f"efficientnet.encoder.blocks.{i}.")
     )
     return (
         Entry("stem.w", "efficientnet.embeddings.convolution.weight", _CONV),
-        *within(_norm("efficientnet.embeddings.batchnorm"), "stem."),
-        *blocks,
+        *_batch_norm("stem", "efficientnet.embeddings.batchnorm"),
+        *(entry for block in blocks for entry in block),
         Entry("top.w", "efficientnet.encoder.top_conv.weight", _CONV),
-        *within(_norm("efficientnet.encoder.top_bn"), "top."),
-        Entry("classifier.w", "classifier.weight", "e d -> d e"),
-        Entry("classifier.b", "classifier.bias"),
+        *_batch_norm("top", "efficientnet.encoder.top_bn"),
+        *linear("classifier.{}", "classifier"),
     )
 
 
 EFFICIENTNET = Family(
     "efficientnet",
-    config,
+    _config,
     EfficientNet,
-    rows,
-    aliases=(("^efficientnet.", ""),),
+    _weight_map,
+    aliases=((r"^efficientnet\.", ""),),
     ignored=r".*\.num_batches_tracked",
 )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from gelu_jax.nn.encoder import Encoder
 
-_LENGTH_STEP = 16  # batches are padded to a multiple of it, so that few shapes are compiled
+_LENGTH_STEP = 16  # batches are padded to multiples of it, so that few shapes are compiled
 
 
 def sentence_embeddings(
@@ -23,28 +23,36 @@ def sentence_embeddings(
     batch_size: int = 32,
     max_tokens: int | None = None,
 ) -> NDArray[np.float32]:
-    """One vector (d) of length 1 for each of n texts, (n, d) in float32.
+    """One vector of length 1 for each text: e = Σ mᵢhᵢ / Σ mᵢ over its tokens, then e/‖e‖₂.
 
-    e = Σ mᵢhᵢ / Σ mᵢ over the real tokens, then e/‖e‖₂. ``tokenizer``: a `tokenizers.Tokenizer`,
-    or the path of a tokenizer.json. Longer texts are cut to max_tokens, special tokens counted
-    and kept; None means as many as the model has positions.
+    Args:
+      model: an encoder, such as `load` gives.
+      tokenizer: a `tokenizers.Tokenizer`, or the path of a tokenizer.json.
+      texts: n of them.
+      batch_size: how many are computed at once.
+      max_tokens: what longer texts are cut to, special tokens counted and kept; None means as many
+        as the model has positions.
+
+    Returns:
+      The vectors, (n, d_model) in float32.
+
+    Raises:
+      ImportError: tokenizers is not installed.
     """
     transformer = model.config.transformer
-    encode = _encoder(tokenizer, max_tokens or transformer.max_positions)
-    encoded = [encoding.ids for encoding in encode(list(texts))]
-    embed = jax.jit(_embed)
+    encoded = _encoded(tokenizer, texts, max_tokens or transformer.max_positions)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     vectors = np.zeros((len(encoded), transformer.block.d_model), np.float32)
+    embed = jax.jit(_embed)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        vectors[rows] = embed(
-            model, *_padded([encoded[i] for i in rows], transformer.max_positions)
-        )
+        tokens, mask = _padded([encoded[i] for i in rows], transformer.max_positions)
+        vectors[rows] = embed(model, tokens, mask)
     return vectors
 
 
-def _encoder(tokenizer: Any, max_tokens: int | None) -> Any:
-    """The tokenizer's `encode_batch`, cutting at max_tokens and leaving padding to us."""
+def _encoded(tokenizer: Any, texts: Sequence[str], max_tokens: int | None) -> list[Any]:
+    """The `tokenizers.Encoding` of each text, cut to max_tokens and not padded."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
@@ -57,25 +65,29 @@ def _encoder(tokenizer: Any, max_tokens: int | None) -> Any:
     own.no_truncation()
     if max_tokens is not None:
         own.enable_truncation(max_length=max_tokens)
-    return own.encode_batch
+    return own.encode_batch(list(texts))
 
 
 def _padded(
-    rows: list[list[int]], places: int | None
+    encoded: list[Any], max_positions: int | None
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    longest = max(map(len, rows))
-    width = -(-max(longest, 1) // _LENGTH_STEP) * _LENGTH_STEP
-    width = width if places is None else min(width, places)
-    tokens = np.zeros((len(rows), width), np.int32)
-    mask = np.zeros((len(rows), width), bool)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = row
-        mask[i, : len(row)] = True
-    return tokens, mask
+    longest = max(1, *map(len, encoded))
+    width = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+    for encoding in encoded:
+        encoding.pad(width if max_positions is None else min(width, max_positions))
+    tokens = np.array([encoding.ids for encoding in encoded], np.int32)
+    return tokens, np.array([encoding.attention_mask for encoding in encoded], bool)
 
 
 def mean_pool(hidden: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b d"]:
     """The mean of the hidden states of each row's real tokens, in float32.
+
+    Args:
+      hidden: (b, t, d), of any floating dtype.
+      mask: (b, t), True where there is a token and False at padding.
+
+    Returns:
+      The means, (b, d); 0 for a row without tokens.
 
     >>> mean_pool(jnp.array([[[1.0], [3.0], [9.0]]]), jnp.array([[True, True, False]]))
     Array([[2.]], dtype=float32)

@@ -1,30 +1,34 @@
-"""What a family is: its config from a config.json, its model, its table of names."""
+"""What a family is: its config from a config.json, its model, its weight map."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
 from flax import nnx
 
 from gelu_jax.families.hf_config import HFConfig
-from gelu_jax.families.weight_map import Entry
+from gelu_jax.families.weight_map import Aliases, WeightMap
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True)
-class Family:
-    """A model family.
+class Family(Generic[C]):
+    """A model family of transformers.
 
-    ``config`` maps the fields of a config.json, and the names of the tensors that are there (some
-    families tell their parts by them), to a config of ours; ``model`` builds the module from it;
-    ``rows`` is the config's table of names, in the spelling that transformers writes.
-    ``aliases`` are others in use, as pairs (ours, other); ``ignored`` matches tensors that hold
-    no parameters; ``tied`` names tensors that some files store twice, and what each repeats.
+    Attributes:
+      model_type: as its config.json says it.
+      config: from the fields of a config.json, and the names of the tensors that are there (which
+        tell what parts some models have), to a config of ours.
+      model: from that config to a module, as ``model(config, rngs=...)``.
+      weight_map: from that config to the tensors of the parameters, as transformers names them.
+      aliases: what other files have in these names, as regular expressions and replacements.
+      ignored: a regular expression of tensors that hold no parameters.
     """
 
     model_type: str
-    config: Callable[[HFConfig, Collection[str]], Any]
+    config: Callable[[HFConfig, Collection[str]], C]
     model: Callable[..., nnx.Module]
-    rows: Callable[[Any], Sequence[Entry]]
-    aliases: Sequence[tuple[str, str]] = ()
+    weight_map: Callable[[C], WeightMap]
+    aliases: Aliases = ()
     ignored: str = r"(?!)"
-    tied: Callable[[Any], Mapping[str, str]] = lambda _: {}

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,16 +22,21 @@ class WeightsError(ConfigError):
     """All that is wrong with one model's tensors, one line for each."""
 
 
-class Stored(NamedTuple):
-    """What a file's header says of one tensor."""
+class TensorInfo(NamedTuple):
+    """What a file's header says of one tensor.
+
+    Attributes:
+      file: where it is.
+      dtype: as safetensors names it.
+      shape: as it is stored.
+    """
 
     file: Path
     dtype: str
     shape: tuple[int, ...]
 
 
-def library() -> Any:
-    """The safetensors package, or one line that says how to get it."""
+def _safetensors() -> Any:
     try:
         import safetensors
     except ImportError:
@@ -40,9 +45,16 @@ def library() -> Any:
 
 
 def locate(path: str | os.PathLike[str]) -> Path:
-    """A directory as it stands, or a hub repository's copy in the local cache: nothing is fetched.
+    """The directory of a model: nothing is fetched.
 
-    Raises ConfigError where there is neither.
+    Args:
+      path: the directory, or the id of a hub repository that is in the local cache.
+
+    Returns:
+      The directory.
+
+    Raises:
+      ConfigError: there is neither.
     """
     folder = Path(path)
     if folder.is_dir():
@@ -53,96 +65,109 @@ def locate(path: str | os.PathLike[str]) -> Path:
             from huggingface_hub import snapshot_download
             from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
         except ImportError:
-            reason += " (and no huggingface_hub, to look into the hub's local cache)"
+            reason += " (and the hub's local cache cannot be searched without huggingface_hub)"
         else:
             try:
                 return Path(snapshot_download(str(path), local_files_only=True))
             except (LocalEntryNotFoundError, HFValidationError):
-                reason += " (nor such a repository in the hub's local cache)"
+                reason += " (and no such repository in the hub's local cache)"
     raise ConfigError([Problem("path", path, reason)])
 
 
-def stored_tensors(folder: Path) -> dict[str, Stored]:
+def tensor_infos(folder: Path) -> dict[str, TensorInfo]:
     """Every tensor of a directory, from the headers of its safetensors files.
 
-    Raises WeightsError for files that are missing, truncated or malformed.
+    Args:
+      folder: of one file of weights, or of several and their index.
+
+    Returns:
+      Where each tensor is, by its name.
+
+    Raises:
+      WeightsError: a file is missing, truncated or malformed, or the index is wrong.
     """
     index = folder / INDEX
     if (folder / WEIGHTS).exists() or not index.exists():
         return _header(folder / WEIGHTS)
-    names = _index(index)
-    found: dict[str, Stored] = {}
-    for file in sorted(set(names.values())):
+    files = _index(index)
+    found: dict[str, TensorInfo] = {}
+    for file in sorted(set(files.values())):
         found |= _header(folder / file)
     problems = [
-        *(
-            Problem(name, file, f"{INDEX} lists the tensor in this file, where it is not")
-            for name, file in names.items()
-            if name not in found or found[name].file.name != file
-        ),
-        *(
-            Problem(name, stored.file.name, f"the file holds a tensor that {INDEX} does not list")
-            for name, stored in found.items()
-            if name not in names
-        ),
+        Problem(name, file, f"{INDEX} lists the tensor in this file, which does not hold it")
+        for name, file in files.items()
+        if name not in found or found[name].file.name != file
     ]
-    _check(problems)
+    problems += [
+        Problem(name, found[name].file.name, f"the file holds a tensor that {INDEX} does not list")
+        for name in found.keys() - files.keys()
+    ]
+    if problems:
+        raise WeightsError(problems)
     return found
 
 
 def _index(path: Path) -> dict[str, str]:
-    names = read_json(path).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        _check([Problem("weight_map", names, f"{INDEX} must map tensors to files")])
-    assert isinstance(names, dict)
-    for name, file in names.items():
+    """The file of each tensor."""
+    files = read_json(path).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise WeightsError([Problem("weight_map", files, f"{INDEX} must map tensors to files")])
+    for name, file in files.items():
         if not isinstance(file, str) or not re.fullmatch(r"[\w-][\w.-]*", file):
-            _check([Problem(f"weight_map.{name}", file, "must be a file of this directory")])
-    return names
+            reason = "must be a file of this directory"
+            raise WeightsError([Problem(f"weight_map.{name}", file, reason)])
+    return files
 
 
-def _header(file: Path) -> dict[str, Stored]:
+def _header(file: Path) -> dict[str, TensorInfo]:
     try:
-        with library().safe_open(file, framework="np") as tensors:
+        with _safetensors().safe_open(file, framework="np") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
             return {
-                name: Stored(file, s.get_dtype(), tuple(s.get_shape()))
+                name: TensorInfo(file, s.get_dtype(), tuple(s.get_shape()))
                 for name, s in slices.items()
             }
     except FileNotFoundError:
         raise WeightsError([Problem(file.name, file.parent, no_such("file", str(file)))]) from None
-    except (library().SafetensorError, OSError) as error:
+    except (_safetensors().SafetensorError, OSError) as error:
         reason = f"not a whole safetensors file ({error})"
         raise WeightsError([Problem(file.name, file.parent, reason)]) from None
 
 
-def read_tensor(stored: Stored, name: str, index: tuple[slice, ...] = ()) -> NDArray[Any]:
-    """A tensor, or the part of it that is asked for.
+def read_tensor(info: TensorInfo, name: str) -> NDArray[Any]:
+    """A tensor of a file, which is opened anew: a map that stays open keeps every page in memory.
 
-    The file is opened anew each time: a map that stays open keeps every page that was read.
+    Args:
+      info: where the tensor is.
+      name: its name.
+
+    Returns:
+      The tensor as it is stored.
     """
-    with library().safe_open(stored.file, framework="np") as tensors:
-        return tensors.get_slice(name)[index] if index else tensors.get_tensor(name)
+    with _safetensors().safe_open(info.file, framework="np") as tensors:
+        return tensors.get_tensor(name)
 
 
-def write_tensors(folder: Path, shards: Iterator[Mapping[str, NDArray[Any]]], count: int) -> None:
-    """Writes shards of tensors, and an index where there are several."""
+def write_tensors(folder: Path, shards: Iterable[Mapping[str, NDArray[Any]]], count: int) -> None:
+    """Writes tensors to one file, or to several with an index.
+
+    Args:
+      folder: where to.
+      shards: the tensors of each file by name; one file's at a time are in memory.
+      count: how many files there are.
+    """
+    _safetensors()
     from safetensors.numpy import save_file
 
-    names: dict[str, str] = {}
+    files: dict[str, str] = {}
     size = 0
     for number, tensors in enumerate(shards, 1):
         file = WEIGHTS if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
         whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
         with replacing(folder / file) as draft:
             save_file(whole, draft, metadata={"format": "pt"})
-        names |= dict.fromkeys(tensors, file)
+        files |= dict.fromkeys(tensors, file)
         size += sum(tensor.nbytes for tensor in whole.values())
     if count > 1:
-        index = {"metadata": {"total_size": size}, "weight_map": names}
+        index = {"metadata": {"total_size": size}, "weight_map": files}
         write_file(folder / INDEX, json.dumps(index, indent=2) + "\n")
-
-
-def _check(problems: list[Problem]) -> None:
-    if problems:
-        raise WeightsError(problems)

@@ -3,19 +3,18 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from gelu_jax.families import llama
 from gelu_jax.families.common import gated
 from gelu_jax.families.hf_config import HFConfig
+from gelu_jax.families.llama import LLAMA
 from gelu_jax.nn.transformer import TransformerConfig
 
 
-def config(s: HFConfig, tensors: Collection[str]) -> TransformerConfig:
-    """Gemma's config.json as a config of ours."""
-    if s.values.get("use_bidirectional_attention") is not None:
-        s.only("use_bidirectional_attention", False)
-    base = llama.config(s.with_defaults(tie_word_embeddings=True, hidden_act="gelu"), tensors)
-    field = "hidden_act" if s.values.get("hidden_activation") is None else "hidden_activation"
-    act = s.activation(field, "gelu_tanh")
+def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
+    if hf.values.get("use_bidirectional_attention") is not None:
+        hf.require("use_bidirectional_attention", False)
+    base = LLAMA.config(hf.with_defaults(tie_word_embeddings=True, hidden_act="gelu"), tensors)
+    field = "hidden_act" if hf.values.get("hidden_activation") is None else "hidden_activation"
+    act = hf.activation(field, "gelu_tanh")
     # The first releases say gelu and mean the tanh form, with which they were trained.
     act = "gelu_tanh" if act == "gelu" else act
     block = replace(
@@ -26,4 +25,4 @@ def config(s: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     return replace(base, block=block, embedding_scale=block.d_model**0.5)
 
 
-GEMMA = replace(llama.LLAMA, model_type="gemma", config=config)
+GEMMA = replace(LLAMA, model_type="gemma", config=_config)

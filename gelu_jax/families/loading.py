@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from functools import cache, reduce
 from math import prod
 from typing import Any
@@ -12,17 +12,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jax.typing import ArrayLike, DTypeLike
-from numpy.typing import NDArray
 
 from gelu_jax.errors import ConfigError, Problem, nearest
-from gelu_jax.families.files import FLOATS, Stored, locate, read_tensor
-from gelu_jax.families.load_plan import check_tied, plan_load
-from gelu_jax.families.tree import with_values
-from gelu_jax.families.weight_map import Place, Shape, is_stacked, to_ours
+from gelu_jax.families.files import locate, read_tensor
+from gelu_jax.families.load_plan import LoadPlan, check_tied, plan_load
+from gelu_jax.families.tree import leaves_of, with_values
+from gelu_jax.families.weight_map import Array, Part, from_tensor
 from gelu_jax.nn.feed_forward import FeedForward
+from gelu_jax.nn.layouts import Shape
 
 Placement = Sharding | Callable[[str, Shape], Sharding | None] | None
-Array = NDArray[Any]
 
 
 def load(
@@ -30,29 +29,32 @@ def load(
 ) -> Any:
     """The model in a directory of config.json and safetensors files, ready to call.
 
-    ``path`` may also be a repository id of the model hub, looked up in the hub's local cache;
-    nothing is fetched. ``dtype``: parameters and computation; None keeps each tensor's own dtype
-    and computes in that of most weights. ``sharding``: one for all parameters, or a function of
-    a parameter's path and shape. Reads one layer's tensor at a time, straight into its place:
-    the peak is the weights' size and a few times that of a layer's largest tensor (measured on
-    1 GB: benchmarks/results/loading.md).
+    Reads one tensor at a time, straight into its parameter: the peak of memory is the weights' size
+    and a few times that of the largest tensor (measured on 1 GB: benchmarks/results/loading.md).
 
-    Raises ConfigError for a config.json that is wrong or asks for what is not built here, and
-    WeightsError for files that are not whole and for missing, extra or misshapen tensors.
+    Args:
+      path: the directory, or a repository id of the model hub, which is looked up in the hub's
+        local cache; nothing is fetched.
+      dtype: of parameters and computation. None keeps each tensor's own, and computes in that of
+        most weights.
+      sharding: of all parameters, or a function of a parameter's path and shape.
+
+    Returns:
+      The family's module, such as `Transformer`, with its `source`, so that it can be saved again.
+
+    Raises:
+      ConfigError: there is no such directory, or its config.json is wrong or asks for what is not
+        supported.
+      WeightsError: a file is not whole, or tensors are missing, unexpected or misshapen.
 
     >>> load("no/such/directory/anywhere")
     Traceback (most recent call last):
         ...
     gelu_jax.errors.ConfigError: path = 'no/such/directory/anywhere': no such directory
     """
-    planned = plan_load(locate(path), dtype)
-    check_tied(planned)
-    # The largest tensors first: while one is read, it is in memory twice.
-    places = sorted(planned.places, key=lambda place: -prod(place.whole))
-    values = {
-        place.row.path: _parameter(place, planned.tensors, dtype, sharding) for place in places
-    }
-    return with_values(planned.model, values)
+    plan = plan_load(locate(path), dtype)
+    check_tied(plan)
+    return with_values(plan.model, _parameters(plan, dtype, sharding))
 
 
 def load_feed_forward(
@@ -62,63 +64,94 @@ def load_feed_forward(
     part: str | None = None,
     dtype: DTypeLike | None = None,
 ) -> FeedForward:
-    """The feed-forward block of one layer, counted from 0; only its tensors are read.
+    """The feed-forward block of one layer; only the tensors that hold it are read.
 
-    ``part`` names the stack in a model that has several ("encoder", "decoder", "text", "vision",
-    "language", ...). Raises as `load` does, and ConfigError for a layer that is not there.
+    Args:
+      path: as in `load`.
+      layer: counted from 0.
+      part: the stack of layers in a model that has several: "encoder", "decoder", "text", "vision",
+        "language".
+      dtype: as in `load`.
+
+    Returns:
+      The block.
+
+    Raises:
+      ConfigError: as in `load`, and where there is no such part or layer.
+      WeightsError: as in `load`.
     """
-    planned = plan_load(locate(path), dtype)
-    found = (
-        re.match(r"(.*?)\.?layers\.feed_forward\.", place.row.path) for place in planned.places
-    )
+    plan = plan_load(locate(path), dtype)
+    paths = (part.entry.path for parts in plan.parts.values() for part in parts)
+    found = (re.match(r"(.*?)\.?layers\.feed_forward\.", path) for path in paths)
     stacks = {match[1]: match[0] for match in found if match}
     name = next(iter(stacks)) if part is None and len(stacks) == 1 else part
     if name not in stacks:
-        hint = nearest(str(name), stacks) if stacks else "this family has none"
-        raise ConfigError([Problem("part", part, f"which stack of blocks? {hint}")])
-    wanted = [place for place in planned.places if place.row.path.startswith(stacks[name])]
-    if not 0 <= layer < wanted[0].shape[0]:
-        reason = f"must lie in 0..{wanted[0].shape[0] - 1}"
-        raise ConfigError([Problem("layer", layer, reason)])
-    values = {
-        place.row.path.removeprefix(stacks[name]): _put(
-            _piece(place, place.names()[layer], planned.tensors), dtype, None
-        )
-        for place in wanted
-    }
-    stacked = reduce(getattr, stacks[name].rstrip(".").split("."), planned.model)
+        hint = nearest(str(name), stacks) if any(stacks) else f"this model has {len(stacks)}"
+        raise ConfigError([Problem("part", part, f"which stack of layers? {hint}")])
+    stacked: FeedForward = reduce(getattr, stacks[name].rstrip(".").split("."), plan.model)
+    num_layers = jax.tree.leaves(stacked)[0].shape[0]
+    if not 0 <= layer < num_layers:
+        raise ConfigError([Problem("layer", layer, f"must lie in 0..{num_layers - 1}")])
     block = nnx.eval_shape(lambda: FeedForward(stacked.config, rngs=nnx.Rngs(0)))
-    return with_values(block, values)
+    return with_values(block, _layer_values(plan, stacks[name], layer, dtype))
 
 
-def _parameter(
-    place: Place, tensors: Mapping[str, Stored], dtype: DTypeLike | None, placement: Placement
-) -> jax.Array:
-    """One of our parameters, read and placed a tensor at a time."""
-    path = place.row.path
-    sharding = placement if isinstance(placement, Sharding | None) else placement(path, place.shape)
-    if not is_stacked(place.row):
-        return _put(_piece(place, place.row.name, tensors), dtype, sharding)
-    stored = FLOATS[tensors[place.names()[0]].dtype]
-    whole = jnp.zeros(place.shape, dtype or stored, device=sharding)
-    for layer, name in enumerate(place.names()):
-        piece = _put(_piece(place, name, tensors), whole.dtype, _of_a_layer(sharding))
-        whole = _writer(sharding)(whole, piece, layer).block_until_ready()
-    return whole
+def _layer_values(
+    plan: LoadPlan, prefix: str, layer: int, dtype: DTypeLike | None
+) -> dict[str, jax.Array]:
+    """One layer's values of the parameters whose paths have a prefix, by the rest of the path."""
+
+    def belongs(part: Part) -> bool:
+        return part.layer == layer and part.entry.path.startswith(prefix)
+
+    return {
+        part.entry.path.removeprefix(prefix): _put(value, dtype, None)
+        for name, parts in plan.parts.items()
+        if any(map(belongs, parts))
+        for part, value in _read(plan, name)
+        if belongs(part)
+    }
 
 
-def _piece(place: Place, name: str, tensors: Mapping[str, Stored]) -> Array:
-    shape = place.shape[1:] if is_stacked(place.row) else place.shape
-    return to_ours(read_tensor(tensors[name], name, place.span), place.row, shape)
+def _parameters(
+    plan: LoadPlan, dtype: DTypeLike | None, placement: Placement
+) -> dict[str, jax.Array]:
+    """The parameters by path; one tensor at a time is read."""
+    shapes = {path: leaf.shape for path, leaf in leaves_of(plan.model)[0]}
+    shardings = {path: _sharding(placement, path, shape) for path, shape in shapes.items()}
+    values: dict[str, jax.Array] = {}
+    # The largest tensors first: while one is read, it is in memory twice.
+    for name in sorted(plan.parts, key=lambda name: -prod(plan.tensors[name].shape)):
+        for (entry, layer, _), value in _read(plan, name):
+            path, sharding = entry.path, shardings[entry.path]
+            if layer is None:
+                values[path] = _put(value, dtype, sharding)
+                continue
+            if path not in values:
+                values[path] = jnp.zeros(shapes[path], dtype or value.dtype, device=sharding)
+            piece = _put(value, values[path].dtype, _of_a_layer(sharding))
+            # Waited for, so that no more than one layer is in memory beside the stack.
+            values[path] = _writer(sharding)(values[path], piece, layer).block_until_ready()
+    return values
+
+
+def _read(plan: LoadPlan, name: str) -> Iterator[tuple[Part, Array]]:
+    """The parts of a tensor, with their values."""
+    tensor = read_tensor(plan.tensors[name], name)
+    return zip(plan.parts[name], from_tensor(tensor, plan.parts[name]), strict=True)
 
 
 def _put(value: Array, dtype: DTypeLike | None, sharding: Sharding | None) -> jax.Array:
     return jax.device_put(value.astype(dtype or value.dtype, copy=False), sharding)
 
 
+def _sharding(placement: Placement, path: str, shape: Shape) -> Sharding | None:
+    return placement if isinstance(placement, Sharding | None) else placement(path, shape)
+
+
 @cache
 def _writer(sharding: Sharding | None) -> Callable[..., jax.Array]:
-    """Writes a layer into its place in the stack, which is given away and comes back filled."""
+    """Writes one layer of a stack, whose buffer is donated."""
 
     def write(whole: jax.Array, piece: jax.Array, layer: ArrayLike) -> jax.Array:
         return jax.lax.dynamic_update_index_in_dim(whole, piece, layer, 0)

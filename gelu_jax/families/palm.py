@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from gelu_jax.families.family import Family
 from gelu_jax.families.hf_config import HFConfig
-from gelu_jax.families.weight_map import Entry, within
+from gelu_jax.families.weight_map import Entry, WeightMap, prefixed
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
@@ -18,22 +18,21 @@ from gelu_jax.nn.position import RotaryConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
 
-def config(s: HFConfig, tensors: Collection[str]) -> TransformerConfig:
-    """The constructor's arguments as a config of ours."""
-    d = s.integer("dim")
+def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
+    d = hf.integer("dim")
     return TransformerConfig(
-        vocab_size=s.integer("num_tokens"),
-        num_layers=s.integer("depth"),
+        vocab_size=hf.integer("num_tokens"),
+        num_layers=hf.integer("depth"),
         block=BlockConfig(
             NormConfig(d, epsilon=1e-5),
             AttentionConfig(
                 d,
-                num_heads=s.integer("heads", 8),
+                num_heads=hf.integer("heads", 8),
                 num_kv_heads=1,
-                head_dim=s.integer("dim_head", 64),
+                head_dim=hf.integer("dim_head", 64),
                 rotary=RotaryConfig(),
             ),
-            FeedForwardConfig(d, d_ff=s.integer("ff_mult", 4) * d, variant="swiglu"),
+            FeedForwardConfig(d, d_ff=hf.integer("ff_mult", 4) * d, variant="swiglu"),
             style="parallel",
         ),
     )
@@ -41,7 +40,7 @@ def config(s: HFConfig, tensors: Collection[str]) -> TransformerConfig:
 
 _FUSED = "fused_attn_ff_proj.weight"
 
-LAYER = (
+_LAYER = (
     Entry("attention_norm.scale", "norm.gamma"),
     Entry("attention.w_query", _FUSED, "(h k) d -> d h k"),
     Entry("attention.w_key", _FUSED, "(g k) d -> d g k"),
@@ -53,20 +52,20 @@ LAYER = (
 )
 
 
-def rows(config: TransformerConfig) -> tuple[Entry, ...]:
-    """The table of names: the parts are numbered in sequence, the embedding first."""
+def _weight_map(config: TransformerConfig) -> WeightMap:
+    """The modules are numbered in sequence, the embedding first."""
     return (
         Entry("embedding", "0.weight"),
-        *within(LAYER, "layers.", "{}.fn.", first_layer=1),
+        *prefixed(_LAYER, "layers.", "{1}.fn."),
         Entry("final_norm.scale", f"{config.num_layers + 1}.gamma"),
+        Entry("embedding", f"{config.num_layers + 2}.weight"),
     )
 
 
 PALM = Family(
     "palm",
-    config,
+    _config,
     Transformer,
-    rows,
+    _weight_map,
     ignored=r"(.*\.)?(beta|mask|pos_emb|rotary_emb\.inv_freq)",  # buffers
-    tied=lambda config: {f"{config.num_layers + 2}.weight": "0.weight"},
 )

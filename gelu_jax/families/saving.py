@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from gelu_jax.errors import ConfigError, Problem
+from gelu_jax.errors import ABSENT, ConfigError, Problem
 from gelu_jax.families.files import write_tensors
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.load_plan import Source, family_of
 from gelu_jax.families.tree import architecture_fields, leaves_of, most_common
-from gelu_jax.families.weight_map import Place, is_stacked, places, to_theirs, with_aliases
+from gelu_jax.families.weight_map import (
+    Array,
+    Part,
+    renamed,
+    tensor_parts,
+    to_tensor,
+    whole_shape,
+)
 from gelu_jax.files import new_folder, write_file
-
-Array = NDArray[Any]
 
 
 def save(
@@ -30,64 +34,62 @@ def save(
 ) -> None:
     """Writes a directory that `load` reads, and transformers too: config.json and safetensors.
 
-    A loaded model's tensors come out byte-equal to those that it was loaded from. ``config``: the
-    content of the config.json, wanted for a model that was not loaded. The directory takes its
-    name only when all of it is written.
+    A loaded model's tensors come out byte-equal to those that it was loaded from. The directory
+    takes its name only when all of it is written.
 
-    Raises ConfigError where the config is missing or describes another model, and where the path
-    is taken.
+    Args:
+      model: of a class that a family has.
+      path: the directory to be made; it may be there already if it is empty.
+      config: fields of the config.json. A loaded model has them; these are added or replace them.
+      max_shard_bytes: the size above which tensors go to several files. No tensor is split.
+
+    Raises:
+      ConfigError: the config is missing or describes another model, or the path is taken.
+      OSError: the disk is full; nothing is then left behind.
     """
     source: Source | None = getattr(model, "source", None)
     if config is None and source is None:
-        reason = "wanted: this model was not loaded, so what its config.json says is unknown"
+        reason = "needed for a model that was not loaded: the fields of its config.json"
         raise ConfigError([Problem("config", None, reason)])
-    values: dict[str, Any] = json.loads(source.settings) if source else {}
-    values |= config or {}
+    text = source.config_json if source else "{}"
+    values: dict[str, Any] = json.loads(text) | dict(config or {})
     family = family_of(values)
     leaves = {path: np.asarray(leaf) for path, leaf in leaves_of(model)[0]}
-    table = places(
-        with_aliases(family.rows(model.config), source.aliases if source else ()),
-        {path: leaf.shape for path, leaf in leaves.items()},
-    )
-    described = family.config(HFConfig(values), [name for place in table for name in place.names()])
+    weight_map = renamed(family.weight_map(model.config), source.aliases if source else ())
+    parts = tensor_parts(weight_map, {path: leaf.shape for path, leaf in leaves.items()})
+    described = family.config(HFConfig(values), parts)
     if architecture_fields(described) != architecture_fields(model.config):
-        reason = "describes another model than the one to be saved"
-        raise ConfigError([Problem("config", values.get("model_type"), reason)])
+        raise ConfigError([Problem("config", ABSENT, "describes another model than this one")])
     key = "torch_dtype" if "torch_dtype" in values else "dtype"
-    values[key] = most_common({leaf.dtype.name: leaf.nbytes for leaf in leaves.values()})
+    values[key] = most_common((leaf.dtype.name, leaf.size) for leaf in leaves.values())
+    if json.loads(text) != values:  # else it is written as it was read
+        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError([Problem("path", target, "exists and is not an empty directory")])
     with new_folder(target) as folder:
-        text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-        unchanged = source is not None and json.loads(source.settings) == values
-        write_file(folder / "config.json", source.settings if source and unchanged else text)
-        _write_weights(folder, table, leaves, max_shard_bytes)
+        write_file(folder / "config.json", text)
+        shards = _shards(parts, leaves, max_shard_bytes)
+        contents = ({name: _tensor(parts[name], leaves) for name in shard} for shard in shards)
+        write_tensors(folder, contents, len(shards))
 
 
-def _write_weights(
-    folder: Path, table: list[Place], leaves: Mapping[str, Array], max_shard_bytes: int
-) -> None:
-    parts: dict[str, list[tuple[Place, int]]] = {}
-    for place in table:
-        for layer, name in enumerate(place.names()):
-            parts.setdefault(name, []).append((place, layer))
+def _shards(
+    tensors: Mapping[str, list[Part]], leaves: Mapping[str, Array], max_shard_bytes: int
+) -> list[list[str]]:
+    """The names of the tensors of each file, filled one after another."""
     shards: list[list[str]] = [[]]
     room = max_shard_bytes
-    for name, ((place, _), *_) in parts.items():
-        size = prod(place.whole) * leaves[place.row.path].dtype.itemsize
+    for name, parts in tensors.items():
+        size = prod(whole_shape(parts)) * leaves[parts[0].entry.path].dtype.itemsize
         if size > room and shards[-1]:
             shards.append([])
             room = max_shard_bytes
         shards[-1].append(name)
         room -= size
-    written = ({name: _tensor(parts[name], leaves) for name in shard} for shard in shards)
-    write_tensors(folder, written, len(shards))
+    return shards
 
 
-def _tensor(parts: list[tuple[Place, int]], leaves: Mapping[str, Array]) -> Array:
-    pieces: list[Array] = []
-    for place, layer in parts:
-        leaf = leaves[place.row.path]
-        pieces.append(to_theirs(leaf[layer] if is_stacked(place.row) else leaf, place.row))
-    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, parts[0][0].row.fused)
+def _tensor(parts: list[Part], leaves: Mapping[str, Array]) -> Array:
+    values = [leaves[part.entry.path][... if part.layer is None else part.layer] for part in parts]
+    return to_tensor(values, parts)

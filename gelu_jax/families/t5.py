@@ -2,12 +2,10 @@
 
 from collections.abc import Collection
 
-from gelu_jax.activations import activation
-from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families.common import gated
 from gelu_jax.families.family import Family
 from gelu_jax.families.hf_config import HFConfig
-from gelu_jax.families.weight_map import Entry, within
+from gelu_jax.families.weight_map import Entry, WeightMap, attention, feed_forward, norm, prefixed
 from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
@@ -17,106 +15,76 @@ from gelu_jax.nn.position import RelativeConfig
 from gelu_jax.nn.variants import Variant
 
 
-def config(s: HFConfig, tensors: Collection[str]) -> EncoderDecoderConfig:
-    """T5's config.json as a config of ours.
+def _config(hf: HFConfig, tensors: Collection[str]) -> EncoderDecoderConfig:
+    """A head among the tensors is used, whatever the config says; without one the config decides.
 
     Files of version 1.1 hold a head of their own, though transformers 5 writes
-    ``tie_word_embeddings: true`` beside it: where there is one it is used, and where there is none
-    the config decides.
+    ``tie_word_embeddings: true`` beside it.
     """
-    d, layers = s.integer("d_model"), s.integer("num_layers")
-    scaled = s.flag("scale_decoder_outputs", s.flag("tie_word_embeddings", True))
+    d, num_layers = hf.integer("d_model"), hf.integer("num_layers")
+    tied = hf.flag("tie_word_embeddings", True)
     return EncoderDecoderConfig(
-        vocab_size=s.integer("vocab_size"),
-        num_encoder_layers=layers,
-        num_decoder_layers=s.optional("num_decoder_layers") or layers,
+        vocab_size=hf.integer("vocab_size"),
+        num_encoder_layers=num_layers,
+        num_decoder_layers=hf.integer("num_decoder_layers", None) or num_layers,
         block=BlockConfig(
-            NormConfig(d, kind="rms", epsilon=s.number("layer_norm_epsilon", 1e-6)),
+            NormConfig(d, kind="rms", epsilon=hf.number("layer_norm_epsilon", 1e-6)),
             AttentionConfig(
                 d,
-                num_heads=s.integer("num_heads"),
-                head_dim=s.integer("d_kv"),
+                num_heads=hf.integer("num_heads"),
+                head_dim=hf.integer("d_kv"),
                 causal=False,
                 scale=1.0,
             ),
-            FeedForwardConfig(d, d_ff=s.integer("d_ff"), variant=_variant(s)),
+            FeedForwardConfig(d, d_ff=hf.integer("d_ff"), variant=_variant(hf)),
         ),
         relative=RelativeConfig(
-            s.integer("relative_attention_num_buckets", 32),
-            s.integer("relative_attention_max_distance", 128),
+            hf.integer("relative_attention_num_buckets", 32),
+            hf.integer("relative_attention_max_distance", 128),
         ),
-        tie_embeddings="lm_head.weight" not in tensors and s.flag("tie_word_embeddings", True),
-        logit_scale=d**-0.5 if scaled else 1.0,
+        tie_embeddings=tied and "lm_head.weight" not in tensors,
+        logit_scale=d**-0.5 if hf.flag("scale_decoder_outputs", tied) else 1.0,
     )
 
 
-def _variant(s: HFConfig) -> Variant:
-    name = s.text("feed_forward_proj", "relu")
+def _variant(hf: HFConfig) -> Variant:
+    name = hf.string("feed_forward_proj", "relu")
     if name == "gated-gelu":  # which means the tanh form, unlike the "gelu" of others
         return gated("gelu_tanh")
-    prefix, _, act = name.rpartition("-")
-    if prefix not in ("", "gated"):
-        reason = "unknown; nearest: gated-gelu, relu"
-        raise ConfigError([Problem("feed_forward_proj", name, reason)])
-    try:
-        act = activation(act).__name__
-    except ValueError as error:
-        reason = str(error).partition(": ")[2]
-        raise ConfigError([Problem("feed_forward_proj", name, reason)]) from None
-    return gated(act) if prefix else act
+    act = hf.activation("feed_forward_proj", "relu", prefix="gated-")
+    return gated(act) if name.startswith("gated-") else act
 
 
-def _attention(ours: str, theirs: str) -> tuple[Entry, ...]:
-    rows = (
-        Entry("w_query", "q.weight", "(h k) d -> d h k"),
-        Entry("w_key", "k.weight", "(h k) d -> d h k"),
-        Entry("w_value", "v.weight", "(h k) d -> d h k"),
-        Entry("w_out", "o.weight", "d (h k) -> h k d"),
+def _stack(name: str, sublayer: int, inputs: list[str]) -> WeightMap:
+    """The encoder or the decoder; the feed-forward is that sublayer of each of its blocks."""
+    dense = f"layer.{sublayer}.DenseReluDense"
+    block = (
+        *attention("attention", "layer.0.SelfAttention", "q", "k", "v", "o"),
+        *norm("attention_norm", "layer.0.layer_norm"),
+        *attention("cross_attention", "layer.1.EncDecAttention", "q", "k", "v", "o"),
+        *norm("cross_attention_norm", "layer.1.layer_norm"),
+        *feed_forward("feed_forward", [f"{dense}.{linear}" for linear in inputs], f"{dense}.wo"),
+        *norm("feed_forward_norm", f"layer.{sublayer}.layer_norm"),
     )
-    return within(rows, ours, theirs)
-
-
-def _feed_forward(number: int, inputs: tuple[str, ...]) -> tuple[Entry, ...]:
-    w_in = (Entry(f"w_in.{i}", f"{name}.weight", "f d -> d f") for i, name in enumerate(inputs))
-    w_out = Entry("w_out", "wo.weight", "d f -> f d")
-    return within((*w_in, w_out), "layers.feed_forward.", f"layer.{number}.DenseReluDense.")
-
-
-def _tower(number: int, inputs: tuple[str, ...]) -> tuple[Entry, ...]:
-    """A stack whose feed-forward is part `number` of each block."""
-    layer = (
-        *_attention("layers.attention.", "layer.0.SelfAttention."),
-        Entry("layers.attention_norm.scale", "layer.0.layer_norm.weight"),
-        *_attention("layers.cross_attention.", "layer.1.EncDecAttention."),
-        Entry("layers.cross_attention_norm.scale", "layer.1.layer_norm.weight"),
-        *_feed_forward(number, inputs),
-        Entry("layers.feed_forward_norm.scale", f"layer.{number}.layer_norm.weight"),
-    )
-    return (
-        *within(layer, theirs="block.{}."),
+    stack = (
+        *prefixed(block, "layers.", "block.{}."),
         Entry("relative", "block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
-        Entry("final_norm.scale", "final_layer_norm.weight"),
+        *norm("final_norm", "final_layer_norm"),
     )
+    return prefixed(stack, f"{name}.", f"{name}.")
 
 
-def rows(config: EncoderDecoderConfig) -> tuple[Entry, ...]:
-    """The table of names; the kernels of gated blocks have names of their own."""
-    inputs = ("wi_0", "wi_1") if config.block.feed_forward.num_branches == 2 else ("wi",)
+def _weight_map(config: EncoderDecoderConfig) -> WeightMap:
+    """The kernels of gated blocks have names of their own."""
+    inputs = ["wi_0", "wi_1"] if config.block.feed_forward.num_branches == 2 else ["wi"]
     return (
         Entry("embedding", "shared.weight"),
-        *within(_tower(1, inputs), "encoder.", "encoder."),
-        *within(_tower(2, inputs), "decoder.", "decoder."),
+        *_stack("encoder", 1, inputs),
+        *_stack("decoder", 2, inputs),
         Entry("head", "lm_head.weight"),
+        Entry("embedding", "encoder.embed_tokens.weight"),
+        Entry("embedding", "decoder.embed_tokens.weight"),
     )
 
 
-T5 = Family(
-    "t5",
-    config,
-    EncoderDecoder,
-    rows,
-    tied=lambda _: {
-        "encoder.embed_tokens.weight": "shared.weight",
-        "decoder.embed_tokens.weight": "shared.weight",
-    },
-)
+T5 = Family("t5", _config, EncoderDecoder, _weight_map)

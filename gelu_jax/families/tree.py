@@ -1,6 +1,7 @@
-"""A model's skeleton: its parameters by path, its config with other dtypes."""
+"""A model as a tree: its parameters by path, its config with other dtypes."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -11,7 +12,15 @@ T = TypeVar("T")
 
 
 def leaves_of(model: object) -> tuple[list[tuple[str, Any]], Any]:
-    """The parameters by path, and the tree that they are the leaves of."""
+    """The parameters of a model.
+
+    Args:
+      model: an NNX module, or one of shapes and dtypes.
+
+    Returns:
+      Pairs of a path such as "layers.attention.w_query" and its parameter, and the tree that they
+      are the leaves of.
+    """
     leaves, tree = jax.tree_util.tree_flatten_with_path(model)
     names = (jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves)
     leaves = [leaf for _, leaf in leaves]
@@ -19,22 +28,64 @@ def leaves_of(model: object) -> tuple[list[tuple[str, Any]], Any]:
 
 
 def with_values(model: T, values: Mapping[str, jax.Array]) -> T:
+    """The model with other parameters.
+
+    Args:
+      model: an NNX module, or one of shapes and dtypes.
+      values: each parameter by its path.
+
+    Returns:
+      A module of the same class and config.
+    """
     leaves, tree = leaves_of(model)
     return jax.tree_util.tree_unflatten(tree, [values[path] for path, _ in leaves])
 
 
+def most_common(sizes: Iterable[tuple[str, int]]) -> str:
+    """The dtype of most weights.
+
+    Args:
+      sizes: the dtype and the number of elements of each array.
+
+    Returns:
+      The dtype that has most elements; "float32" where there are none.
+
+    >>> most_common([("float32", 6), ("bfloat16", 4), ("bfloat16", 3)])
+    'bfloat16'
+    """
+    totals = Counter[str]()
+    for dtype, size in sizes:
+        totals[dtype] += size
+    return max(totals, key=totals.__getitem__, default="float32")
+
+
 def in_dtype(config: T, dtype: DTypeLike) -> T:
-    """The config with every dtype in it set."""
+    """The config with every dtype in it set.
+
+    Args:
+      config: of a model.
+      dtype: of its parameters and computation.
+
+    Returns:
+      The config with it.
+    """
     return _changed(config, lambda f, value: dtype if f.name in _DTYPES else value)
 
 
 def architecture_fields(config: T) -> T:
-    """The config with everything at its default that a config.json does not say of it."""
-    return _changed(config, lambda f, value: f.default if f.name in _UNSAID else value)
+    """The config with everything at its default that a config.json does not say.
+
+    Args:
+      config: of a model.
+
+    Returns:
+      A config that is equal for models whose config.json and tensors are alike.
+    """
+    return _changed(config, lambda f, value: f.default if f.name in _NOT_IN_FILES else value)
 
 
 _DTYPES = ("dtype", "param_dtype")
-_UNSAID = (
+_NOT_IN_FILES = (
     *(*_DTYPES, "dropout_rate", "init_std", "output_init_scale", "scan_layers"),
     *("residuals", "residual_dtype", "chunk_size", "rounding"),
 )
@@ -47,7 +98,3 @@ def _changed(config: Any, change: Callable[[Field[Any], Any], Any]) -> Any:
         return config
     parts = {f.name: change(f, _changed(getattr(config, f.name), change)) for f in fields(config)}
     return replace(config, **parts)
-
-
-def most_common(sizes: Mapping[str, int]) -> str:
-    return max(sizes, key=lambda name: sizes[name], default="float32")

@@ -1,152 +1,291 @@
-"""A family's table of names: which of their tensors holds which of our parameters, and how.
+"""A family's weight map: which tensor of a checkpoint holds which parameter, and in which layout.
 
-A row's layout reads "theirs -> ours", with the axes of each: ``"f d -> d f"`` is a transpose,
-``"(h k) d -> d h k"`` splits the heads of an (out, in) matrix, ``"1 1 d -> d"`` drops axes of one.
-The same row serves loading and saving. Nothing is ever guessed from a shape.
+The same map loads and saves. Names are those that transformers writes.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from math import prod
+from itertools import chain
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
-Shape = tuple[int, ...]
+from gelu_jax.nn.layouts import Shape, inverse, rearrange, rearranged_shape
+
+Array = NDArray[Any]
+_UNCHANGED = "... -> ..."
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One of our parameters, the tensor that holds it, and the layout there.
+    """A parameter, the tensor that holds it, and its layout there.
 
-    A name with ``{}`` stands for one tensor a layer, counted from `first_layer`; the parameter
-    then has a leading layer axis. Rows that name one tensor lie in it one after another, along
-    its axis `fused`, in the order of the table.
+    Entries that name one tensor are concatenated in it, in the order of the map. A second entry for
+    a parameter is a tied copy: it is not written, and where a file has it, both must be equal.
+
+    Attributes:
+      path: the parameter, as a path in the model; one that the model lacks is passed over.
+      name: the tensor. Where there is one for each layer, ``{}`` stands for the layer's number,
+        counted from 0 (``{1}`` from 1), and the parameter has a leading layer axis.
+      pattern: from the tensor to the parameter (without its layer axis), as `rearrange` reads it.
+      axis: the axis of the tensor that entries are concatenated along.
     """
 
     path: str
     name: str
-    layout: str = ""
-    fused: int = 0
-    first_layer: int = 0
+    pattern: str = _UNCHANGED
+    axis: int = 0
+
+    def tensor_name(self, layer: int = 0) -> str:
+        """The tensor of one layer.
+
+        Args:
+          layer: its index, from 0.
+
+        Returns:
+          The name.
+        """
+        return self.name.format(layer, layer + 1)
 
 
-class Place(NamedTuple):
-    """A row's part of a tensor: the part from `start` to `stop` along an axis of the whole."""
-
-    row: Entry
-    shape: Shape
-    start: int
-    stop: int
-    whole: Shape
-
-    @property
-    def span(self) -> tuple[slice, ...]:
-        """What to take from the tensor."""
-        cut = slice(self.start, self.stop)
-        return tuple(cut if a == self.row.fused else slice(None) for a in range(len(self.whole)))
-
-    def names(self, layers: range | None = None) -> list[str]:
-        """The tensors of the row, one a layer where there are layers."""
-        if not is_stacked(self.row):
-            return [self.row.name]
-        layers = range(self.shape[0]) if layers is None else layers
-        return [self.row.name.format(self.row.first_layer + layer) for layer in layers]
+WeightMap = tuple[Entry, ...]
 
 
-def is_stacked(row: Entry) -> bool:
-    """Whether the row's parameter has a leading layer axis."""
-    return "{}" in row.name
+def norm(path: str, name: str) -> WeightMap:
+    """The entries of a LayerNorm or RMSNorm.
+
+    Args:
+      path: the module in our model.
+      name: the module in transformers.
+
+    Returns:
+      Its scale and bias.
+    """
+    return Entry(f"{path}.scale", f"{name}.weight"), Entry(f"{path}.bias", f"{name}.bias")
 
 
-def within(
-    rows: Iterable[Entry], ours: str = "", theirs: str = "", *, first_layer: int = 0
-) -> tuple[Entry, ...]:
-    """The rows of a part, where the part stands under a name in both models."""
-    return tuple(
-        replace(row, path=ours + row.path, name=theirs + row.name, first_layer=first_layer)
-        for row in rows
+def linear(
+    path: str, name: str, pattern: str = "e d -> d e", bias_pattern: str = _UNCHANGED
+) -> WeightMap:
+    """The entries of a torch.nn.Linear.
+
+    Args:
+      path: the kernel or bias in our model, with ``{}`` for "w" and "b".
+      name: the module in transformers.
+      pattern: of the kernel.
+      bias_pattern: of the bias.
+
+    Returns:
+      The kernel and the bias.
+
+    >>> [entry.path for entry in linear("attention.{}_out", "self_attn.o_proj")]
+    ['attention.w_out', 'attention.b_out']
+    """
+    return (
+        Entry(path.format("w"), f"{name}.weight", pattern),
+        Entry(path.format("b"), f"{name}.bias", bias_pattern),
     )
 
 
-def apply_aliases(name: str, aliases: Iterable[tuple[str, str]]) -> str:
-    """A tensor's name with each (ours, other) replaced; ``^`` anchors at the name's beginning."""
-    for ours, other in aliases:
-        anchored = ours.startswith("^")
-        pattern = "^" + re.escape(ours[1:]) if anchored else re.escape(ours)
-        name = re.sub(pattern, other, name)
-    return name
+def attention(path: str, name: str, query: str, key: str, value: str, out: str) -> WeightMap:
+    """The entries of an attention made of four torch.nn.Linear.
+
+    Args:
+      path: the module in our model.
+      name: the module in transformers.
+      query: in it, what gives the queries.
+      key: what gives the keys.
+      value: what gives the values.
+      out: what is applied to the heads' outputs.
+
+    Returns:
+      The kernels and biases.
+    """
+    into_heads = ("(h k) d -> d h k", "(h k) -> h k")
+    return (
+        *linear(path + ".{}_query", f"{name}.{query}", *into_heads),
+        *linear(path + ".{}_key", f"{name}.{key}", *into_heads),
+        *linear(path + ".{}_value", f"{name}.{value}", *into_heads),
+        *linear(path + ".{}_out", f"{name}.{out}", "d (h k) -> h k d"),
+    )
 
 
-def with_aliases(rows: Iterable[Entry], aliases: Sequence[tuple[str, str]]) -> tuple[Entry, ...]:
-    """The rows in another spelling of their tensors' names."""
-    return tuple(replace(row, name=apply_aliases(row.name, aliases)) for row in rows)
+def feed_forward(path: str, inputs: Sequence[str], out: str) -> WeightMap:
+    """The entries of a feed-forward block made of torch.nn.Linear.
+
+    Args:
+      path: the module in our model.
+      inputs: in transformers, the module of each branch, in the order of the variant.
+      out: the module that is applied to their product.
+
+    Returns:
+      The kernels and biases.
+    """
+    branches = (linear(f"{path}.{{}}_in.{i}", name) for i, name in enumerate(inputs))
+    return (*chain.from_iterable(branches), *linear(path + ".{}_out", out))
 
 
-def places(rows: Iterable[Entry], shapes: Mapping[str, Shape]) -> list[Place]:
-    """Where each of our parameters lies; rows for parameters that the model lacks are left out."""
-    rows = [row for row in rows if row.path in shapes]
-    parts = {row: _their_shape(row, shapes[row.path]) for row in rows}
-    filled: dict[str, int] = {}
-    spans: list[tuple[Entry, int, int]] = []
-    for row in rows:
-        start = filled.get(row.name, 0)
-        stop = start + (parts[row][row.fused] if parts[row] else 0)
-        filled[row.name] = stop
-        spans.append((row, start, stop))
+def prefixed(entries: Iterable[Entry], path: str, name: str) -> WeightMap:
+    """The entries of a part of a model.
+
+    Args:
+      entries: with paths and names within the part.
+      path: what stands before each path.
+      name: what stands before each name.
+
+    Returns:
+      The entries in the whole model.
+    """
+    return tuple(replace(e, path=path + e.path, name=name + e.name) for e in entries)
+
+
+Aliases = tuple[tuple[str, str], ...]
+
+
+def renamed(weight_map: WeightMap, aliases: Aliases) -> WeightMap:
+    """The entries with the tensors' names as other files spell them.
+
+    Args:
+      weight_map: with names as transformers writes them.
+      aliases: pairs of a regular expression and its replacement, applied in turn.
+
+    Returns:
+      The entries in the other spelling.
+
+    >>> renamed((Entry("pooler.w", "bert.pooler.dense.weight"),), ((r"^bert\\.", ""),))[0].name
+    'pooler.dense.weight'
+    """
+    for pattern, other in aliases:
+        weight_map = tuple(
+            replace(entry, name=re.sub(pattern, other, entry.name)) for entry in weight_map
+        )
+    return weight_map
+
+
+class Part(NamedTuple):
+    """The part of a tensor that holds a parameter, or one layer of it.
+
+    Attributes:
+      entry: the parameter and its layout in the tensor.
+      layer: the index in the parameter's layer axis; None where it has none.
+      shape: of the parameter, without the layer axis.
+    """
+
+    entry: Entry
+    layer: int | None
+    shape: Shape
+
+    @property
+    def stored_shape(self) -> Shape:
+        """The shape of the part as it is stored."""
+        return rearranged_shape(self.shape, inverse(self.entry.pattern))
+
+
+def tensor_parts(
+    weight_map: WeightMap, shapes: Mapping[str, Shape], most_layers: int | None = None
+) -> dict[str, list[Part]]:
+    """What each tensor of a checkpoint holds.
+
+    Args:
+      weight_map: of the model.
+      shapes: of its parameters, by path.
+      most_layers: how many layers of a parameter to list at most; None lists all.
+
+    Returns:
+      By each tensor's name its parts, in the order in which they are concatenated.
+    """
+    tensors: dict[str, list[Part]] = {}
+    for path, entry in _holders(weight_map).items():
+        if path not in shapes:
+            continue
+        layers, shape = [None], shapes[path]
+        if "{" in entry.name:
+            layers, shape = range(shape[0])[:most_layers], shape[1:]
+        for layer in layers:
+            name = entry.tensor_name(layer or 0)
+            tensors.setdefault(name, []).append(Part(entry, layer, shape))
+    return tensors
+
+
+def tied_names(weight_map: WeightMap) -> dict[str, str]:
+    """The names under which files may store a tensor a second time.
+
+    Args:
+      weight_map: of the model.
+
+    Returns:
+      By each such name that of the tensor that it repeats.
+    """
+    holders = _holders(weight_map)
+    copies = (entry for entry in weight_map if holders[entry.path] is not entry)
+    return {entry.name: holders[entry.path].name for entry in copies}
+
+
+def _holders(weight_map: WeightMap) -> dict[str, Entry]:
+    """The entry of each parameter; later ones for the same are tied copies."""
+    holders: dict[str, Entry] = {}
+    for entry in weight_map:
+        holders.setdefault(entry.path, entry)
+    return holders
+
+
+def whole_shape(parts: Sequence[Part]) -> Shape:
+    """The shape of a tensor.
+
+    Args:
+      parts: all that it holds.
+
+    Returns:
+      The shape as it is stored.
+    """
+    first, *others = (part.stored_shape for part in parts)
+    axis = parts[0].entry.axis
+    size = sum(shape[axis] for shape in others)
+    return (*first[:axis], first[axis] + size, *first[axis + 1 :]) if others else first
+
+
+def from_tensor(tensor: Array, parts: Sequence[Part]) -> list[Array]:
+    """The parameters, or layers of them, that a tensor holds.
+
+    Args:
+      tensor: of the shape `whole_shape(parts)`.
+      parts: all that it holds.
+
+    Returns:
+      The value of each part.
+    """
+    pieces = [tensor]
+    if len(parts) > 1:
+        axis = parts[0].entry.axis
+        sizes = [part.stored_shape[axis] for part in parts]
+        pieces = np.split(tensor, np.cumsum(sizes)[:-1], axis)
     return [
-        Place(row, shapes[row.path], start, stop, _with(parts[row], row.fused, filled[row.name]))
-        for row, start, stop in spans
+        rearrange(piece, part.entry.pattern, **_axis_sizes(part))
+        for piece, part in zip(pieces, parts, strict=True)
     ]
 
 
-def to_ours(tensor: NDArray[Any], row: Entry, shape: Shape) -> NDArray[Any]:
-    """A tensor as our parameter of that shape."""
-    if not row.layout:
-        return tensor.reshape(shape)
-    theirs, ours = _axes(row.layout)
-    sizes = _sizes(ours, shape)
-    flat = [axis for group in theirs for axis in group]
-    split = tensor.reshape([sizes[axis] for axis in flat])
-    return split.transpose([flat.index(axis) for axis in sizes]).reshape(shape)
+def to_tensor(values: Sequence[Array], parts: Sequence[Part]) -> Array:
+    """The tensor that holds parameters, or layers of them: undoes `from_tensor`.
+
+    Args:
+      values: the value of each part.
+      parts: all that it holds.
+
+    Returns:
+      The tensor as it is stored.
+    """
+    pieces = [
+        rearrange(value, inverse(part.entry.pattern))
+        for value, part in zip(values, parts, strict=True)
+    ]
+    return np.concatenate(pieces, parts[0].entry.axis) if len(pieces) > 1 else pieces[0]
 
 
-def to_theirs(value: NDArray[Any], row: Entry) -> NDArray[Any]:
-    """Our parameter as their tensor."""
-    if not row.layout:
-        return value
-    theirs, ours = _axes(row.layout)
-    sizes = _sizes(ours, value.shape)
-    axes = list(sizes)
-    flat = [axis for group in theirs for axis in group]
-    turned = value.reshape([*sizes.values()]).transpose([axes.index(axis) for axis in flat])
-    return turned.reshape([prod(sizes[axis] for axis in group) for group in theirs])
-
-
-def _their_shape(row: Entry, shape: Shape) -> Shape:
-    shape = shape[1:] if is_stacked(row) else shape
-    if not row.layout:
-        return shape
-    theirs, ours = _axes(row.layout)
-    sizes = _sizes(ours, shape)
-    return tuple(prod(sizes[axis] for axis in group) for group in theirs)
-
-
-def _with(shape: Shape, axis: int, size: int) -> Shape:
-    return (*shape[:axis], size, *shape[axis + 1 :]) if shape else shape
-
-
-def _sizes(ours: Sequence[str], shape: Shape) -> dict[str, int]:
-    named = zip(ours, shape, strict=True)
+def _axis_sizes(part: Part) -> dict[str, int]:
+    _, ours = part.entry.pattern.split(" -> ")
+    axes = ours.split()
+    named = zip(axes, part.shape, strict=True) if "..." not in axes else ()
     return {axis: size for axis, size in named if axis != "1"}
-
-
-@cache
-def _axes(layout: str) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
-    """The groups of their axes, and our axes: an axis "1" is an empty group."""
-    theirs, ours = layout.split(" -> ")
-    groups = re.findall(r"\(([^)]*)\)|(\S+)", theirs)
-    split = (tuple((grouped or single).split()) for grouped, single in groups)
-    return tuple(() if group == ("1",) else group for group in split), tuple(ours.split())

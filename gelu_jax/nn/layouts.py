@@ -1,130 +1,187 @@
-"""The layouts in which checkpoints hold the branch weights of one block, by name, lossless.
+"""How checkpoints lay out weights, as patterns in the notation of einops; lossless both ways.
 
-`gelu_jax` holds one kernel a branch, each (d, f), in the order of the variant's activations. The
-same functions serve kernels, biases and stacks of experts, of numpy or JAX, in any dtype. An order
-is never read off a shape: (1024, 1024) is as much a transpose as it is not.
+Nothing is read off a shape: a (1024, 1024) kernel is as much a transpose as it is not. Of einops
+only `rearrange` is needed, which is too little to make it a dependency of the core.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from math import prod
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
-
-from jax import Array
+from typing import Any
 
 from gelu_jax.errors import nearest
 
-Value = TypeVar("Value")
-Tensor = Array | Any  # jax or numpy: whatever has the array API
+Tensor = Any  # of jax or numpy: whatever has the array API
+Shape = tuple[int, ...]
 
-
-class Layout(NamedTuple):
-    """How n branch tensors become one, and one becomes n again."""
-
-    fuse: Callable[[Any, Sequence[Tensor]], Tensor]
-    split: Callable[[Any, Tensor, int], list[Tensor]]
-
-
-def _concatenated(xp: Any, branches: Sequence[Tensor]) -> Tensor:
-    return xp.concat(list(branches), axis=-1)
-
-
-def _cut(xp: Any, fused: Tensor, n: int) -> list[Tensor]:
-    return _unstacked(xp, xp.reshape(fused, (*fused.shape[:-1], n, -1)), -2)
-
-
-def _interleaved(xp: Any, branches: Sequence[Tensor]) -> Tensor:
-    stacked = xp.stack(list(branches), axis=-1)
-    return xp.reshape(stacked, (*stacked.shape[:-2], -1))
-
-
-def _combed(xp: Any, fused: Tensor, n: int) -> list[Tensor]:
-    return _unstacked(xp, xp.reshape(fused, (*fused.shape[:-1], -1, n)), -1)
-
-
-def _unstacked(xp: Any, stacked: Tensor, axis: int) -> list[Tensor]:
-    return list(xp.moveaxis(stacked, axis, 0))
-
-
-LAYOUTS: Mapping[str, Layout] = MappingProxyType(
+# From the tensor of a checkpoint to n branches, one for each activation of the variant.
+LAYOUTS: Mapping[str, str] = MappingProxyType(
     {
-        # [gate|up]: Phi-3, Mixtral
-        "gate_up": Layout(_concatenated, _cut),
-        # [up|gate]: lucidrains' PaLM
-        "up_gate": Layout(
-            lambda xp, branches: _concatenated(xp, branches[::-1]),
-            lambda xp, fused, n: _cut(xp, fused, n)[::-1],
-        ),
-        # g0, u0, g1, u1, …: gpt-oss
-        "interleaved": Layout(_interleaved, _combed),
-        # (d, 2, f): tokamax
-        "d2f": Layout(
-            lambda xp, branches: xp.stack(list(branches), axis=-2),
-            lambda xp, fused, n: _unstacked(xp, fused, -2),
-        ),
-        # (2, d, f): Gemma
-        "2df": Layout(
-            lambda xp, branches: xp.stack(list(branches), axis=0),
-            lambda xp, fused, n: _unstacked(xp, fused, 0),
-        ),
+        "gate_up": "... (n f) -> n ... f",  # [gate|up]: Mixtral
+        "up_gate": "... (n f) -> n ... f",  # [up|gate]: lucidrains' PaLM
+        "interleaved": "... (f n) -> n ... f",  # g0, u0, g1, u1, …: gpt-oss
+        "d2f": "... n f -> n ... f",  # (d, 2, f): tokamax
+        "2df": "n ... f -> n ... f",  # (2, d, f): Gemma
+        "conv1d": "... d (n f) -> n ... d f",  # (in, out): GPT-2's Conv1D, and flax
+        "torch_linear": "... (n f) d -> n ... d f",  # (out, in): torch.nn.Linear; n = 2: Phi-3
     }
 )
 
-# Whether a kernel is held as (in, out), as flax and GPT-2's Conv1D do, or as (out, in).
-_TRANSPOSED = MappingProxyType({"flax": False, "conv1d": False, "torch_linear": True})
-
 
 def split(fused: Tensor, layout: str, *, num_branches: int = 2) -> tuple[Tensor, ...]:
-    """The branch tensors that one fused tensor holds, in the order of the variant: gate, then up.
+    """The branch arrays that one tensor of a checkpoint holds: our kernels, (d, f) each.
 
-    Raises ValueError for an unknown layout and for a tensor that does not hold num_branches.
+    The same layouts serve biases and stacks of experts (leading axes stay as they are), of numpy or
+    JAX, in any dtype.
+
+    Args:
+      fused: the tensor.
+      layout: a name in `LAYOUTS`.
+      num_branches: how many arrays it holds; 1 turns a kernel that holds nothing else.
+
+    Returns:
+      The arrays in the order of the variant's activations: gate, then up.
+
+    Raises:
+      ValueError: the layout is unknown, or the tensor's shape does not hold num_branches arrays.
 
     >>> import numpy as np
     >>> gate, up = split(np.array([[1, 10, 2, 20]]), "interleaved")
     >>> gate.tolist(), up.tolist()
     ([[1, 2]], [[10, 20]])
     """
-    xp = fused.__array_namespace__()
-    chosen = _named(layout, LAYOUTS, "layout")
+    pattern = _named(layout)
     try:
-        found = chosen.split(xp, fused, num_branches)
-    except (ValueError, TypeError):
-        found = []
-    if len(found) != num_branches:
-        raise ValueError(f"{layout}: shape {fused.shape} does not hold {num_branches} branches")
-    return tuple(found)
+        branches = tuple(rearrange(fused, pattern, n=num_branches))
+    except ValueError:
+        reason = f"shape {fused.shape} does not hold {num_branches} branches"
+        raise ValueError(f"{layout}: {reason}") from None
+    return branches[::-1] if layout == "up_gate" else branches
 
 
 def fuse(branches: Sequence[Tensor], layout: str) -> Tensor:
-    """One tensor of several branch tensors, given in the order of the variant: undoes `split`.
+    """The tensor of a checkpoint that holds several branch arrays: undoes `split`.
 
-    Raises ValueError for an unknown layout.
+    Args:
+      branches: arrays of one shape and dtype, in the order of the variant: gate, then up.
+      layout: a name in `LAYOUTS`.
+
+    Returns:
+      The tensor.
+
+    Raises:
+      ValueError: the layout is unknown, or the arrays do not have the axes that it names.
 
     >>> import numpy as np
     >>> fuse((np.array([[1, 2]]), np.array([[10, 20]])), "up_gate").tolist()
     [[10, 20, 1, 2]]
     """
+    pattern = _named(layout)
+    ordered = branches[::-1] if layout == "up_gate" else branches
     xp = branches[0].__array_namespace__()
-    return _named(layout, LAYOUTS, "layout").fuse(xp, branches)
+    return rearrange(xp.stack(list(ordered)), inverse(pattern))
 
 
-def transposed(kernel: Tensor, order: str) -> Tensor:
-    """A kernel held as ``order`` turned to (in, out), or back: the same function undoes itself.
+def rearrange(x: Tensor, pattern: str, **sizes: int) -> Tensor:
+    """The array with its axes split, permuted and merged: einops' `rearrange`, for what we need.
 
-    ``"flax"`` and GPT-2's ``"conv1d"`` hold (in, out), ``"torch_linear"`` (out, in). A fused torch
-    kernel (2f, d) is turned first and split then. Leading axes (experts) stay.
+    Args:
+      x: a numpy or JAX array.
+      pattern: the axes before and after: ``"f d -> d f"`` is a transpose, ``"(h k) d -> d h k"``
+        splits the heads of an (out, in) matrix, ``"1 1 d -> d"`` drops axes of one, and ``...`` is
+        any number of axes.
+      **sizes: of axes, by name; all but one of those in parentheses on the left.
 
-    Raises ValueError for an unknown order.
+    Returns:
+      The same elements; a view where numpy can.
+
+    Raises:
+      ValueError: the shape of `x` does not have the axes of the pattern, in these sizes.
 
     >>> import numpy as np
-    >>> [transposed(np.ones((8, 2)), order).shape for order in ("torch_linear", "conv1d")]
-    [(2, 8), (8, 2)]
+    >>> rearrange(np.ones((6, 5)), "(h k) d -> d h k", k=2).shape
+    (5, 3, 2)
     """
-    if not _named(order, _TRANSPOSED, "order"):
-        return kernel
-    return kernel.__array_namespace__().moveaxis(kernel, -1, -2)
+    before, after, sizes = _solved(x.shape, pattern, sizes)
+    flat = [axis for group in before for axis in group]
+    order = [flat.index(axis) for group in after for axis in group]
+    apart = x.reshape([sizes[axis] for axis in flat])
+    return apart.transpose(order).reshape(_merged(after, sizes))
 
 
-def _named(name: str, table: Mapping[str, Value], field: str) -> Value:
-    if name not in table:
-        raise ValueError(f"{field} = {name!r}: unknown; {nearest(name, table)}")
-    return table[name]
+def rearranged_shape(shape: Shape, pattern: str, **sizes: int) -> Shape:
+    """The shape that `rearrange` gives an array of that shape.
+
+    Args:
+      shape: of the array.
+      pattern: as in `rearrange`.
+      **sizes: as in `rearrange`.
+
+    Returns:
+      The shape after.
+
+    Raises:
+      ValueError: the shape does not have the axes of the pattern, in these sizes.
+
+    >>> rearranged_shape((5, 3, 2), "d h k -> (h k) d")
+    (6, 5)
+    """
+    _, after, sizes = _solved(shape, pattern, sizes)
+    return _merged(after, sizes)
+
+
+def inverse(pattern: str) -> str:
+    """The pattern that undoes a pattern.
+
+    Args:
+      pattern: as in `rearrange`.
+
+    Returns:
+      The same sides, exchanged.
+
+    >>> inverse("f d -> d f")
+    'd f -> f d'
+    """
+    return " -> ".join(reversed(pattern.split(" -> ")))
+
+
+Groups = list[list[str]]  # the axes that each axis of an array is made of: none where it is "1"
+
+
+def _solved(
+    shape: Shape, pattern: str, sizes: dict[str, int]
+) -> tuple[Groups, Groups, dict[str, int]]:
+    """The groups of axes before and after, and the size of every axis."""
+    before, after = _sides(pattern, len(shape))
+    for group, size in zip(before, shape, strict=False):
+        known = prod(sizes.get(axis, 1) for axis in group)
+        sizes = dict.fromkeys(group, size // max(known, 1)) | sizes
+    if len(before) != len(shape) or _merged(before, sizes) != tuple(shape):
+        raise ValueError(f"shape {shape} does not have the axes {pattern!r} in sizes {sizes}")
+    return before, after, sizes
+
+
+@cache
+def _sides(pattern: str, rank: int) -> tuple[Groups, Groups]:
+    """The groups before and after; ``...`` is as many axes as the others leave of the rank."""
+    before, after = pattern.split(" -> ")
+    lead = rank - len(_groups(before.replace("...", "")))
+    dots = " ".join(f"lead{i}" for i in range(lead))
+    return _groups(before.replace("...", dots)), _groups(after.replace("...", dots))
+
+
+def _groups(side: str) -> Groups:
+    found = re.findall(r"\(([^)]*)\)|(\S+)", side)
+    return [[axis for axis in (several or one).split() if axis != "1"] for several, one in found]
+
+
+def _merged(groups: Groups, sizes: Mapping[str, int]) -> Shape:
+    return tuple(prod(sizes[axis] for axis in group) for group in groups)
+
+
+def _named(layout: str) -> str:
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout = {layout!r}: unknown; {nearest(layout, LAYOUTS)}")
+    return LAYOUTS[layout]

@@ -1,4 +1,4 @@
-"""What JAX and torch offer in place of our activations, to measure ours beside them."""
+"""The activations that JAX and torch offer, to measure ours beside them."""
 
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -29,11 +29,11 @@ JAX_NN: Mapping[str, Callable[[Array], Array]] = {
     "softplus": jax.nn.softplus,
     "mish": jax.nn.mish,
 }
-"""What JAX itself offers, or what its users write with it (`gelu_sigmoid`)."""
+"""Our name → what `jax.nn` offers under it; for `gelu_sigmoid`, what users write with `jax.nn`."""
 
 
 def torch_functions() -> Mapping[str, Callable[[Any], Any]]:
-    """The same of torch, which nothing here depends on: empty where it is not installed."""
+    """What torch offers under our names; nothing where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         return {}
     F: Any = import_module("torch.nn.functional")
@@ -57,8 +57,15 @@ def torch_functions() -> Mapping[str, Callable[[Any], Any]]:
     }
 
 
-def tensor(x: NDArray[Any]) -> Any:
-    """A torch tensor of the same bits; torch knows no bfloat16 of NumPy's."""
+def to_torch(x: NDArray[Any]) -> Any:
+    """A torch tensor with the bits of a NumPy array.
+
+    Args:
+      x: array of any shape, of a float dtype or of ml_dtypes' bfloat16, which torch cannot read.
+
+    Returns:
+      The tensor; it shares its memory with `x`.
+    """
     torch: Any = import_module("torch")
     if x.dtype.name != "bfloat16":
         return torch.from_numpy(x)
@@ -68,9 +75,17 @@ def tensor(x: NDArray[Any]) -> Any:
 def torch_value_and_derivative(
     f: Callable[[Any], Any], x: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """f and f′ at every 16-bit element, by torch's own backward pass."""
+    """f and f′ at every element, by torch and its backward pass.
+
+    Args:
+      f: an elementwise function of torch.
+      x: float16 or bfloat16 array of any shape.
+
+    Returns:
+      f(x) and f′(x), each of the shape and dtype of `x`.
+    """
     torch: Any = import_module("torch")
-    t = tensor(x).requires_grad_(True)
+    t = to_torch(x).requires_grad_(True)
     y = f(t)
     (slope,) = torch.autograd.grad(y, t, torch.ones_like(y))
     value, derivative = (u.detach().view(torch.int16).numpy().view(x.dtype) for u in (y, slope))

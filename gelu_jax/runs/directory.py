@@ -16,14 +16,9 @@ from gelu_jax.training.document import load
 # All that is ever written there, in the order of deleting it: without its config it is unknown
 _RUNS = ("runs/*/tuning-lr*-seed*", "runs/*/report-lr*-seed*")
 _FILES = (
-    "results.json",
-    "results.csv",
-    "report.html",
-    "curves.png",
-    "curves.svg",
-    "identity.json",
-    "config.yaml",
-)
+    "results.json", "results.csv", "report.html", "curves.png", "curves.svg", "curves.pdf",
+    "identity.json", "config.yaml",
+)  # fmt: skip
 _TRACKED = ("tensorboard", "wandb")
 _DRAFTS = tuple(f".{name}.*" for name in _FILES)  # what a killed process leaves behind
 _SHOWN = 5  # differences
@@ -149,7 +144,8 @@ def _standing(directory: Path) -> dict[str, Any] | None:
 
 
 def _is_empty(directory: Path) -> bool:
-    ignored = {directory / ".lock", directory / "identity.json"}.union(*map(directory.glob, _DRAFTS))
+    ignored = {directory / ".lock", directory / "identity.json"}
+    ignored = ignored.union(*map(directory.glob, _DRAFTS))
     return ignored.issuperset(directory.iterdir())
 
 

@@ -10,17 +10,18 @@ The address is a hash of all that decides the result: the resolved config, the d
 and the own modules and weights that the config names (see `identity`).
 """
 
+import glob
 import hashlib
 import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 
@@ -128,7 +129,10 @@ def _train(
     resume = None if state is None else (state, run.seconds[-1])
     latest = _Latest(home, run, state)
     try:
-        with checkpoint.Saver(home / "checkpoint") as saver, latest.saved_on_signal(saver):
+        with (
+            checkpoint.AsyncSaver(home / "checkpoint") as saver,
+            latest.saved_on_signal(saver),
+        ):
             for state, point in trainer.fit(task.seed, task.learning_rate, resume):
                 run = latest.append(point, state)
                 if latest.is_due(trainer.config, point):
@@ -174,7 +178,7 @@ class _Latest:
         passed = broadcast_from_primary(lambda: time.monotonic() - self._saved_at)
         return passed >= CHECKPOINT_SECONDS
 
-    def save(self, saver: checkpoint.Saver) -> None:
+    def save(self, saver: checkpoint.AsyncSaver) -> None:
         """Saves the state in the background, unless that has been done."""
         with self._lock:
             run, state = self.evaluated
@@ -185,7 +189,7 @@ class _Latest:
                 saver.save(int(state.step), state)
                 self._saved_step, self._saved_at = int(state.step), time.monotonic()
 
-    def saved_on_signal(self, saver: checkpoint.Saver) -> AbstractContextManager[None]:
+    def saved_on_signal(self, saver: checkpoint.AsyncSaver) -> AbstractContextManager[None]:
         """Saves the state when a signal ends the process, while the main thread trains on."""
         if jax.distributed.is_initialized():
             return signals.deferred()  # all processes save together, see `_stop_together`
@@ -256,34 +260,67 @@ def folder(
 
 def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[str, object]:
     return {
-        "config": to_dict(resolved(trainer, task)),
-        "data": trainer.data.facts.hash,
+        "config": _without_unused(to_dict(resolved(trainer, task))),
+        "data": trainer.data.info.hash,
         "versions": trained_by,
         **imported(trainer.config),  # nothing, for most configs
     }
 
 
+# Config fields that came after runs were first addressed, each with the value that changes nothing
+_ADDED = {"d_out": None}
+
+
+def _without_unused(data: Any) -> Any:
+    """A config as plain data, without the fields that older versions did not have or need."""
+    if isinstance(data, dict):
+        fields = cast(dict[str, Any], data).items()
+        return {k: _without_unused(v) for k, v in fields if k not in _ADDED or v != _ADDED[k]}
+    if isinstance(data, list):
+        return [_without_unused(item) for item in cast(list[Any], data)]
+    return data
+
+
 def find_model(directory: Path, arm: str | None = None) -> Path:
-    """The folder of a trained model.
+    """The folder of a trained model: that of the first seed that `results.json` reports.
 
     Args:
       directory: of a training or a comparison.
-      arm: whose model; None takes the arm that was trained first.
+      arm: whose model; None takes the first arm.
 
     Returns:
-      The folder of the first trained run of the arm.
+      The folder of a run that is on record there, never of an older or an unfinished one.
 
     Raises:
-      ConfigError: nothing has been trained there, or there is no such arm.
+      ConfigError: nothing has been finished there, or there is no such arm.
     """
-    checkpoints = directory.glob("runs/*/report-*/checkpoint")
-    homes = [path.parent for path in sorted(checkpoints, key=lambda path: path.stat().st_mtime)]
-    arms = list(dict.fromkeys(home.parent.name for home in homes))
-    if not homes:
-        raise ConfigError([Problem("run", directory, "there is no trained model in it")])
+    try:
+        results: Any = json.loads((directory / "results.json").read_bytes())
+        arms = [each["name"] for each in results["arms"]]
+        reported = [run for run in results["runs"] if run["purpose"] == "report"]
+    except (OSError, ValueError, KeyError, TypeError):
+        reason = "there is no finished run in it: no results.json that can be read"
+        raise ConfigError([Problem("run", directory, reason)]) from None
     if arm is not None and arm not in arms:
         raise ConfigError([Problem("arm", arm, f"not in {directory}; {nearest(arm, arms)}")])
-    return next(home for home in homes if home.parent.name == (arm or arms[0]))
+    for run in reported:
+        if run["arm"] == (arm or arms[0]) and (home := _home(directory, run)) is not None:
+            return home
+    raise ConfigError([Problem("run", directory, "the model that results.json names is gone")])
+
+
+def _home(directory: Path, run: Any) -> Path | None:
+    """The folder that holds the model of a reported run, told by its whole curve."""
+    name = Task(run["arm"], run["seed"], run["learning_rate"], run["purpose"]).name
+    for home in directory.glob(f"runs/{glob.escape(run['arm'])}/{name}-*"):
+        with suppress(OSError, ValueError):
+            if json.loads((home / "run.json").read_bytes()) == run and _has_state(home):
+                return home
+    return None
+
+
+def _has_state(home: Path) -> bool:
+    return any((home / "checkpoint").glob("[0-9]*"))
 
 
 def load_model(home: Path) -> Model:

@@ -136,7 +136,7 @@ def identity(trainers: Mapping[str, Trainer]) -> dict[str, str]:
     first = next(iter(trainers.values()))
     version, backend, numerics, *x64 = versions()
     found = {
-        "data": first.data.facts.hash,
+        "data": first.data.info.hash,
         "jax": version,
         "backend": backend,
         "JAX_ENABLE_X64": str(bool(x64)),

@@ -1,15 +1,22 @@
 """Accelerators: published peak figures, dense bfloat16, links counted one way; none measured here.
 
-The network is taken to be one adapter of 400 Gbit/s a device, of 200 for the A100.
+The network is assumed to be one adapter of 400 Gbit/s per device, of 200 Gbit/s for the A100.
 """
 
 from typing import NamedTuple
 
 
 class Chip(NamedTuple):
-    """FLOP/s, bytes and bytes/s of one device.
+    """The peak figures of one device.
 
-    ``link`` reaches the ``domain`` devices around it (a node, a slice), ``network`` all others.
+    Attributes:
+      flops: FLOP/s of dense bfloat16 matrix products.
+      memory: bytes.
+      bandwidth: of its memory, bytes/s.
+      link: bytes/s to the devices of its domain.
+      domain: devices that `link` connects: a node, a slice.
+      network: bytes/s to all other devices.
+      source: the product that the figures are published for.
     """
 
     flops: float

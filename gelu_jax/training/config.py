@@ -10,56 +10,87 @@ A section of the file is a dataclass and a key is one of its fields:
   for every part below it that has a field of that name and does not set it itself. So `d_model`
   and `dtype` are written once, and a part that needs nothing else is not written at all. Sections
   are not passed on, nor is `kind`.
-- **Unions** of dataclasses, such as `data: StdlibCorpus | Digits`, are told apart by the field
-  `kind: Literal["..."]` that each of them has.
+- **Unions** of dataclasses are told apart by their field `kind: Literal["..."]`; they are annotated
+  as pydantic wants it, `Annotated[StdlibCorpus | Digits, Field(discriminator="kind")]`.
 - **Overrides** `section.key=value` are read after the file, and like it.
 
-What a scalar means is said in `document`.
+What a scalar means is said in `document`. pydantic checks the values and builds the dataclasses.
+It does not know inheritance, nor the line of a value: `_Sections` adds the one before it reads, and
+looks up the other in what it reports.
 """
 
 import dataclasses
 import functools
 import json
 import os
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
-from gelu_jax.errors import ABSENT, ConfigError, nearest
+from gelu_jax.errors import ABSENT, Problem, nearest
 from gelu_jax.files import write_file
-from gelu_jax.training.document import WRONG, Document, KeyPath, dump, load
+from gelu_jax.training.document import Document, KeyPath, dump, load
 
 T = TypeVar("T")
-Given: TypeAlias = Mapping[str, tuple[KeyPath, Any]]
-"""Keys and their values, each with the place where it was written."""
+Written: TypeAlias = dict[str, tuple[KeyPath, Any]]
+"""Keys and their values, each with the path where it was written."""
 
 _INHERITING = "model"
 _KIND = "kind"
+_FROM_PYTHON_ONLY = {"callable_type", "needs_python_object", "is_type"}  # no YAML is one of these
 
 
 def read_config(path: str | os.PathLike[str], cls: type[T], overrides: Sequence[str] = ()) -> T:
-    """The dataclass `cls` that a YAML file describes, after the overrides `section.key=value`.
+    """Reads the dataclass that a YAML file describes.
 
-    Raises `ConfigError` with a line for everything that is wrong with the file, each beginning
-    with `file:line` or `override ...`.
+    Args:
+      path: the file.
+      cls: the dataclass.
+      overrides: `section.key=value` each; read after the file, in this order.
+
+    Returns:
+      An instance of `cls`.
+
+    Raises:
+      ConfigError: with a line for everything that is wrong, each beginning with `file:line` or
+        `override ...`.
     """
     return _read(load(Path(path)), cls, overrides)
 
 
 def from_dict(data: Mapping[str, Any], cls: type[T], overrides: Sequence[str] = ()) -> T:
-    """The dataclass `cls` from plain data, checked as a file is; the reverse of `to_dict`."""
+    """Makes a dataclass from plain data, checked as a file is; the reverse of `to_dict`.
+
+    Args:
+      data: the fields of `cls`; what has a default may be left out.
+      cls: the dataclass.
+      overrides: `section.key=value` each.
+
+    Returns:
+      An instance of `cls`.
+
+    Raises:
+      ConfigError: with a line for everything that is wrong.
+    """
     return _read(Document(to_dict(data)), cls, overrides)
 
 
 def to_dict(config: Any) -> Any:
-    """A config as plain data: dicts, lists, strings, numbers, booleans and None.
+    """Turns a config into plain data: dicts, lists, strings, numbers, booleans and None.
 
-    A dtype becomes its name, a function `module:qualname`, a tuple a list.
+    Args:
+      config: a dataclass, or a value of one of its fields.
+
+    Returns:
+      The same as plain data. A dtype becomes its name, a function `module:qualname`, a tuple a
+      list.
     """
     match config:
         case Mapping():
@@ -81,169 +112,165 @@ def to_dict(config: Any) -> Any:
 
 
 def write_config(config: Any, path: str | os.PathLike[str]) -> None:
-    """Writes a config so that `read_config` gives an equal one; whole or not at all.
+    """Writes a config so that `read_config` gives an equal one.
 
-    Where several processes share a run, the first writes for all.
+    Args:
+      config: a dataclass.
+      path: the file; written whole or not at all, and by the primary process only.
+
+    Raises:
+      OSError: the file cannot be written.
     """
     write_file(Path(path), dump(to_dict(config)))
+
+
+class _Read(BaseModel, Generic[T]):
+    """What pydantic reads."""
+
+    config: T
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
 
 
 def _read(document: Document, cls: type[T], overrides: Sequence[str]) -> T:
     for override in overrides:
         document.override(override)
-    config = _Builder(document).value(cls, document.data, (), {}, None)
+    sections = _Sections(document)
+    data, config = sections.filled(cls, document.data, (), {}, None), None
+    try:
+        text = json.dumps({"config": data})
+        config = _Read[cls].model_validate_json(text, strict=True).config
+    except ValidationError as error:
+        sections.report(error, data)
     document.check()
     return cast(T, config)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Builder:
-    """Values of annotated types out of plain data; notes what is wrong in the document, goes on.
+@dataclasses.dataclass
+class _Sections:
+    """What pydantic does not know of the sections of a document.
 
-    `at` is where a value stands, `given` what it inherits, `default` what it replaces.
+    `origins` maps the path of an inherited value to the one where it was written.
     """
 
     document: Document
+    origins: dict[KeyPath, KeyPath] = dataclasses.field(default_factory=dict[KeyPath, KeyPath])
 
-    def value(self, hint: Any, data: Any, at: KeyPath, given: Given, default: Any) -> Any:
-        if data is WRONG:
-            return WRONG
-        if data is None and type(None) in _members(hint):
-            return None
-        if sections := _sections(hint):
-            return self.section(sections, {} if data is None else data, at, given, default)
-        if _dataclasses_in(hint):
-            return self.collection(hint, data, at, given)
-        return self.leaf(hint, data, at)
+    def filled(self, hint: Any, data: Any, at: KeyPath, given: Written, default: Any) -> Any:
+        """The data of a field; those of a section with what it inherits, or keeps of `default`.
 
-    def collection(self, hint: Any, data: Any, at: KeyPath, given: Given) -> Any:
-        """A `tuple[Section, ...]`, or a mapping from names to sections."""
-        hint = next(member for member in _members(hint) if _dataclasses_in(member))
-        ordered = typing.get_origin(hint) is tuple
-        if not isinstance(data, list | tuple if ordered else dict):
-            expected = "a list of sections" if ordered else "named sections"
-            return self.document.wrong(at, data, f"should be {expected}")
-        item = typing.get_args(hint)[0 if ordered else 1]
-        pairs = enumerate(data) if isinstance(data, list | tuple) else data.items()
-        values = {k: self.value(item, part, (*at, k), given, None) for k, part in pairs}
-        if any(value is WRONG for value in values.values()):
-            return WRONG
-        return tuple(values.values()) if ordered else values
+        What should be a section and is not one is left for pydantic to refuse.
+        """
+        choices = _sections(hint)
+        if data is None and choices and not _may_be_none(hint):
+            data = {}
+        if not choices or not isinstance(data, dict):
+            return data
+        kind = data.get(_KIND, getattr(default, _KIND, ""))
+        for cls in choices:
+            if len(choices) == 1 or getattr(cls, _KIND) == kind:
+                return self.section(cls, data, at, given, default)
+        return {_KIND: "", **data}
 
     def section(
-        self, choices: list[type], data: Any, at: KeyPath, given: Given, default: Any
-    ) -> Any:
-        if not isinstance(data, dict):
-            return self.document.wrong(at, data, "should be a section of keys")
-        own = {str(key): ((*at, str(key)), value) for key, value in data.items()}
-        cls = self.choose(choices, own, at, default)
-        if cls is None:
-            return WRONG
-        self.unknown_keys(cls, own, at)
-        hints, defaults = _hints(cls), _defaults(cls, default)
-        inherited = {k: v for k, v in given.items() if k in hints and not _dataclasses_in(hints[k])}
-        written = {**inherited, **own}
-        for name, hint in hints.items():
-            if name not in written and defaults[name] is ABSENT and not _sections(hint):
-                # the parts inherit it as WRONG, so that it is asked for once
-                place = (*at, name)
-                written[name] = place, self.document.wrong(place, ABSENT, "required")
-        passed = {**given, **_leaves(hints, written)} if _INHERITING in at else {}
-        fields: dict[str, tuple[KeyPath, Any]] = {}
-        for name, hint in hints.items():
-            place, data = written.get(name, ((*at, name), {}))
-            fallback = defaults[name]
-            rebuilt = fallback is ABSENT or (_INHERITING in at and _is_section(fallback))
-            if name in written or rebuilt:
-                fallback = self.value(hint, data, place, passed, fallback)
-            fields[name] = place, fallback
-        return self.construct(cls, fields, at)
-
-    def construct(self, cls: type, fields: Given, at: KeyPath) -> Any:
-        if any(value is WRONG for _, value in fields.values()):
-            return WRONG
-        try:
-            return cls(**{name: value for name, (_, value) in fields.items()})
-        except ConfigError as error:
-            for problem in error.problems:
-                name, *rest = problem.field.split(".")
-                place = fields[name][0] if name in fields else (*at, name)
-                self.document.wrong((*place, *rest), problem.value, problem.reason)
-        except ValueError as error:
-            self.document.wrong(at, ABSENT, str(error))
-        return WRONG
-
-    def choose(self, choices: list[type], own: Given, at: KeyPath, default: Any) -> type | None:
-        """The one dataclass of a union that `kind` names."""
-        if len(choices) == 1:
-            return choices[0]
-        kinds = {typing.get_args(_hints(cls)[_KIND])[0]: cls for cls in choices}
-        if _KIND not in own and type(default) in choices:
-            return type(default)
-        listed = f"choose from {', '.join(sorted(kinds))}"
-        place, kind = own.get(_KIND, ((*at, _KIND), ABSENT))
-        if kind is ABSENT:
-            self.document.wrong(place, ABSENT, f"required; {listed}")
-        elif not isinstance(kind, str) or kind not in kinds:
-            self.document.wrong(place, kind, f"unknown kind; {listed}")
-        else:
-            return kinds[kind]
-        return None
-
-    def unknown_keys(self, cls: type, own: Given, at: KeyPath) -> None:
-        known = _hints(cls).keys() | (_names_below(cls) if _INHERITING in at else set())
-        for key, (place, _) in own.items():
+        self, cls: type, data: dict[str, Any], at: KeyPath, given: Written, default: Any
+    ) -> dict[str, Any]:
+        hints, inheriting = _hints(cls), _INHERITING in at
+        known = hints.keys() | (_names_below(cls) if inheriting else set())
+        for key in data:
             if key not in known:
-                self.document.wrong(place, ABSENT, f"unknown key; {nearest(key, known)}")
+                self.document.add_problem((*at, key), ABSENT, f"unknown key; {nearest(key, known)}")
+        holder = default if type(default) is cls else cls
+        kept = to_dict(default) if type(default) is cls else {}
+        kept, own = (
+            {key: ((*at, key), value) for key, value in values.items()} for values in (kept, data)
+        )
+        values = kept | given | own  # its own first, then what it inherits
+        leaves = {k: v for k, v in own.items() if k != _KIND and not _sections(hints.get(k))}
+        passed = given | leaves if inheriting else {}
+        filled: dict[str, Any] = {}
+        for name, hint in hints.items():
+            part = getattr(holder, name, None)
+            if not _sections(hint):
+                if name in values:
+                    self.origins[*at, name], filled[name] = values[name]
+            elif name in data or part is not None or not _may_be_none(hint):
+                filled[name] = self.filled(hint, data.get(name, {}), (*at, name), passed, part)
+        return filled
 
-    def leaf(self, hint: Any, data: Any, at: KeyPath) -> Any:
-        """Anything without dataclasses in it, as pydantic reads it strictly."""
-        try:
-            adapter: TypeAdapter[Any] = TypeAdapter(hint, config=_ANY_TYPE)
-            return adapter.validate_json(json.dumps(data), strict=True)
-        except ValidationError as error:
-            if (names := _literals(hint)) and isinstance(data, str):
-                return self.document.wrong(at, data, f"unknown {at[-1]}; {nearest(data, names)}")
-            for keys, value, reason in _reasons(error, data):
-                self.document.wrong((*at, *keys), value, reason)
-            return WRONG
+    def report(self, error: ValidationError, data: Any) -> None:
+        """Adds to the document what pydantic found, at the lines where it was written."""
+        messages: dict[KeyPath, list[str]] = {}
+        for detail in error.errors(include_url=False):
+            at, value = _found(data, detail["loc"][1:])
+            problems = _problems(detail, at, value)
+            for problem in problems:
+                self.add(*problem)
+            if not problems:
+                found = messages.setdefault(at, [])
+                message = _message(detail)
+                found += [message] if message and message not in found else []
+        for at, found in messages.items():
+            # what the other types of a union say of the value around a wrong one is left out
+            if not any(at == inner[: len(at)] and at != inner for inner in messages):
+                self.add(at, _found(data, at)[1] if at else ABSENT, _sentence(found))
+
+    def add(self, at: KeyPath, value: object, reason: str) -> None:
+        """Adds a problem; that of an inherited value where the value was written."""
+        origins = ((self.origins.get(at[:n]), at[n:]) for n in range(len(at), 0, -1))
+        place = next(((*origin, *rest) for origin, rest in origins if origin), at)
+        self.document.add_problem(place, value, reason)
 
 
-_ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
-_FROM_PYTHON_ONLY = {"callable_type", "needs_python_object", "is_type"}
+def _problems(detail: ErrorDetails, at: KeyPath, value: Any) -> list[tuple[KeyPath, Any, str]]:
+    """Path, value and reason of what pydantic found in a section or a choice; else nothing."""
+    context: Any = detail.get("ctx", {})
+    match detail["type"], detail["loc"]:
+        case "missing", (*_, str(name)):
+            return [((*at, name), ABSENT, "required")]
+        case "unexpected_keyword_argument", _:
+            return [(at, ABSENT, "unknown key")]
+        case "union_tag_invalid", _:
+            absent = value[_KIND] == ""
+            choices = ", ".join(sorted(_quoted(context["expected_tags"])))
+            reason = f"{'required' if absent else 'unknown kind'}; choose from {choices}"
+            return [((*at, _KIND), ABSENT if absent else value[_KIND], reason)]
+        case "literal_error", _ if isinstance(value, str):
+            hint = nearest(value, _quoted(context["expected"]))
+            return [(at, value, f"unknown {at[-1]}; {hint}")]
+        case "value_error", _:  # raised by a dataclass itself
+            found = getattr(context["error"], "problems", None) or [
+                Problem("", ABSENT, str(context["error"]))
+            ]
+            return [((*at, *filter(None, p.field.split("."))), p.value, p.reason) for p in found]
+        case _:
+            return []
 
 
-def _reasons(error: ValidationError, data: Any) -> list[tuple[KeyPath, Any, str]]:
-    """One reason for each wrong value inside `data`; what a union's other types say of a value
-    around it is left out."""
-    messages: dict[KeyPath, list[str]] = {}
-    for detail in error.errors(include_url=False):
-        message = "has too few items" if detail["type"] == "missing" else detail["msg"]
-        kept = messages.setdefault(_path_in(data, detail["loc"]), [])
-        if detail["type"] not in _FROM_PYTHON_ONLY and message not in kept:
-            kept.append(message)
-    inner = [k for k in messages if not any(k == o[: len(k)] and k != o for o in messages)]
-    return [
-        (keys, functools.reduce(lambda d, k: d[k], keys, data), _sentence(messages[keys]))
-        for keys in inner
-    ]
+def _message(detail: ErrorDetails) -> str:
+    if detail["type"] in _FROM_PYTHON_ONLY:
+        return ""
+    return "has too few items" if detail["type"] == "missing" else detail["msg"]
 
 
-def _path_in(data: Any, location: Sequence[str | int]) -> KeyPath:
-    """The keys of a pydantic location that are keys of the data, not names of types."""
+def _found(data: Any, location: Sequence[str | int]) -> tuple[KeyPath, Any]:
+    """The path of a pydantic location, without the names of types in it, and the value there."""
     path: KeyPath = ()
     for key in location:
         if (isinstance(data, dict) and key in data) or (
             isinstance(data, list) and isinstance(key, int) and key < len(data)
         ):
             data, path = cast(Any, data)[key], (*path, key)
-    return path
+    return path, data
+
+
+def _quoted(text: str) -> list[str]:
+    return re.findall("'([^']*)'", text)
 
 
 def _sentence(messages: Sequence[str]) -> str:
     """Pydantic's messages about one value as one reason in the words of YAML."""
-    text = " or ".join(messages).replace(" or Input should be", " or")
-    return text.removeprefix("Input ").replace("valid array", "list")
+    text = " or ".join(messages).replace(" or Input should be", " or").removeprefix("Input ")
+    return text.replace("valid array", "list").replace("an object", "a section of keys")
 
 
 @functools.cache
@@ -251,22 +278,6 @@ def _hints(cls: type) -> dict[str, Any]:
     """The annotation of every field that can be given."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}
-
-
-def _defaults(cls: type, section: Any) -> dict[str, Any]:
-    """The fields' values in a section's own default, if it is of this class, or in the class;
-    `ABSENT` where there is none."""
-    if type(section) is cls:
-        return {name: getattr(section, name) for name in _hints(cls)}
-    fields = {f.name: (f.default, f.default_factory) for f in dataclasses.fields(cls) if f.init}
-    return {
-        name: make()
-        if make is not dataclasses.MISSING
-        else ABSENT
-        if value is dataclasses.MISSING
-        else value
-        for name, (value, make) in fields.items()
-    }
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -277,34 +288,18 @@ def _members(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if union else (hint,)
 
 
+def _may_be_none(hint: Any) -> bool:
+    return type(None) in _members(hint)
+
+
 def _sections(hint: Any) -> list[type]:
     """The dataclasses that a field of this type may hold."""
     return [m for m in _members(hint) if isinstance(m, type) and dataclasses.is_dataclass(m)]
 
 
-def _dataclasses_in(hint: Any) -> list[type]:
-    """The dataclasses that a field of this type may hold, by itself or in a collection."""
-    return _sections(hint) or [c for part in typing.get_args(hint) for c in _dataclasses_in(part)]
-
-
-def _literals(hint: Any) -> list[str]:
-    """The names that a `Literal[...]` allows."""
-    literals = [m for m in _members(hint) if typing.get_origin(m) is typing.Literal]
-    return [str(name) for literal in literals for name in typing.get_args(literal)]
-
-
-def _leaves(hints: Mapping[str, Any], written: Given) -> Given:
-    """The keys of a section that its parts inherit."""
-    return {k: v for k, v in written.items() if k != _KIND and not _dataclasses_in(hints.get(k))}
-
-
 @functools.cache
 def _names_below(cls: type) -> frozenset[str]:
     """The names that the parts of a dataclass, and theirs, can inherit."""
-    parts = [part for hint in _hints(cls).values() for part in _dataclasses_in(hint)]
-    names = {n for part in parts for n, h in _hints(part).items() if not _dataclasses_in(h)}
+    parts = [part for hint in _hints(cls).values() for part in _sections(hint)]
+    names = {n for part in parts for n, h in _hints(part).items() if not _sections(h)}
     return frozenset(names - {_KIND}).union(*map(_names_below, parts))
-
-
-def _is_section(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)

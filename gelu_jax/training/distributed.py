@@ -1,11 +1,12 @@
-"""Several processes as one: `jax.distributed`, and a clear line when one of them is gone.
+"""Several processes as one: `jax.distributed`, and a clear line when one of them exits.
 
 Every process runs the same command over the mesh of all devices, and reads and writes the same
-directory, which lies on a file system that all of them share; the first writes for all.
+directory, on a file system that all of them share; the primary writes for all.
 
-A process that is gone can leave the others waiting for it in a collective, where no Python runs,
-and jax aborts those that lose its coordinator, process 0. So the run itself is a child: a thread of
-the child asks the coordinator who is alive, and its parent, which waits, says what an abort means.
+When a process exits, the others can be left waiting for it in a collective, where no Python runs,
+and jax aborts those that lose its coordinator, process 0. So the run itself is a child process: a
+thread of the child asks the coordinator which processes are alive, and its parent, which waits,
+explains an abort.
 """
 
 import os
@@ -29,13 +30,13 @@ from gelu_jax.errors import ABSENT, ConfigError, Problem, check
 from gelu_jax.files import is_primary
 
 T = TypeVar("T")
-Saved = Callable[[], int | None]
-"""The step of the newest checkpoint, to tell where the same command would go on."""
+LatestStep = Callable[[], int | None]
+"""Finds the step that a rerun would resume from; None where there is no checkpoint."""
 
 HEARTBEAT = 30
-"""Seconds without a sign of life after which a process counts as gone."""
+"""Seconds without a sign of life after which a process counts as dead."""
 
-_PATIENCE = 24 * 60 * 60 * 1000  # milliseconds; whom one waits for is watched, see `_watch`
+_TIMEOUT = 24 * 60 * 60 * 1000  # milliseconds; `_watch` ends a wait for a process that exited
 _VARIABLES = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",
     "num_processes": "JAX_NUM_PROCESSES",
@@ -48,13 +49,13 @@ class DistributedConfig:
     """Whether several processes share a run, and how they find each other.
 
     What is not given is taken from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID,
-    else from where the job runs: SLURM, Open MPI, Kubernetes and Cloud TPU are known to jax.
+    else from the cluster: jax knows SLURM, Open MPI, Kubernetes and Cloud TPU.
 
-    Args:
-        distributed: this process is one of several that run the same command.
-        coordinator: host:port where process 0 is met; the same for all.
-        num_processes: how many there are.
-        process_id: which of them this one is, from 0.
+    Attributes:
+      distributed: this process is one of several that run the same command.
+      coordinator: host:port of process 0; the same for all.
+      num_processes: how many there are.
+      process_id: which of them this one is, from 0.
     """
 
     distributed: bool = False
@@ -65,23 +66,30 @@ class DistributedConfig:
     def _problems(self) -> Iterator[Problem]:
         given = [name for name in _VARIABLES if getattr(self, name) is not None]
         if given and not self.distributed:
-            yield Problem(given[0], getattr(self, given[0]), "is for --distributed")
+            yield Problem(given[0], getattr(self, given[0]), "needs --distributed")
         if self.coordinator is not None:
             host, _, port = self.coordinator.rpartition(":")
             if not (host and port.isdecimal() and 0 < int(port) < 2**16):
-                reason = "must be host:port; nearest: localhost:1234"
-                yield Problem("coordinator", self.coordinator, reason)
+                yield Problem("coordinator", self.coordinator, "must be host:port")
         if self.num_processes is not None and self.num_processes < 1:
-            yield Problem("num_processes", self.num_processes, "must be above 0; nearest: 1")
+            yield Problem("num_processes", self.num_processes, "must be above 0")
         elif self.process_id is not None:
             last = (self.num_processes or 2**31) - 1
             if not 0 <= self.process_id <= last:
-                best = max(0, min(self.process_id, last))
-                reason = f"must lie in [0, {last}]; nearest: {best}"
-                yield Problem("process_id", self.process_id, reason)
+                yield Problem("process_id", self.process_id, f"must lie in [0, {last}]")
 
-    def completed(self, environment: Mapping[str, str]) -> "DistributedConfig":
-        """The config with what the environment names and no flag does; ConfigError if it is bad."""
+    def with_environment(self, environment: Mapping[str, str]) -> "DistributedConfig":
+        """Fills in what the environment says and no flag does.
+
+        Args:
+          environment: variables by name.
+
+        Returns:
+          The config with these values.
+
+        Raises:
+          ConfigError: a value is not valid.
+        """
         found: dict[str, Any] = {}
         for name, variable in _VARIABLES.items() if self.distributed else ():
             text = environment.get(variable)
@@ -95,18 +103,25 @@ class DistributedConfig:
 
 
 def broadcast_from_primary(find: Callable[[], T]) -> T:
-    """What the first process finds, in every process; all must ask in the same order."""
+    """Calls a function in the primary process; all processes must do this in the same order.
+
+    Args:
+      find: the function; what it returns must be picklable.
+
+    Returns:
+      What it returned there, in every process.
+    """
     if not jax.distributed.is_initialized():
         return find()
-    name = f"gelu_jax/agreed/{next(_questions)}"
+    name = f"gelu_jax/broadcast/{next(_broadcasts)}"
     if is_primary():
         found = find()
         _client().key_value_set_bytes(name, pickle.dumps(found))
         return found
-    return pickle.loads(_client().blocking_key_value_get_bytes(name, _PATIENCE))
+    return pickle.loads(_client().blocking_key_value_get_bytes(name, _TIMEOUT))
 
 
-_questions = count()
+_broadcasts = count()
 _SIGNAL = "gelu_jax/signal"
 
 
@@ -125,50 +140,64 @@ def _first_signal() -> int | None:
         return None
 
 
-def same_everywhere(what: Mapping[str, object]) -> None:
-    """Raises ConfigError where a process holds something else than the first one does."""
-    of_first = broadcast_from_primary(lambda: what)
+def same_everywhere(values: Mapping[str, object]) -> None:
+    """Checks that every process holds the same values as the primary.
+
+    Args:
+      values: by name.
+
+    Raises:
+      ConfigError: on a process where they differ, with a line for each name.
+    """
+    of_primary = broadcast_from_primary(lambda: values)
     reason = f"not the same on process {jax.process_index()} as on process 0"
-    check(Problem(name, ABSENT, reason) for name in what if what[name] != of_first[name])
+    check(Problem(name, ABSENT, reason) for name in values if values[name] != of_primary[name])
 
 
 @contextmanager
-def together(config: DistributedConfig, saved: Saved) -> Generator[None]:
-    """Connects the processes before anything touches a device; they part at the end, all done.
+def process_group(config: DistributedConfig, latest_step: LatestStep) -> Generator[None]:
+    """Connects the processes for the length of a `with` block; all leave it together.
 
-    Exits with code 1 and one line on standard error where a process is gone. Raises ConfigError
-    where this one is not told who the others are. Does nothing unless ``config.distributed``.
+    Where another process exits, this one exits with code 1 and one line on standard error. Must be
+    entered before anything touches a device. Does nothing unless `config.distributed`.
+
+    Args:
+      config: how the processes find each other.
+      latest_step: finds the step that a rerun would resume from, for that line.
+
+    Raises:
+      ConfigError: the config is not valid, or does not say how to find the others.
     """
-    config = config.completed(os.environ)
+    config = config.with_environment(os.environ)
     if not config.distributed:
         yield
         return
-    _stay_behind(saved)
+    _continue_in_child(latest_step)
     _connect(config)
-    parted = threading.Event()
-    watch = threading.Thread(target=_watch, args=(parted, saved), daemon=True)
+    leaving = threading.Event()
+    watch = threading.Thread(target=_watch, args=(leaving, latest_step), daemon=True)
     watch.start()
     try:
         yield
-        _client().wait_at_barrier("gelu_jax/done", _PATIENCE)
-    except RuntimeError:  # a collective has failed: if for somebody's absence, `_watch` will say so
+        _client().wait_at_barrier("gelu_jax/done", _TIMEOUT)
+    except RuntimeError:  # a collective failed; if because a process exited, `_watch` reports it
         time.sleep(2 * HEARTBEAT)
         raise
     except KeyboardInterrupt:  # all processes stop at the same evaluation
-        parted.set()
+        leaving.set()
         with suppress(RuntimeError):
-            _part()
+            _disconnect()
         raise
     finally:  # jax takes the client away when this process ends for a reason of its own
-        parted.set()
+        leaving.set()
         watch.join()
-    _part()
+    _disconnect()
 
 
-def _stay_behind(saved: Saved) -> None:
-    """Goes on in a child; the parent waits for its end, and says what that means.
+def _continue_in_child(latest_step: LatestStep) -> None:
+    """Returns in a child process; the parent waits for it to end, and says what that means.
 
-    The child ends with its parent, whatever ends that, and gets its signals from it alone.
+    The child ends with its parent, however that ends, and gets its signals from it alone.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -189,12 +218,12 @@ def _stay_behind(saved: Saved) -> None:
     with signals.before_exit(pass_on):
         status = os.waitpid(child, 0)[1]
         ended.set()
-    Console(stderr=True).show_cursor()  # a board that was drawn to the last has hidden it
+    Console(stderr=True).show_cursor()  # an aborted progress display has left it hidden
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGABRT:
-        sys.exit(f"process 0 is gone, or not every process came; {_advice(saved)}")
+        sys.exit(f"process 0 exited, or not every process started; {_resume_hint(latest_step)}")
     if code < 0:
-        sys.exit(f"killed by {signal.Signals(-code).name}; {_advice(saved)}")
+        sys.exit(f"killed by {signal.Signals(-code).name}; {_resume_hint(latest_step)}")
     sys.exit(code)
 
 
@@ -205,9 +234,9 @@ def _listen(pipe: int) -> None:
 
 
 def _connect(config: DistributedConfig) -> None:
-    # jax would catch SIGTERM for it, and go on
+    # it would make jax catch SIGTERM and continue
     jax.config.update("jax_enable_preemption_service", False)
-    # jax would abort all when one is gone, before anything can be said
+    # without it jax aborts all processes when one exits, before anything can be printed
     jax.config.update("jax_enable_recoverability", True)
     try:
         jax.distributed.initialize(
@@ -216,23 +245,23 @@ def _connect(config: DistributedConfig) -> None:
             config.process_id,
             heartbeat_timeout_seconds=HEARTBEAT,
         )
-    except ValueError:  # what is missing, jax could not find either
+    except ValueError:  # jax could not find what is missing either
         missing = next(name for name in _VARIABLES if getattr(config, name) is None)
         flag = f"--{missing.replace('_', '-')}"
-        reason = f"nothing here tells it; nearest: {flag} or {_VARIABLES[missing]}"
+        reason = f"not known; give {flag}, or set {_VARIABLES[missing]}"
         raise ConfigError([Problem(missing, ABSENT, reason)]) from None
 
 
-def _watch(parted: threading.Event, saved: Saved) -> None:
-    """Ends this process when another one is gone."""
+def _watch(leaving: threading.Event, latest_step: LatestStep) -> None:
+    """Exits when another process has."""
     everyone = range(runtime.global_state.num_processes)
-    while not parted.wait(1):
+    while not leaving.wait(1):
         try:
-            gone = set(everyone) - _alive()
+            dead = set(everyone) - _alive()
         except RuntimeError:  # process 0 does not answer: jax aborts if that lasts
             continue
-        if gone and not parted.is_set():
-            line = f"process {min(gone)} of {len(everyone)} is gone; {_advice(saved)}"
+        if dead and not leaving.is_set():
+            line = f"process {min(dead)} of {len(everyone)} exited; {_resume_hint(latest_step)}"
             print(line, file=sys.stderr, flush=True)
             os._exit(1)
 
@@ -241,18 +270,19 @@ def _alive() -> set[int]:
     return set(_client().get_live_nodes(list(range(runtime.global_state.num_processes))))
 
 
-def _part() -> None:
-    """Nobody leaves while another still watches; process 0 leaves last, or it would be missed."""
-    _client().wait_at_barrier("gelu_jax/parting", 2 * HEARTBEAT * 1000)
+def _disconnect() -> None:
+    """No process leaves while another still watches; process 0, the coordinator, leaves last."""
+    _client().wait_at_barrier("gelu_jax/leaving", 2 * HEARTBEAT * 1000)
     limit = time.monotonic() + 2 * HEARTBEAT
     while is_primary() and len(_alive()) > 1 and time.monotonic() < limit:
         time.sleep(0.05)
     jax.distributed.shutdown()
 
 
-def _advice(saved: Saved) -> str:
-    step = saved()
-    return "start again" if step is None else f"the same command goes on from step {step}"
+def _resume_hint(latest_step: LatestStep) -> str:
+    step = latest_step()
+    again = "rerun the same command"
+    return f"{again} to start over" if step is None else f"{again} to resume from step {step}"
 
 
 def _client() -> Any:

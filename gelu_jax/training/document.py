@@ -13,23 +13,20 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import yaml
 
-from gelu_jax.errors import ABSENT, Problem, check, no_such
+from gelu_jax.errors import ABSENT, ConfigError, Problem, check, no_such
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """The way from the root of a document to one of its values."""
-
-WRONG: Final = object()
-"""Stands for a value whose problem has been noted."""
 
 _Place: TypeAlias = Callable[[yaml.Mark | None], str]
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes of plain data; its constructors are never run."""
+    """Composes nodes of plain data; its constructors never run."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -39,6 +36,10 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(
                 problem="anchors, aliases and tags are not read; write the value out",
                 problem_mark=event.start_mark,
+            )
+        if re.search("[\ud800-\udfff]", getattr(event, "value", "")):
+            raise yaml.MarkedYAMLError(
+                problem="half of a surrogate pair is not text", problem_mark=event.start_mark
             )
         return super().compose_node(parent, index)
 
@@ -74,35 +75,98 @@ for _name, (_pattern, _first, _) in _SCALARS.items():
 
 
 def dump(data: Any) -> str:
-    """Plain data as YAML that `load` reads back to the same data."""
+    """Writes plain data as YAML that `load` reads back to the same data.
+
+    Args:
+      data: dicts, lists, strings, numbers, booleans and None.
+
+    Returns:
+      The text.
+    """
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
 @dataclasses.dataclass
 class Document:
-    """Plain data, the place of every key (`file:line` or `override ...`), and the problems."""
+    """The plain data of a config, where each of its keys was written, and what is wrong with it.
+
+    Attributes:
+      data: dicts, lists and scalars.
+      places: `file:line` or `override ...` of every key, in the order in which they were read.
+      problems: what was found, each with its rank in that order.
+    """
 
     data: Any = None
     places: dict[KeyPath, str] = dataclasses.field(default_factory=lambda: {(): ""})
-    found: list[tuple[int, Problem]] = dataclasses.field(default_factory=list[tuple[int, Problem]])
+    problems: list[tuple[int, Problem]] = dataclasses.field(
+        default_factory=list[tuple[int, Problem]]
+    )
 
-    def wrong(self, at: KeyPath, value: object, reason: str) -> Any:
-        """Notes a problem, once, however many parts of a config meet it; returns `WRONG`."""
+    def add_problem(self, at: KeyPath, value: object, reason: str) -> None:
+        """Adds what is wrong with a value, once, however many parts of a config meet it.
+
+        Args:
+          at: the path of the value; where it was not written, the nearest section above it counts.
+          value: what was written, or `ABSENT`.
+          reason: what is wrong with it.
+        """
         known = at
         while known not in self.places:
             known = known[:-1]
-        rank = list(self.places).index(known)
         problem = Problem(dotted(at), value, reason, self.places[known])
-        if all(str(problem) != str(other) for _, other in self.found):
-            self.found.append((rank, problem))
-        return WRONG
+        if all(str(problem) != str(other) for _, other in self.problems):
+            self.problems.append((list(self.places).index(known), problem))
 
     def check(self) -> None:
-        """Raises `ConfigError` with all problems, in the order of the file, if there are any."""
-        check(problem for _, problem in sorted(self.found, key=lambda found: found[0]))
+        """Raises what was found in the order of the file.
+
+        Raises:
+          ConfigError: there are problems.
+        """
+        check(problem for _, problem in sorted(self.problems, key=lambda found: found[0]))
+
+    def override(self, text: str) -> None:
+        """Sets one key; sections on the way are made as needed. What is wrong becomes a problem.
+
+        Args:
+          text: `section.key=value`, the value in YAML.
+        """
+        try:
+            self._set(text)
+        except ConfigError as error:
+            self.problems += [(len(self.places), problem) for problem in error.problems]
+
+    def _set(self, text: str) -> None:
+        source = f"override {text if text.isprintable() else repr(text)}"
+        name, equals, value = text.partition("=")
+        at = tuple(name.strip().split("."))
+        if not equals or not all(at):
+            check([Problem("", ABSENT, "write it as section.key=value", source)])
+        section = self.data
+        for depth, key in enumerate(at[:-1], start=1):
+            if section.get(key) is None:
+                self.places[at[:depth]] = source
+                section[key] = {}
+            section = section[key]
+            if not isinstance(section, dict):
+                check([Problem("", ABSENT, f"{dotted(at[:depth])} is not a section", source)])
+        self.places = {k: p for k, p in self.places.items() if k[: len(at)] != at} | {at: source}
+        section[at[-1]] = self.compose(value, at, lambda _: source)
 
     def compose(self, text: str, at: KeyPath, place: _Place) -> Any:
-        """The plain data of a YAML text whose value belongs at `at`; `WRONG` if it is no YAML."""
+        """Reads a YAML text.
+
+        Args:
+          text: the YAML.
+          at: the path of its value in the document.
+          place: names a position in the text as `file:line`; None is the whole text.
+
+        Returns:
+          Its plain data; None if it is empty.
+
+        Raises:
+          ConfigError: it is not YAML, or holds what is not read.
+        """
         try:
             node = yaml.compose(text, _Loader)
             return None if node is None else self._plain(node, at, place)
@@ -114,8 +178,7 @@ class Document:
             reason = f"the character U+{cast(int, error.character):04X} is not allowed"
         except RecursionError:
             where, reason = place(None), "nested too deeply"
-        self.found.append((0, Problem("", ABSENT, reason, where)))
-        return WRONG
+        raise ConfigError([Problem("", ABSENT, reason, where)])
 
     def _plain(self, node: yaml.Node, at: KeyPath, place: _Place) -> Any:
         if isinstance(node, yaml.MappingNode):
@@ -140,7 +203,7 @@ class Document:
             key = key_node.value
             value = self._entry(key_node, item, (*at, key), place)
             if key in result:
-                self.wrong((*at, key), ABSENT, "written twice")
+                self.add_problem((*at, key), ABSENT, "written twice")
             result[key] = value
         return result
 
@@ -148,58 +211,50 @@ class Document:
         self.places[at] = place(marked.start_mark)
         return self._plain(item, at, place)
 
-    def override(self, text: str) -> None:
-        """Sets one key from `section.key=value`; sections on the way are made as needed."""
-        source = f"override {_printable(text)}"
-        name, equals, value = text.partition("=")
-        at = tuple(name.strip().split("."))
-        if not equals or not all(at):
-            self._refuse(source, "write it as section.key=value")
-            return
-        section = self.data
-        for depth, key in enumerate(at[:-1], start=1):
-            if section.get(key) is None:
-                self.places[at[:depth]] = source
-                section[key] = {}
-            section = section[key]
-            if not isinstance(section, dict):
-                self._refuse(source, f"{dotted(at[:depth])} is no section")
-                return
-        self.places = {k: p for k, p in self.places.items() if k[: len(at)] != at} | {at: source}
-        section[at[-1]] = self.compose(value, at, lambda _: source)
-
-    def _refuse(self, where: str, reason: str) -> None:
-        self.found.append((len(self.places), Problem("", ABSENT, reason, where)))
-
 
 def load(path: Path) -> Document:
-    """The document of a YAML file; raises `ConfigError` unless it is a mapping of keys."""
-    document = Document(places={(): str(path)})
+    """Reads the document of a YAML file.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Its data, a mapping of keys, and the line of each key.
+
+    Raises:
+      ConfigError: the file cannot be read, or holds something else.
+    """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        check([Problem("", ABSENT, no_such("file", str(path)), str(path))])
-        raise
+        raise _unreadable(path, no_such("file", str(path))) from None
     except OSError as error:
-        check([Problem("", ABSENT, (error.strerror or str(error)).lower(), str(path))])
-        raise
+        raise _unreadable(path, (error.strerror or str(error)).lower()) from None
     except UnicodeDecodeError as error:
         byte = f"byte 0x{error.object[error.start]:02x} at position {error.start}"
-        check([Problem("", ABSENT, f"not UTF-8 text: {byte}", str(path))])
-        raise
+        raise _unreadable(path, f"not UTF-8 text: {byte}") from None
+    document = Document(places={(): str(path)})
     document.data = document.compose(
         text, (), lambda mark: f"{path}:{mark.line + 1}" if mark else str(path)
     )
-    if document.data is WRONG:
-        document.check()
     if not isinstance(document.data, dict):
-        reason = "empty" if document.data is None else "no section"
-        check([Problem("", ABSENT, f"{reason}; expected lines of `key: value`", str(path))])
+        found = "empty" if document.data is None else "not a section"
+        raise _unreadable(path, f"{found}; expected lines of `key: value`")
     return document
 
 
+def _unreadable(path: Path, reason: str) -> ConfigError:
+    return ConfigError([Problem("", ABSENT, reason, str(path))])
+
+
 def dotted(at: KeyPath) -> str:
-    """The keys as people write them.
+    """Writes a path as people do.
+
+    Args:
+      at: keys and indices.
+
+    Returns:
+      The path, quoted where it could not be printed.
 
     >>> dotted(("arms", 0, "d_ff"))
     'arms[0].d_ff'
@@ -208,7 +263,3 @@ def dotted(at: KeyPath) -> str:
         f"[{k}]" if isinstance(k, int) else f".{k if k.isprintable() else repr(k)}" for k in at
     )
     return "".join(parts).removeprefix(".")
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else repr(text)

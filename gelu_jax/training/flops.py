@@ -8,14 +8,26 @@ import jax
 
 
 class Product(NamedTuple):
-    """One matrix product: its FLOPs, 2·m·n·k, and the bytes of what it reads and writes."""
+    """One matrix product.
+
+    Attributes:
+      flops: 2·m·n·k.
+      bytes: of what it reads and writes.
+    """
 
     flops: int
     bytes: int
 
 
 def products(f: Callable[..., Any], *arguments: Any) -> list[Product]:
-    """Every matrix product of a function; arguments may be abstract, and nothing is run.
+    """Finds every matrix product of a function; nothing is run.
+
+    Args:
+      f: the function.
+      *arguments: what it is called with; they may be abstract.
+
+    Returns:
+      The products, those in a loop as often as it runs.
 
     >>> x = jax.ShapeDtypeStruct((2, 3), "float32")
     >>> products(lambda x: x @ x.T, x)

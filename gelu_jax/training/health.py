@@ -1,7 +1,7 @@
 """Health of the feed-forward layers beside the loss: is the activation used, does anything grow?
 
-At every evaluation a program of its own looks at one batch of validation examples. The programs
-that train know nothing of it, so that a run is the same, bit for bit, whether anybody looks or not.
+At every evaluation a separate program measures it on one batch of validation examples. The programs
+that train know nothing of it: a run is the same, bit for bit, whether it is measured or not.
 
 For each layer, over all units and tokens of the batch, with the hidden layer h = ∏ᵢ φᵢ(x Wᵢ + bᵢ):
 
@@ -22,65 +22,84 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from gelu_jax.nn.feed_forward import FeedForward, branch_product
-from gelu_jax.nn.mlp import MLP, HiddenLayer
+from gelu_jax.nn.feed_forward import HiddenLayer, branch_product
+from gelu_jax.nn.mlp import MLP
 from gelu_jax.nn.parameters import cast
 from gelu_jax.nn.transformer import Transformer
-from gelu_jax.nn.variants import functions
+from gelu_jax.nn.variants import branch_functions
 
 _QUIET = 0.01  # of the layer's RMS
 
-Noted = dict[str, Array]
+_Statistics = dict[str, Array]
 
 
 def health(
     model: Transformer | MLP, inputs: Array, targets: Int[Array, "..."]
 ) -> dict[str, Float[Array, " layers"]]:
-    """All of the list above by name, for every layer, in float32; dropout is off."""
-    watched = _transformer if isinstance(model, Transformer) else _mlp
+    """Measures all of the list above; dropout is off.
 
-    def loss(model: Any) -> tuple[Array, Noted]:
-        logits, noted = watched(model, inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(), noted
+    Args:
+      model: the network.
+      inputs: token numbers (b, t), or images.
+      targets: the class of each logit vector.
 
-    gradient, noted = jax.grad(loss, has_aux=True)(model)
-    return {**noted, "gradient norm": _norms(gradient)}
+    Returns:
+      A float32 array (layers,) for each name in the list.
+    """
+    forward = _transformer if isinstance(model, Transformer) else _mlp
+
+    def loss(model: Any) -> tuple[Array, _Statistics]:
+        logits, statistics = forward(model, inputs)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(), statistics
+
+    gradient, statistics = jax.grad(loss, has_aux=True)(model)
+    return {**statistics, "gradient norm": _norms(gradient)}
 
 
-def rounded(noted: Mapping[str, Array]) -> dict[str, tuple[float, ...]]:
-    """The same as plain numbers, in four digits: enough for a curve, short in a file."""
-    return {k: tuple(float(f"{x:.4g}") for x in layers.tolist()) for k, layers in noted.items()}
+def rounded(statistics: Mapping[str, Array]) -> dict[str, tuple[float, ...]]:
+    """Rounds what `health` returns to four digits: enough for a curve, short in a file.
+
+    Args:
+      statistics: an array (layers,) for each name.
+
+    Returns:
+      A number for each layer, by name.
+    """
+    return {
+        name: tuple(float(f"{x:.4g}") for x in layers.tolist())
+        for name, layers in statistics.items()
+    }
 
 
-def _transformer(model: Transformer, tokens: Array) -> tuple[Array, Noted]:
-    def layer(x: Array, block: Any) -> tuple[Array, Noted]:
-        feed_forward, noted = block.feed_forward, Noted()
+def _transformer(model: Transformer, tokens: Array) -> tuple[Array, _Statistics]:
+    def layer(x: Array, block: Any) -> tuple[Array, _Statistics]:
+        feed_forward, statistics = block.feed_forward, _Statistics()
 
-        def probe(h: Array, **more: Any) -> Array:
-            noted.update(_statistics(feed_forward, h))
+        def measured(h: Array, **more: Any) -> Array:
+            statistics.update(_statistics(feed_forward, h))
             return feed_forward(h, **more)
 
-        block.feed_forward = probe
-        return block(x), noted
+        block.feed_forward = measured
+        return block(x), statistics
 
-    x, noted = jax.lax.scan(layer, model.enter(model.embed(tokens)), model.layers)
-    return model.logits(model.leave(x)), noted
+    x, statistics = jax.lax.scan(layer, model.block_input(model.embed(tokens)), model.layers)
+    return model.logits(model.final_hidden(x)), statistics
 
 
-def _mlp(model: MLP, images: Array) -> tuple[Array, Noted]:
-    x, noted = model.enter(images), list[Noted]()
+def _mlp(model: MLP, images: Array) -> tuple[Array, _Statistics]:
+    x, statistics = model.flatten(images), list[_Statistics]()
     for layer in model.layers:
-        noted.append(_statistics(layer, x))
-        x = layer(x, None)
-    return model.logits(x), jax.tree.map(lambda *layers: jnp.stack(layers), *noted)
+        statistics.append(_statistics(layer, x))
+        x = layer(x)
+    return model.logits(x), jax.tree.map(lambda *layers: jnp.stack(layers), *statistics)
 
 
-def _statistics(layer: FeedForward | HiddenLayer, x: Float[Array, "... d"]) -> Noted:
+def _statistics(layer: HiddenLayer, x: Float[Array, "... d"]) -> _Statistics:
     c = layer.config
     x = x.astype(c.dtype)
     w_in = [cast(w, c.dtype) for w in layer.w_in]
     b_in = None if layer.b_in is None else [cast(b, c.dtype) for b in layer.b_in]
-    h = branch_product(x, w_in, variant=functions(c.variant, layer.learned), b_in=b_in)
+    h = branch_product(x, w_in, variant=branch_functions(c.variant, layer.learned), b_in=b_in)
     p = branch_product(x, w_in[:1], variant=("identity",), b_in=b_in and b_in[:1])
     h, p = (jnp.abs(a.astype(jnp.float32)).reshape(-1, c.d_ff) for a in (h, p))
     quiet = h <= _QUIET * _rms(h)

@@ -1,9 +1,8 @@
-"""What a run would need on devices that are not here: known before they are paid for.
+"""What a run would need on devices that are not here, before anybody pays for them.
 
-Nothing is run and nothing is compiled. A device's share of the state comes from the places that
-`with_shardings` gives to it. What it computes and keeps is counted in the traced program of the
-same model with its share of heads, hidden units, vocabulary and batch. What it sends follows from
-the mesh.
+Nothing is run and nothing is compiled. A device's share of the state follows from its shardings.
+What the device computes and keeps is counted in the traced program of the same model with its share
+of heads, hidden units, vocabulary and batch. What it sends follows from the mesh.
 
 Left out: the data, and whatever a compiler adds. Key/value heads that the tensor axis does not
 divide count as divided.
@@ -30,12 +29,17 @@ from gelu_jax.training.model import architecture
 from gelu_jax.training.trainer import Keys, State, TrainConfig, init, loss
 
 
-class Choice(NamedTuple):
-    """What one residual choice makes of a step, on one device: bytes, FLOPs and seconds.
+class StepCost(NamedTuple):
+    """What a step costs on one device with one choice of residuals.
 
-    ``kept`` lies there from the forward to the backward pass; ``working`` is the cotangent of the
-    logits, one layer's recomputed tensors and its gathered weights. ``seconds`` are those of
-    computing, of device memory and of each axis that something is sent along, each on its own.
+    Attributes:
+      kept: bytes held from the forward to the backward pass, beside the weights.
+      working: bytes of the cotangent of the logits, one layer's recomputed tensors and its gathered
+        weights.
+      flops: of the matrix products.
+      memory: bytes that the matrix products and the update read and write.
+      seconds: that computing, device memory and each axis that something is sent along would take,
+        each on its own.
     """
 
     kept: int
@@ -46,10 +50,17 @@ class Choice(NamedTuple):
 
 
 class MemoryPlan(NamedTuple):
-    """What a run needs: tokens of a step and parameters in all, the rest in bytes on one device.
+    """What a run needs. Weights and optimizer exist twice: before and after a chunk of steps.
 
-    ``state`` is weights and optimizer, and is there twice: before and after a chunk of steps.
-    ``sent`` is what a device sends in one step, by axis of the mesh.
+    Attributes:
+      mesh: devices along each axis.
+      tokens: in a step, on all devices.
+      parameters: of the model, on all devices.
+      weights: bytes on one device.
+      gradients: bytes on one device.
+      optimizer: bytes of its state on one device.
+      sent: bytes that one device sends in a step, by axis of the mesh.
+      choices: what a step costs, by choice of residuals.
     """
 
     mesh: Mapping[str, int]
@@ -59,13 +70,22 @@ class MemoryPlan(NamedTuple):
     gradients: int
     optimizer: int
     sent: Mapping[str, float]
-    choices: Mapping[str, Choice]
+    choices: Mapping[str, StepCost]
 
 
 def plan_memory(config: TrainConfig, chip: Chip, devices: int) -> MemoryPlan:
-    """The plan of a language model's run on so many chips.
+    """Plans the run of a language model.
 
-    Raises ConfigError where the run does not fit the mesh, or trains no transformer.
+    Args:
+      config: the run.
+      chip: the device.
+      devices: how many of them.
+
+    Returns:
+      The plan.
+
+    Raises:
+      ConfigError: the run does not fit the mesh, or does not train a transformer.
     """
     model = architecture(config.model)
     if not isinstance(model, TransformerConfig):
@@ -89,21 +109,48 @@ def plan_memory(config: TrainConfig, chip: Chip, devices: int) -> MemoryPlan:
 
 
 def chip(name: str) -> Chip:
-    """A chip of the table by its name; ConfigError where there is none."""
+    """Looks a chip up in the table.
+
+    Args:
+      name: a key of `CHIPS`.
+
+    Returns:
+      The chip.
+
+    Raises:
+      ConfigError: there is no chip of this name.
+    """
     if name not in CHIPS:
         raise ConfigError([Problem("chip", name, f"unknown; {nearest(name, CHIPS)}")])
     return CHIPS[name]
 
 
-def needed(plan: MemoryPlan, name: str) -> int:
-    """Bytes of device memory that a residual choice takes in all."""
-    choice = plan.choices[name]
+def total_memory(plan: MemoryPlan, residuals: str) -> int:
+    """Adds up the memory that one device needs.
+
+    Args:
+      plan: the plan.
+      residuals: one of `plan.choices`.
+
+    Returns:
+      Bytes.
+    """
+    choice = plan.choices[residuals]
     state = plan.weights + plan.optimizer
     return 2 * state + plan.gradients + choice.kept + choice.working
 
 
 def describe(plan: MemoryPlan, chip: Chip, name: str) -> str:
-    """The plan in lines of text, a column for each residual choice."""
+    """Writes the plan as a table of text, a column for each choice of residuals.
+
+    Args:
+      plan: the plan.
+      chip: the device that it was made for.
+      name: of the device, as it is printed.
+
+    Returns:
+      Lines of text.
+    """
     devices = prod(plan.mesh.values())
     mesh = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     sent = ", ".join(f"{axis} {_size(b)}" for axis, b in plan.sent.items() if b) or "nothing"
@@ -111,9 +158,10 @@ def describe(plan: MemoryPlan, chip: Chip, name: str) -> str:
         "residuals": list(plan.choices),
         "kept from forward to backward": [_size(c.kept) for c in plan.choices.values()],
         "working memory": [_size(c.working) for c in plan.choices.values()],
-        "all memory": [_size(needed(plan, key)) for key in plan.choices],
+        "all memory": [_size(total_memory(plan, key)) for key in plan.choices],
         f"of {_size(chip.memory)}": [
-            "fits" if needed(plan, key) <= chip.memory else "does not fit" for key in plan.choices
+            "fits" if total_memory(plan, key) <= chip.memory else "does not fit"
+            for key in plan.choices
         ],
         "matmuls of a step": [f"{c.flops / 1e12:,.3g} TFLOP" for c in plan.choices.values()],
         "a step takes at least": [f"{_slowest(c)[1]:.3g} s" for c in plan.choices.values()],
@@ -128,13 +176,13 @@ def describe(plan: MemoryPlan, chip: Chip, name: str) -> str:
             "",
             *(f"{title:<30}" + "".join(f"{v:>16}" for v in row) for title, row in rows.items()),
             "",
-            "Memory, matmuls and what is sent are those of one device. Weights and optimizer stand",
-            "there twice: as they were before a chunk of steps, and as they are after it.",
+            "Memory, matmuls and what is sent are those of one device. Weights and optimizer count",
+            "twice: as they were before a chunk of steps, and as they are after it.",
         ]
     )
 
 
-def _slowest(choice: Choice) -> tuple[str, float]:
+def _slowest(choice: StepCost) -> tuple[str, float]:
     return max(choice.seconds.items(), key=lambda item: item[1])
 
 
@@ -185,7 +233,7 @@ def _choice(
     state_traffic: int,
     sent: Mapping[str, float],
     chip: Chip,
-) -> Choice:
+) -> StepCost:
     model: Any = local.model
     tokens = prod(_batch(local).shape)
     working = 2 * 4 * tokens * model.vocab_size + (kept_by_autodiff - kept) // model.num_layers
@@ -196,11 +244,19 @@ def _choice(
     flops, traffic = sum(p.flops for p in counted), sum(p.bytes for p in counted) + state_traffic
     seconds = {"computing": flops / chip.flops, "memory": traffic / chip.bandwidth}
     seconds |= {axis: size / _link(chip, axis, sizes) for axis, size in sent.items() if size}
-    return Choice(kept, working, flops, traffic, seconds)
+    return StepCost(kept, working, flops, traffic, seconds)
 
 
 def gradient(config: TrainConfig, part: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A part of the backward pass as a function, `jax.grad` say, and what it is called on."""
+    """Makes a function of the backward pass of a run's loss, and what to trace it with.
+
+    Args:
+      config: the run.
+      part: what to make of the loss and the model, such as `lambda f, model: jax.grad(f)(model)`.
+
+    Returns:
+      The function and its abstract arguments: model, inputs and targets.
+    """
     keys, tokens = Keys.of(0), _batch(config)
     model = jax.eval_shape(partial(init, config), keys).model
 
@@ -249,7 +305,7 @@ def _sent(local: TrainConfig, model: Any, sizes: Mapping[str, int]) -> Iterator[
 
 
 def _link(chip: Chip, axis: str, sizes: Mapping[str, int]) -> float:
-    """Bytes/s along an axis: its own devices lie beside each other only if they share a domain."""
+    """Bytes/s along an axis: the fast link, if all its devices share a domain."""
     names = list(sizes)
     within = prod(sizes[name] for name in names[names.index(axis) :])
     return chip.link if within <= chip.domain else chip.network

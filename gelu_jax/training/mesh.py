@@ -1,10 +1,10 @@
-"""Several devices: one table says on which axis of the mesh each axis of an array is spread out.
+"""Several devices: one table says along which axis of the mesh each axis of an array is split.
 
 The devices form a mesh of three axes. Along ``data`` each device holds the whole state and a share
-of the batch. Along ``fsdp`` batch and state are spread out, and a layer's weights are gathered
-when it runs (Rajbhandari et al. 2020, stage 3). Along ``tensor`` the heads, the hidden layer and
-the vocabulary are (Shoeybi et al. 2019). The program is the one that runs on a single device; XLA
-puts in what has to be sent.
+of the batch. Along ``fsdp`` batch and state are split, and a layer's weights are gathered when it
+runs (Rajbhandari et al. 2020, "ZeRO", stage 3). Along ``tensor`` the heads, the hidden layer and
+the vocabulary are split (Shoeybi et al. 2019, "Megatron-LM"). The program is the one of a single
+device; XLA inserts the collectives.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -34,13 +34,19 @@ RULES = (
     ("v", "tensor"),
     ("d", "fsdp"),
 )
-"""Axis of an array → axis of the mesh. An axis that is not here is never spread out, nor is one
-of a parameter whose length the mesh does not divide."""
+"""Axis of an array → axis of the mesh. An axis that is not here is never split, nor is one of a
+parameter whose length the mesh does not divide."""
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How many devices lie along each axis of the mesh; −1, for one of them: all that are left."""
+    """How many devices lie along each axis of the mesh; one of them may be −1: all that are left.
+
+    Attributes:
+      data: devices that share the batch; each holds the whole state.
+      fsdp: devices that share the batch and the state.
+      tensor: devices that share heads, hidden units and vocabulary.
+    """
 
     data: int = -1
     fsdp: int = 1
@@ -52,13 +58,22 @@ class MeshConfig:
     def _problems(self) -> Iterator[Problem]:
         for name, size in vars(self).items():
             if size < 1 and size != -1:
-                yield Problem(name, size, "must be above 0, or -1 for what is left; nearest: 1")
+                yield Problem(name, size, "must be above 0, or -1 for all that are left")
         left = [name for name, size in vars(self).items() if size == -1]
         for name in left[1:]:
-            yield Problem(name, -1, f"{left[0]} is -1 already; nearest: 1, or {left[0]}: 1")
+            yield Problem(name, -1, f"only one axis may be -1, and {left[0]} is")
 
     def sizes(self, devices: int) -> dict[str, int]:
-        """Devices along each axis, of so many in all; ConfigError where there are too few.
+        """Devices along each axis.
+
+        Args:
+          devices: how many there are in all.
+
+        Returns:
+          The size of each axis, by its name.
+
+        Raises:
+          ConfigError: there are too few devices, or they cannot be shared out evenly.
 
         >>> MeshConfig(tensor=2).sizes(8)
         {'data': 4, 'fsdp': 1, 'tensor': 2}
@@ -70,11 +85,21 @@ class MeshConfig:
 
 
 def make_mesh(config: MeshConfig | None) -> Mesh | None:
-    """The mesh of the devices that are here; None where one device is all it would have."""
+    """Makes the mesh of the devices of all processes.
+
+    Args:
+      config: the axes; None is one device.
+
+    Returns:
+      The mesh; None where it would have one device.
+
+    Raises:
+      ConfigError: the devices are too few, or several processes would not use all of them.
+    """
     sizes = {} if config is None else config.sizes(jax.device_count())
     devices = prod(sizes.values())
     if jax.process_count() > 1 and devices != jax.device_count():
-        reason = f"must span the {jax.device_count()} devices of all processes; nearest: data: -1"
+        reason = f"must use all {jax.device_count()} devices of the processes, as data: -1 does"
         raise ConfigError([Problem("mesh", config and vars(config), reason)])
     if devices == 1:
         return None
@@ -88,7 +113,11 @@ def make_mesh(config: MeshConfig | None) -> Mesh | None:
 
 @contextmanager
 def use_mesh(mesh: Mesh | None) -> Generator[None]:
-    """What is traced inside is spread out over the mesh, by `RULES`."""
+    """A context in which what is traced is spread over a mesh, by `RULES`.
+
+    Args:
+      mesh: the mesh; None changes nothing.
+    """
     if mesh is None:
         yield
     else:
@@ -99,9 +128,15 @@ def use_mesh(mesh: Mesh | None) -> Generator[None]:
 def with_shardings(
     tree: T, mesh: Mesh | AbstractMesh | None, names: Sequence[str] | None = None
 ) -> T:
-    """Shapes and dtypes of a tree, each leaf with its place on the mesh.
+    """Gives each leaf of a tree its place on a mesh.
 
-    ``names`` are the axes of each leaf; None asks the modules in the tree (`axis_names`).
+    Args:
+      tree: arrays, or their shapes and dtypes.
+      mesh: the mesh; None returns the tree as it is.
+      names: the axes of each leaf; None asks the modules in the tree (`axis_names`).
+
+    Returns:
+      Shapes and dtypes, each with its sharding.
     """
     if mesh is None:
         return tree
@@ -118,13 +153,28 @@ def with_shardings(
 
 
 def shardings(tree: Any) -> Any:
-    """The places that `with_shardings` gave to each leaf; None where all are left to jax."""
+    """The shardings that `with_shardings` gave to the leaves of a tree.
+
+    Args:
+      tree: shapes and dtypes.
+
+    Returns:
+      The tree of shardings; None where no leaf has one.
+    """
     places = [leaf.sharding for leaf in jax.tree.leaves(tree)]
     return jax.tree.map(lambda leaf: leaf.sharding, tree) if any(places) else None
 
 
 def replicate(tree: T, mesh: Mesh | None) -> T:
-    """The tree with every array whole on every device; each process puts it on its own."""
+    """Puts a copy of every array on every device; each process serves its own.
+
+    Args:
+      tree: arrays.
+      mesh: the mesh; None returns the tree as it is.
+
+    Returns:
+      The tree of global arrays.
+    """
     if mesh is None:
         return tree
     place = NamedSharding(mesh, PartitionSpec())
@@ -144,7 +194,16 @@ def _place(shape: tuple[int, ...], axes: str, mesh: Any) -> NamedSharding:
 def mesh_problems(
     sizes: dict[str, int], model: TransformerConfig | MLPConfig, batch_size: int
 ) -> Iterator[Problem]:
-    """Where a mesh cannot divide a run evenly."""
+    """Finds where a mesh cannot divide a run evenly.
+
+    Args:
+      sizes: devices along each axis.
+      model: the network.
+      batch_size: examples in a step.
+
+    Yields:
+      A problem for each length that an axis does not divide.
+    """
     if isinstance(model, TransformerConfig):
         block = model.block
         lengths = {

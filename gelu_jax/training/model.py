@@ -1,14 +1,15 @@
-"""The model of a run: built anew, or begun from the weights of one that people know."""
+"""The model of a run: its parameters drawn, or the weights of a released model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from pydantic import Field
 
 from gelu_jax import families
 from gelu_jax.errors import ConfigError, Problem, check
@@ -24,10 +25,17 @@ Model = Transformer | MLP
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """A decoder begun from the weights in a directory as model hubs lay it out.
+    """A decoder that starts from the weights in a directory as model hubs lay it out.
 
-    ``variant`` and ``d_ff`` change its feed-forward blocks: every tensor that still has its shape
-    keeps its values, the others start anew. None leaves them as they were.
+    Where `variant` or `d_ff` change the feed-forward blocks, every tensor that still has its shape
+    keeps its values; the others are drawn.
+
+    Attributes:
+      path: the directory.
+      variant: of the feed-forward blocks; None leaves it as it was.
+      d_ff: hidden units of the feed-forward blocks; None leaves them as they were.
+      dtype: that the model computes in.
+      kind: always "pretrained".
     """
 
     path: str
@@ -47,7 +55,11 @@ class PretrainedConfig:
 
     @cached_property
     def transformer(self) -> TransformerConfig:
-        """What is built; raises ConfigError where the directory holds no decoder."""
+        """The config of the decoder in the directory, changed.
+
+        Raises:
+          ConfigError: the directory does not hold a decoder.
+        """
         found = _decoder(self.path, jnp.dtype(self.dtype).name)
         given = {"variant": self.variant, "d_ff": self.d_ff}
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
@@ -59,26 +71,51 @@ class PretrainedConfig:
 def _decoder(path: str, dtype: str) -> TransformerConfig:
     found = plan_load(locate(path), dtype).model.config
     if not isinstance(found, TransformerConfig):
-        raise ConfigError([Problem("model.path", path, "holds no decoder")])
+        raise ConfigError([Problem("model.path", path, "does not hold a decoder")])
     return found
 
 
-ModelConfig = TransformerConfig | MLPConfig | PretrainedConfig
+ModelConfig = Annotated[
+    TransformerConfig | MLPConfig | PretrainedConfig, Field(discriminator="kind")
+]
 
 
 def architecture(config: ModelConfig) -> TransformerConfig | MLPConfig:
-    """What is built, wherever its weights come from."""
+    """The network of a model config, wherever its weights come from.
+
+    Args:
+      config: the model.
+
+    Returns:
+      The config of the module that is built.
+    """
     return config.transformer if isinstance(config, PretrainedConfig) else config
 
 
 def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> Model:
-    """The module that a model config describes, its parameters drawn; nothing is loaded."""
+    """Builds the module that a model config describes; no weights are loaded.
+
+    Args:
+      config: the model.
+      rngs: draws its parameters.
+
+    Returns:
+      The module.
+    """
     built = architecture(config)
     return MLP(built, rngs=rngs) if isinstance(built, MLPConfig) else Transformer(built, rngs=rngs)
 
 
 def with_weights(model: Model, config: ModelConfig) -> Model:
-    """The model with the weights that its config names, wherever path and shape agree."""
+    """Loads the weights that a model's config names.
+
+    Args:
+      model: the module, its parameters drawn.
+      config: its config.
+
+    Returns:
+      The model, with the loaded value of each parameter whose path and shape agree.
+    """
     if not isinstance(config, PretrainedConfig):
         return model
     loaded = dict(_leaves(families.load(config.path, dtype=config.dtype)))

@@ -17,8 +17,16 @@ from gelu_jax.nn import checks
 class OptimizerConfig:
     """AdamW, Adam or SGD; warm-up, then a schedule down to zero; clipping by global norm.
 
-    ``weight_decay`` (AdamW only) falls on kernels and embeddings, not on biases and norm scales.
-    ``b1`` is SGD's momentum as well. ``clip_norm`` None means no clipping.
+    Attributes:
+      name: the update rule.
+      learning_rate: the peak of the schedule.
+      schedule: how the learning rate falls from its peak to zero, or that it does not.
+      warmup_steps: steps in which it rises linearly from zero to its peak.
+      weight_decay: AdamW's; applies to kernels and embeddings, not to biases and norm scales.
+      b1: decay of Adam's first moment, in [0, 1); the momentum of SGD.
+      b2: decay of Adam's second moment, in [0, 1).
+      epsilon: added to the root of Adam's second moment.
+      clip_norm: the most that the global norm of the gradient may be; None does not clip.
     """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
@@ -43,18 +51,24 @@ class OptimizerConfig:
         yield from checks.not_negative(
             warmup_steps=self.warmup_steps, weight_decay=self.weight_decay
         )
-        yield from checks.rate(b1=self.b1, b2=self.b2)
+        yield from checks.below_one(b1=self.b1, b2=self.b2)
         if self.weight_decay and self.name != "adamw":
-            yield Problem("weight_decay", self.weight_decay, "only adamw decays; nearest: 0")
+            yield Problem("weight_decay", self.weight_decay, "only adamw has weight decay")
 
 
 def make_optimizer(
     config: OptimizerConfig, steps: int, learning_rate: float | Float[Array, ""]
 ) -> optax.GradientTransformation:
-    """clip → rule → weight decay → −rate·schedule(step); only the rate may be traced.
+    """Makes the optax chain: clip → rule → weight decay → −learning_rate·schedule(step).
 
-    The state's structure and values do not depend on the learning rate, so that one compiled
-    program serves every rate.
+    Args:
+      config: the optimizer; its `learning_rate` is not read.
+      steps: the length of the run.
+      learning_rate: the peak of the schedule; may be traced.
+
+    Returns:
+      A transformation whose state does not depend on the learning rate, so that one compiled
+      program serves every one.
     """
     shape = schedule(config, steps)
     clip = config.clip_norm
@@ -67,7 +81,14 @@ def make_optimizer(
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate at each step as a share of its peak: linear warm-up, then the decay.
+    """Makes the schedule: linear warm-up, then the decay.
+
+    Args:
+      config: the optimizer.
+      steps: the length of the run.
+
+    Returns:
+      The learning rate at each step as a share of its peak.
 
     >>> shape = schedule(OptimizerConfig(schedule="linear", warmup_steps=10), steps=110)
     >>> [round(float(shape(step)), 2) for step in (0, 5, 10, 60, 110)]

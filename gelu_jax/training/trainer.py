@@ -2,8 +2,8 @@
 
 A run is a pure function of (config, seed): the model, the order of the data and dropout draw from
 keys of their own, and the batch of a step is a function of (key, step). The hot path is one
-compiled program of `eval_every` scanned steps, or of fewer where the batches of so many are large;
-the host only reads ahead, and logs, evaluates and saves between.
+compiled program, a chunk of `eval_every` scanned steps, or of fewer where the batches of so many
+are large; the host only reads ahead, and logs, evaluates and saves between chunks.
 """
 
 import math
@@ -24,7 +24,7 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import with_sharding_constraint
 from gelu_jax.nn.mlp import MLPConfig
-from gelu_jax.training.data import Block, DataConfig, Dataset
+from gelu_jax.training.data import Batches, DataConfig, Dataset
 from gelu_jax.training.health import health, rounded
 from gelu_jax.training.mesh import (
     MeshConfig,
@@ -43,8 +43,17 @@ from gelu_jax.training.optimizer import OptimizerConfig, make_optimizer
 class TrainConfig:
     """What a run is: its data, model and optimizer, its length, and how often it is evaluated.
 
-    ``checkpoint_every`` steps, a multiple of ``eval_every``, the state is saved; None saves it
-    where the run ends. ``mesh`` spreads the run over several devices; None means one device.
+    Attributes:
+      data: the source of the data.
+      model: the network.
+      steps: optimizer steps in all.
+      batch_size: examples in a step: windows of text, or images.
+      eval_every: steps between evaluations; divides `steps`.
+      optimizer: the optimizer and its schedule.
+      checkpoint_every: steps between checkpoints, a multiple of `eval_every`; None saves the state
+        only where the run ends.
+      seed: in [0, 2³²); decides the initial values, the order of the data and dropout.
+      mesh: how the run is spread over several devices; None is one device.
     """
 
     data: DataConfig
@@ -71,12 +80,17 @@ class TrainConfig:
             reason = f"must be a multiple of eval_every = {self.eval_every}; nearest: {best}"
             yield Problem("checkpoint_every", every, reason)
         if not 0 <= self.seed < 2**32:  # a key takes no more bits: 2**32 would be 0 again
-            nearest = max(0, min(self.seed, 2**32 - 1))
-            yield Problem("seed", self.seed, f"must lie in [0, 2**32); nearest: {nearest}")
+            yield Problem("seed", self.seed, "must lie in [0, 2**32)")
 
 
 class State(NamedTuple):
-    """All that a step changes."""
+    """All that a step changes.
+
+    Attributes:
+      model: the parameters, as a module.
+      optimizer: optax's state.
+      step: how many steps have been taken.
+    """
 
     model: Model
     optimizer: optax.OptState
@@ -84,7 +98,13 @@ class State(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """One key for each thing that draws: arms that share a seed share the order of their data."""
+    """One PRNG key for each use: arms that share a seed share the order of their data.
+
+    Attributes:
+      init: draws the initial parameters.
+      data: draws the batches.
+      dropout: draws what is dropped.
+    """
 
     init: Key[Array, ""]
     data: Key[Array, ""]
@@ -92,13 +112,27 @@ class Keys(NamedTuple):
 
     @classmethod
     def of(cls, seed: int) -> "Keys":
+        """The keys of a seed.
+
+        Args:
+          seed: in [0, 2³²).
+
+        Returns:
+          Three keys that share nothing.
+        """
         return cls(*jax.random.split(jax.random.key(seed), 3))
 
 
 class Point(NamedTuple):
-    """What is known at one evaluation; losses are means in nats, seconds are of training alone.
+    """What is known at one evaluation.
 
-    ``health`` holds a number for each layer by the names of `gelu_jax.training.health`.
+    Attributes:
+      step: steps taken.
+      train_loss: nats, the mean over the steps since the evaluation before; NaN at step 0.
+      validation_loss: nats, the mean over all validation examples.
+      validation_accuracy: the share of their targets that were predicted.
+      seconds: spent on training since step 0, without evaluations.
+      health: a number for each layer, by the names of `gelu_jax.training.health`.
     """
 
     step: int
@@ -110,13 +144,21 @@ class Point(NamedTuple):
 
     @property
     def diverged(self) -> bool:
-        """A loss is no longer finite (at step 0 there is no training loss yet)."""
+        """Whether a loss is no longer finite; at step 0 there is no training loss yet."""
         finite = math.isfinite(self.validation_loss)
         return not finite or (self.step > 0 and not math.isfinite(self.train_loss))
 
 
 def init(config: TrainConfig, keys: Keys) -> State:
-    """The state before the first step."""
+    """Makes the state before the first step; a pretrained model's weights are not loaded here.
+
+    Args:
+      config: the run.
+      keys: the keys of its seed.
+
+    Returns:
+      The state at step 0.
+    """
     model: Any = make_model(config.model, rngs=nnx.Rngs(keys.init))
     optimizer = make_optimizer(config.optimizer, config.steps, 0.0)
     return State(model, optimizer.init(model), jnp.zeros((), jnp.int32))
@@ -125,24 +167,45 @@ def init(config: TrainConfig, keys: Keys) -> State:
 def loss(
     model: Model, inputs: Array, targets: Int[Array, "..."], dropout_key: Array | None = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean cross-entropy in nats, and accuracy, over all targets."""
-    losses, right = _scores(model, inputs, targets, dropout_key)
-    return losses.mean(), right.mean()
+    """The mean of −log p(target), and accuracy, over all targets.
+
+    Args:
+      model: maps `inputs` to logits (..., classes).
+      inputs: token numbers (b, t), or images (b, height, width, channels).
+      targets: the class of each logit vector.
+      dropout_key: draws dropout; None leaves it off.
+
+    Returns:
+      The loss in nats and the share of targets with the highest logit, both float32 scalars.
+    """
+    losses, correct = _scores(model, inputs, targets, dropout_key)
+    return losses.mean(), correct.mean()
 
 
 def _scores(
     model: Model, inputs: Array, targets: Int[Array, "b ..."], dropout_key: Array | None = None
 ) -> tuple[Float[Array, "b ..."], Bool[Array, "b ..."]]:
-    """The cross-entropy of each target, and whether it was thought the likeliest."""
+    """The cross-entropy of each target, and whether its logit is the highest."""
     logits = model(with_sharding_constraint(inputs, "b"), dropout_key=dropout_key)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return losses, logits.argmax(-1) == targets
 
 
 def step(
-    config: TrainConfig, state: State, data: Block, keys: Keys, learning_rate: Float[Array, ""]
+    config: TrainConfig, state: State, data: Batches, keys: Keys, learning_rate: Float[Array, ""]
 ) -> tuple[State, Float[Array, ""]]:
-    """One step of training: the next state, and the loss before it."""
+    """Takes one step of training.
+
+    Args:
+      config: the run.
+      state: the state before the step.
+      data: what holds the step's batch.
+      keys: the keys of the run.
+      learning_rate: the peak of the schedule; may be traced.
+
+    Returns:
+      The state after the step, and the loss before it in nats.
+    """
     inputs, targets = data.batch(keys.data, state.step)
     dropout_key = jax.random.fold_in(keys.dropout, state.step)
     model: Any = state.model  # a module is the pytree of its parameters
@@ -158,7 +221,16 @@ def step(
 def evaluate(
     model: Model, data: Dataset, batch_size: int
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean loss and accuracy over the validation examples, batch_size at a time."""
+    """Evaluates a model on all validation examples.
+
+    Args:
+      model: the model; dropout is off.
+      data: the dataset.
+      batch_size: examples that are computed at once.
+
+    Returns:
+      The mean loss in nats, and the accuracy.
+    """
     n = len(data.validation[0])
 
     def in_batches(x: Array) -> Array:  # the last one filled up with what is then left out
@@ -169,15 +241,23 @@ def evaluate(
         return _scores(model, *batch)
 
     scores = jax.lax.map(one, tuple(in_batches(x) for x in data.validation))
-    losses, right = (x.reshape(-1, *x.shape[2:])[:n] for x in scores)
-    return losses.mean(), right.mean()
+    losses, correct = (x.reshape(-1, *x.shape[2:])[:n] for x in scores)
+    return losses.mean(), correct.mean()
 
 
 class Programs(NamedTuple):
-    """What is compiled for a config, and the seconds that it took."""
+    """What is compiled for a config.
+
+    Attributes:
+      init: makes the state before the first step.
+      chunk: takes a chunk of steps; returns the state after them and the loss of each.
+      evaluate: the mean validation loss and accuracy.
+      health: the health of every layer, on one batch of validation examples.
+      seconds: that compiling all of them took.
+    """
 
     init: Callable[[Keys], State]
-    chunk: Callable[[State, Block, Keys, Array], tuple[State, Array]]
+    chunk: Callable[[State, Batches, Keys, Array], tuple[State, Array]]
     evaluate: Callable[[Model, Dataset], tuple[Array, Array]]
     health: Callable[[Model, Dataset], dict[str, Array]]
     seconds: float
@@ -186,30 +266,39 @@ class Programs(NamedTuple):
 class Trainer:
     """The compiled programs of one config, for every seed and learning rate.
 
-    ``fit`` runs the config from a seed, or from a state, and yields at every evaluation.
+    `fit` runs the config from a seed, or from a state, and yields at every evaluation.
+
+    Args:
+      config: the run.
+      data: the dataset of `config.data`, opened with `config.batch_size`.
+
+    Raises:
+      ConfigError: the model does not fit the data, or the run does not fit the mesh.
     """
 
     def __init__(self, config: TrainConfig, data: Dataset):
-        check(_misfits(config.model, data))
-        check(_uneven(config))
+        check(_data_problems(config.model, data))
+        check(_mesh_problems(config))
         self.config, self.mesh = config, make_mesh(config.mesh)
         self.data = replicate(data, self.mesh)
         state = jax.eval_shape(partial(init, config), Keys.of(0))
         self.abstract_state: State = with_shardings(state, self.mesh)
-        self.chunk_steps = data.block_steps(config.eval_every)
-        self.abstract_block = with_shardings(self.data.like(self.chunk_steps), self.mesh, data.axes)
+        self.chunk_steps = data.chunk_steps(config.eval_every)
+        batches = self.data.abstract_batches(self.chunk_steps)
+        self.abstract_batches = with_shardings(batches, self.mesh, data.axes)
 
     @cached_property
     def programs(self) -> "Programs":
         """The compiled programs; compiled when first needed."""
         start = time.perf_counter()
         config, data, state = self.config, self.data, self.abstract_state
-        keys, rate = Keys.of(0), jnp.zeros((), jnp.float32)
+        keys, batches = Keys.of(0), self.abstract_batches
+        learning_rate = jnp.zeros((), jnp.float32)
         size, chunk = config.batch_size, partial(_chunk, config, self.chunk_steps)
         with use_mesh(self.mesh):
             return Programs(
-                _compile(partial(init, config), keys, out=state, options=_once()),
-                _compile(chunk, state, self.abstract_block, keys, rate, out=(state, None)),
+                _compile(partial(init, config), keys, out=state, options=_quick_to_compile()),
+                _compile(chunk, state, batches, keys, learning_rate, out=(state, None)),
                 _compile(partial(evaluate, batch_size=size), state.model, data),
                 _compile(partial(_health, batch_size=size), state.model, data),
                 time.perf_counter() - start,
@@ -220,19 +309,25 @@ class Trainer:
     ) -> Iterator[tuple[State, Point]]:
         """Trains to the last step, or until the loss is no longer finite.
 
-        ``resume`` is a state that an earlier fit of the same seed and rate yielded, and the
-        seconds it took until there; the run goes on from it as if it had not stopped.
+        Args:
+          seed: of the run; `config.seed` is not read.
+          learning_rate: the peak of the schedule; `config.optimizer.learning_rate` is not read.
+          resume: a state that an earlier fit of the same seed and learning rate yielded, and the
+            seconds of training until there; the run continues as if it had not stopped.
+
+        Yields:
+          The state and the point of every evaluation; without `resume`, of step 0 too.
         """
-        keys, rate = Keys.of(seed), jnp.asarray(learning_rate, jnp.float32)
+        keys, peak = Keys.of(seed), jnp.asarray(learning_rate, jnp.float32)
         state, seconds = resume or (self._start(keys), 0.0)
         losses = jnp.full(1, jnp.nan)
         if resume is None:
             yield state, self._point(state, losses, seconds)
         steps = range(int(state.step), self.config.steps, self.chunk_steps)
-        blocks = self.data.blocks(keys.data, steps, self.abstract_block)
+        batches = self.data.batches(keys.data, steps, self.abstract_batches)
         while state.step < self.config.steps:
             start = time.perf_counter()
-            state, losses = self._advance(state, blocks, keys, rate)
+            state, losses = self._advance(state, batches, keys, peak)
             seconds += time.perf_counter() - start
             point = self._point(state, losses, seconds)
             yield state, point
@@ -240,16 +335,16 @@ class Trainer:
                 return
 
     def _advance(
-        self, state: State, blocks: Iterator[Block], keys: Keys, rate: Array
+        self, state: State, batches: Iterator[Batches], keys: Keys, learning_rate: Array
     ) -> tuple[State, Array]:
         """The state at the next evaluation, and the loss of each step until there."""
         losses: list[Array] = []
         for _ in range(self.config.eval_every // self.chunk_steps):
-            # each waits for the one before: else the blocks of all would lie on the device
-            state, some = jax.block_until_ready(
-                self.programs.chunk(state, next(blocks), keys, rate)
+            # wait for each chunk: otherwise the batches of all of them would lie on the device
+            state, of_chunk = jax.block_until_ready(
+                self.programs.chunk(state, next(batches), keys, learning_rate)
             )
-            losses.append(some)
+            losses.append(of_chunk)
         return state, jnp.concatenate(losses)
 
     def _start(self, keys: Keys) -> State:
@@ -260,16 +355,16 @@ class Trainer:
     def _point(self, state: State, losses: Array, seconds: float) -> Point:
         metrics = self.programs.evaluate(state.model, self.data)
         train_loss, validation_loss, accuracy = map(float, (losses.mean(), *metrics))
-        noted = rounded(self.programs.health(state.model, self.data))
-        return Point(int(state.step), train_loss, validation_loss, accuracy, seconds, noted)
+        layers = rounded(self.programs.health(state.model, self.data))
+        return Point(int(state.step), train_loss, validation_loss, accuracy, seconds, layers)
 
 
-def _misfits(config: ModelConfig, data: Dataset) -> Iterator[Problem]:
+def _data_problems(config: ModelConfig, data: Dataset) -> Iterator[Problem]:
     model, (inputs, _) = architecture(config), data.validation
     images = jnp.issubdtype(inputs.dtype, jnp.floating)
     if isinstance(model, MLPConfig) != images:
-        needed = "images: nearest: mlp" if images else "tokens: nearest: transformer"
-        yield Problem("model.kind", model.kind, f"the data are {needed}")
+        held = "images, which need kind: mlp" if images else "tokens, which need kind: transformer"
+        yield Problem("model.kind", model.kind, f"the data holds {held}")
         return
     if isinstance(model, MLPConfig):
         size = math.prod(inputs.shape[1:])
@@ -281,11 +376,10 @@ def _misfits(config: ModelConfig, data: Dataset) -> Iterator[Problem]:
             least |= {"max_positions": (model.max_positions, inputs.shape[1])}
     for field_name, (given, needed) in least.items():
         if given < needed:
-            reason = f"the data needs at least {needed}; nearest: {needed}"
-            yield Problem(f"model.{field_name}", given, reason)
+            yield Problem(f"model.{field_name}", given, f"the data needs at least {needed}")
 
 
-def _uneven(config: TrainConfig) -> Iterator[Problem]:
+def _mesh_problems(config: TrainConfig) -> Iterator[Problem]:
     if config.mesh is not None:
         sizes = config.mesh.sizes(jax.device_count())
         yield from mesh_problems(sizes, architecture(config.model), config.batch_size)
@@ -297,7 +391,7 @@ def _health(model: Model, data: Dataset, batch_size: int) -> dict[str, Array]:
 
 
 def _chunk(
-    config: TrainConfig, steps: int, state: State, data: Block, keys: Keys, learning_rate: Array
+    config: TrainConfig, steps: int, state: State, data: Batches, keys: Keys, learning_rate: Array
 ) -> tuple[State, Float[Array, " n"]]:
     def body(state: State, _: None) -> tuple[State, Array]:
         return step(config, state, data, keys, learning_rate)
@@ -311,6 +405,6 @@ def _compile(
     return jax.jit(f, out_shardings=shardings(out)).lower(*arguments).compile(options)
 
 
-def _once() -> dict[str, Any]:
-    """For a program that runs once: LLVM's dear passes take seconds and win milliseconds."""
+def _quick_to_compile() -> dict[str, Any]:
+    """For a program that runs once: LLVM's expensive passes take seconds and save milliseconds."""
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}

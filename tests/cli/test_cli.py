@@ -146,14 +146,13 @@ def after(trained: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Any)
 def test_all_files_are_written(trained: dict[str, Any], name: str):
     done, home = trained[name], trained["folder"] / "runs" / name
     assert done.code == 0, done.err
-    listed = [
-        f"runs/{name}/{f}" for f in ("report.html", "curves.png", "curves.svg", "results.csv")
-    ]
-    assert done.out[-4:] == listed
+    names = ("report.html", "curves.png", "curves.svg", "curves.pdf", "results.csv", "results.json")
+    listed = [f"runs/{name}/{f}" for f in names]
+    assert done.out[-6:] == listed
     assert len(done.err) == (2 if name == "compare" else 1), done.err
     assert done.err[-1].startswith("100%  ")
     top = {path.name for path in home.iterdir()} - {".lock"}
-    assert top == {"config.yaml", "results.json", "runs", *(f.split("/")[-1] for f in listed)}
+    assert top == {"config.yaml", "runs", *names}
     assert (home / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "<html" in (home / "report.html").read_text()[:500]
     comparison = read_results(home)
@@ -203,7 +202,7 @@ def test_report_draws_equal_files_without_training(
     after: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     home = after.folder / "runs/compare"
-    drawn = ("report.html", "curves.png", "curves.svg", "results.csv")
+    drawn = ("report.html", "curves.png", "curves.svg", "curves.pdf", "results.csv")
     before = {name: (home / name).read_bytes() for name in drawn}
     for name in drawn:
         (home / name).unlink()
@@ -229,12 +228,12 @@ def test_json_is_all_that_is_printed(after: Shell, monkeypatch: pytest.MonkeyPat
     assert contrast["arm"] == "swiglu"
     assert contrast["mean"] == swiglu["mean"] - relu["mean"]
     assert all((after.folder / file).is_file() for file in found["files"])
-    assert len(found["files"]) == 4
+    assert len(found["files"]) == 6
 
 
 def test_json_prints_nothing_where_the_input_is_wrong(shell: Shell):
     (line,) = shell.refuses("compare", "compare.yaml", "--json", "seeds=0")
-    assert line.endswith("seeds = 0: must be above 0; nearest: 1")
+    assert line.endswith("seeds = 0: must be above 0")
 
 
 def test_a_run_is_written_to_tensorboard_where_that_is_asked_for(shell: Shell):
@@ -395,7 +394,7 @@ def test_all_mistakes_at_once(shell: Shell):
         ("arms.relu={model.variant: rellu}",
          "arms.relu.model.variant = 'rellu': unknown; did you mean relu, relu6, reglu?"),
         ("arms.relu={batch_size: 3}", "arms must see the same data"),
-        ("seeds=0", "seeds = 0: must be above 0; nearest: 1"),
+        ("seeds=0", "seeds = 0: must be above 0"),
         ("learning_rates=[1e-3, fast]", "learning_rates[1] = 'fast': should be a valid number"),
         ("match=flop", "match = 'flop': unknown match; did you mean flops?"),
         ("run.model.d_in=65", "model.d_in = 65: must equal the size of an image = 64"),
@@ -419,7 +418,7 @@ def test_mistakes_in_a_comparison(shell: Shell, override: str, line: str):
         (("generate", "runs/none"), "run = 'runs/none': there is no trained model in it"),
         (("generate", "."), "run = '.': there is no trained model in it"),
         (("generate", ".", "--prompt", ""), "prompt = '': must not be empty"),
-        (("generate", ".", "--length", "0"), "length = 0: must be above 0; nearest: 1"),
+        (("generate", ".", "--length", "0"), "length = 0: must be above 0"),
         (("train", "digits.yaml", "--output", "text.txt"), "output = 'text.txt': file exists"),
         (("train", "digits.yaml", "--output", "text.txt/x"),
          "output = 'text.txt/x': not a directory"),
@@ -461,9 +460,9 @@ def test_generate_continues_the_prompt(after: Shell):
         (("runs/lm", "--length", "40"),
          "length = 40: the model has 40 positions, the prompt takes 4; nearest: 36"),
         (("runs/lm", "--temperature", "0", "--length", "3"),
-         "temperature = 0.0: must be above 0; nearest: 1"),
+         "temperature = 0.0: must be above 0"),
         (("runs/lm", "--top-p", "1.5", "--length", "3"),
-         "top_p = 1.5: must lie in (0, 1]; nearest: 1"),
+         "top_p = 1.5: must lie in (0, 1]"),
     ],
 )  # fmt: skip
 def test_generate_refuses(after: Shell, arguments: tuple[str, ...], line: str):
@@ -481,7 +480,7 @@ def test_a_damaged_model_is_named(after: Shell):
         home = path.parents[2].relative_to(after.folder)
         assert (done.code, done.out) == (2, [])
         assert done.err == [
-            f"warning: {home}/checkpoint/2: damaged checkpoint, passed over (its files are not as "
+            f"warning: {home}/checkpoint/2: skipped a damaged checkpoint (its files are not as "
             "they were written)",
             f"run = '{home}': no readable checkpoint in it",
         ]
@@ -529,7 +528,8 @@ def test_what_the_machine_refuses_is_one_line_and_another_code(
 @pytest.mark.parametrize(
     ("error", "line", "code"),
     [
-        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: allocating 42949672960 bytes"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating "
+                                    "42949672960 bytes"),
          "out of memory (40.0 GiB asked for at once): reduce batch_size,", 1),
         (MemoryError(), "out of memory: reduce batch_size,", 1),
         (Exception("WordLevel error: Missing [UNK] token from the vocabulary"),

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import flax.nnx as nnx
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 import gelu_jax as gj
 from gelu_jax import families
 from gelu_jax.families import files
+from gelu_jax.families.tree import in_dtype
 
 FIXTURES = Path(__file__).parents[1] / "golden" / "families"
 
@@ -44,6 +46,11 @@ def changed(path, *, config=None, tensors=None):
 def leaves(model):
     found, _ = jax.tree_util.tree_flatten_with_path(model)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
+
+
+@jax.jit
+def applied(block, x):
+    return block(x)
 
 
 def same(one, other):
@@ -94,10 +101,22 @@ def test_mixed_dtypes_come_back_byte_equal(tmp_path):
     model = families.load(path)
     assert model.config.dtype == "bfloat16"
     families.save(model, tmp_path / "saved")
-    ours, theirs = (load_file(p / "model.safetensors") for p in (tmp_path / "saved", path))
+    ours, expected = (load_file(p / "model.safetensors") for p in (tmp_path / "saved", path))
     assert {n: (t.dtype, t.tobytes()) for n, t in ours.items()} == {
-        n: (t.dtype, t.tobytes()) for n, t in theirs.items()
+        n: (t.dtype, t.tobytes()) for n, t in expected.items()
     }
+
+
+def test_computation_is_in_the_dtype_of_most_weights(tmp_path):
+    def mixed(tensors):
+        wide = "model.embed_tokens.weight"  # larger than any other tensor, not than all of them
+        return {n: t if n == wide else t.astype(ml_dtypes.bfloat16) for n, t in tensors.items()}
+
+    model = families.load(changed(copied("llama", tmp_path / "mixed"), tensors=mixed))
+    assert model.embedding.dtype == jnp.float32
+    assert model.config.dtype == "bfloat16"
+    families.save(model, tmp_path / "saved", config={})
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_float64_wants_x64(tmp_path):
@@ -163,9 +182,9 @@ for name in ("llama", "gpt2"):
         split += other.addressable_shards[0].data.size < other.size
         np.testing.assert_array_equal(one, other)
     assert split > 8, split
-    replicate = NamedSharding(mesh, P())
-    same = families.load({str(FIXTURES)!r} + "/" + name, sharding=everywhere)
-    assert all(leaf.sharding == everywhere for leaf in jax.tree.leaves(same))
+    replicated = NamedSharding(mesh, P())
+    same = families.load({str(FIXTURES)!r} + "/" + name, sharding=replicated)
+    assert all(leaf.sharding == replicated for leaf in jax.tree.leaves(same))
 """
     environment = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     run = subprocess.run(
@@ -191,11 +210,11 @@ def test_a_repository_id_is_looked_up_in_the_cache_and_nowhere_else(tmp_path, mo
         families.load("someone/other")
 
 
-# --- spellings and buffers ---
+# --- aliases and buffers ---
 
 
 @pytest.mark.parametrize(
-    ("name", "respell"),
+    ("name", "alias"),
     [
         ("gpt2", lambda n: n.removeprefix("transformer.")),
         ("bert", lambda n: n.replace("LayerNorm.weight", "LayerNorm.gamma")),
@@ -212,10 +231,10 @@ def test_a_repository_id_is_looked_up_in_the_cache_and_nowhere_else(tmp_path, mo
         ("efficientnet", lambda n: n.removeprefix("efficientnet.")),
     ],
 )
-def test_other_spellings_are_read_and_kept(name, respell, tmp_path):
+def test_aliases_are_read_and_kept(name, alias, tmp_path):
     path = changed(
         copied(name, tmp_path / "other"),
-        tensors=lambda ts: {respell(n): t for n, t in ts.items()},
+        tensors=lambda ts: {alias(n): t for n, t in ts.items()},
     )
     model = families.load(path)
     same(model, families.load(FIXTURES / name))
@@ -285,9 +304,9 @@ def test_one_feed_forward_block(name, part, layer, monkeypatch):
     """The block equals the one inside the loaded model, and only its tensors are read."""
     read = []
 
-    def watched(stored, tensor, index=()):
+    def watched(info, tensor):
         read.append(tensor)
-        return files.read_tensor(stored, tensor, index)
+        return files.read_tensor(info, tensor)
 
     model = families.load(FIXTURES / name)
     with monkeypatch.context() as patched:
@@ -304,7 +323,7 @@ def test_one_feed_forward_block(name, part, layer, monkeypatch):
     assert all(str(layer) in tensor for tensor in read)
     assert all(re.search(kind, tensor) for tensor in read), read
     x = jnp.ones((2, block.config.d_model))
-    np.testing.assert_allclose(block(x), inside(x), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(applied(block, x), applied(inside, x), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +333,7 @@ def test_one_feed_forward_block(name, part, layer, monkeypatch):
         ("llama", -1, None, r"layer = -1: must lie in 0\.\.2"),
         ("clip", 0, None, r"part = None: which stack.*text, vision"),
         ("t5", 0, "encodr", r"part = 'encodr'.*did you mean encoder"),
-        ("efficientnet", 0, None, "part = None.*none"),
+        ("efficientnet", 0, None, "part = None.*has 0"),
     ],
 )
 def test_a_block_that_is_not_there(name, layer, part, message):
@@ -345,13 +364,32 @@ def test_activations_that_mean_another(name, fields, variant, tmp_path):
     assert gj.branches(block.config.variant)[0] is gj.activation(variant)
 
 
+def test_fields_that_are_absent_and_fields_that_are_null():
+    """A window is 4096 tokens where the file does not say, and none where it says null."""
+    values = json.loads((FIXTURES / "mistral" / "config.json").read_text())
+    windows = {4: values, None: values | {"sliding_window": None}}
+    windows[4096] = {k: v for k, v in values.items() if k != "sliding_window"}
+    for window, fields in windows.items():
+        assert families.config(fields).block.attention.window == window
+
+
+def test_a_config_alone_is_enough_where_no_part_depends_on_the_tensors():
+    for name in ("efficientnet", "vit", "bert"):
+        values = json.loads((FIXTURES / name / "config.json").read_text())
+        made, loaded = families.config(values), families.load(FIXTURES / name).config
+        heads = {"num_classes": None, "pooler": False, "masked_head": None}
+        heads |= {"next_sentence_head": False}
+        changes = {k: v for k, v in heads.items() if hasattr(loaded, k)}
+        assert made == in_dtype(replace(loaded, **changes), jnp.float32)
+
+
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
         ("llama", {"model_type": "llamma"}, "model_type = 'llamma'.*bert, clip.*vit"),
-        ("llama", {"model_type": None}, "model_type = None: missing"),
+        ("llama", {"model_type": None}, "model_type: missing"),
         ("llama", {"hidden_act": "gelo"}, "hidden_act = 'gelo'.*did you mean gelu"),
-        ("llama", {"hidden_size": None}, "hidden_size = None: missing; must be a whole number"),
+        ("llama", {"hidden_size": None}, "hidden_size: missing; must be a whole number"),
         ("llama", {"hidden_size": "16"}, "hidden_size = '16': must be a whole number"),
         ("llama", {"hidden_size": True}, "hidden_size = True: must be a whole number"),
         ("llama", {"hidden_size": 0}, "hidden_size = 0: must lie in"),
@@ -365,10 +403,10 @@ def test_activations_that_mean_another(name, fields, variant, tmp_path):
         ),
         ("gpt2", {"n_head": 5}, "n_head = 5: must divide the model's width 16"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
-        ("bert", {"is_decoder": True}, "is_decoder = True: not supported; nearest: false"),
+        ("bert", {"is_decoder": True}, "is_decoder = True: not supported; only false is"),
         ("t5", {"feed_forward_proj": "gated-"}, "feed_forward_proj = 'gated-'"),
         ("t5", {"feed_forward_proj": "gelled-gelu"}, "feed_forward_proj = 'gelled-gelu'"),
-        ("clip", {"vision_config": None}, "vision_config = None: missing"),
+        ("clip", {"vision_config": None}, "vision_config: missing"),
         ("llava", {"vision_feature_layer": [-2, -5]}, r"vision_feature_layer = \[-2, -5\]"),
         ("llava", {"vision_feature_layer": 9}, "vision_feature_layer = 9"),
         ("vit", {"patch_size": 5}, "patch_size = 5: must divide image_size = 12"),
@@ -394,11 +432,11 @@ def test_all_that_is_wrong_with_the_tensors_is_in_one_error(tmp_path):
     with pytest.raises(families.WeightsError) as caught:
         families.load(path)
     assert str(caught.value).split("\n") == [
-        "model.layers.0.mlp.up_proj.weight = (40, 15): wrong shape; wanted: (40, 16)",
-        "model.layers.1.mlp.up_proj.weight = None: missing; wanted: (40, 16)",
-        "model.layers.2.mlp.up_proj.weight = 'I32': wrong dtype; choose from F64, F32, F16, BF16",
-        "model.layers.3.mlp.up_proj.weight = (40, 16): extra: this model has no use for it",
-        "model.norm.weight = None: missing; wanted: (16,)",
+        "model.layers.0.mlp.up_proj.weight = (40, 15): wrong shape; expected (40, 16)",
+        "model.layers.1.mlp.up_proj.weight: missing; expected shape (40, 16)",
+        "model.layers.2.mlp.up_proj.weight = 'I32': wrong dtype; expected F64, F32, F16, BF16",
+        "model.layers.3.mlp.up_proj.weight = (40, 16): unexpected: the model does not use it",
+        "model.norm.weight: missing; expected shape (16,)",
     ]
 
 

@@ -335,7 +335,7 @@ def test_a_damaged_record_and_a_damaged_checkpoint(
     assert len(warnings) == 2
     assert "relu" in warnings[0]
     assert "damaged record" in warnings[0]
-    assert "checkpoint/30: damaged checkpoint, passed over" in warnings[1]
+    assert "checkpoint/30: skipped a damaged checkpoint" in warnings[1]
     assert_whole(folder, undisturbed)
 
 

@@ -1,6 +1,8 @@
 """What the compiled programs of 8 virtual devices show; test_mesh.py runs it in its own process.
 
-`PYTHONPATH=. XLA_FLAGS=--xla_force_host_platform_device_count=8 python tests/mesh_checks.py CHECK`
+    export PYTHONPATH=. XLA_FLAGS=--xla_force_host_platform_device_count=8
+    python tests/training/mesh_checks.py CHECK
+
 prints what a check finds, as JSON.
 """
 
@@ -25,9 +27,9 @@ from gelu_jax.training import checkpoint
 from gelu_jax.training.chips import CHIPS
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import TokenData, load_data, stream
-from gelu_jax.training.data.dataset import Facts
+from gelu_jax.training.data.dataset import DatasetInfo
 from gelu_jax.training.data.stream import Tokens
-from gelu_jax.training.memory_plan import gradient, needed, plan_memory
+from gelu_jax.training.memory_plan import gradient, plan_memory, total_memory
 from gelu_jax.training.mesh import MeshConfig, make_mesh, shardings, use_mesh, with_shardings
 from gelu_jax.training.trainer import Keys, TrainConfig, Trainer
 
@@ -105,11 +107,11 @@ def curves():
 
 
 def tokens():
-    """Ten steps on tokens that are read from the host, in blocks of two steps."""
+    """Ten steps on tokens that are read from the host, in chunks of two steps."""
     row = np.random.default_rng(0).integers(0, 256, 5000).astype(np.uint16)
     held_out = jnp.asarray(row[: 21 * 17].reshape(21, 17))
-    data = TokenData(held_out, Tokens([row[400:]], 256, "x"), 16, Facts("", "", 0, 0))
-    stream._BLOCK = 2 * 16 * 17 * 2
+    data = TokenData(held_out, Tokens([row[400:]], 256, "x"), 16, DatasetInfo("", "", 0, 0))
+    stream._CHUNK_BYTES = 2 * 16 * 17 * 2
     found = {}
     for name in (None, "data", "mixed", "two"):
         mesh = None if name is None else SPLITS[name]
@@ -345,7 +347,7 @@ def planned():
         data = sum(x.nbytes for x in jax.tree.leaves(t.data))
         program = compiled.argument_size_in_bytes - data + compiled.output_size_in_bytes
         sizes["memory"] = (
-            needed(made, "preactivation"),
+            total_memory(made, "preactivation"),
             program + compiled.temp_size_in_bytes,
         )
         if t.mesh is not None:

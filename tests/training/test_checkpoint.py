@@ -20,6 +20,8 @@ from gelu_jax.training import checkpoint
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.trainer import Keys, State, TrainConfig, init
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 LM = {
     "data": {"kind": "stdlib", "context": 8, "validation_windows": 4},
     "model": {
@@ -54,7 +56,7 @@ def tree(seed: int) -> dict[str, object]:
     }
 
 
-def like() -> dict[str, object]:
+def abstract() -> dict[str, object]:
     return jax.eval_shape(lambda: tree(0))
 
 
@@ -82,32 +84,32 @@ def test_the_last_two_are_kept(tmp_path: Path):
         assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
             str(s) for s in (step - 1, step) if s >= 0
         )
-        assert_equal_bits(checkpoint.restore(tmp_path, like()), tree(step))
+        assert_equal_bits(checkpoint.restore(tmp_path, abstract()), tree(step))
 
 
 def test_saving_goes_on_in_the_background(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A save returns before its checkpoint stands; the next one, and the end, wait for it."""
     slow = threading.Event()
-    sums = checkpoint._sums
-    monkeypatch.setattr(checkpoint, "_sums", lambda folder: (slow.wait(60), sums(folder))[1])
-    with checkpoint.Saver(tmp_path) as saver:
+    sums = checkpoint._checksums
+    monkeypatch.setattr(checkpoint, "_checksums", lambda folder: (slow.wait(60), sums(folder))[1])
+    with checkpoint.AsyncSaver(tmp_path) as saver:
         saver.save(1, tree(1))
         assert not (tmp_path / "1").exists()
         slow.set()
         saver.save(2, tree(2))
         assert (tmp_path / "1").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
-    assert_equal_bits(checkpoint.restore(tmp_path, like()), tree(2))
+    assert_equal_bits(checkpoint.restore(tmp_path, abstract()), tree(2))
 
 
 def test_what_goes_wrong_in_the_background_is_raised_by_the_next_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with checkpoint.Saver(tmp_path) as saver:
+    with checkpoint.AsyncSaver(tmp_path) as saver:
         saver.save(1, tree(1))
         saver.wait()
         with monkeypatch.context() as patch:
-            patch.setattr(checkpoint, "_sums", lambda _: 1 / 0)
+            patch.setattr(checkpoint, "_checksums", lambda _: 1 / 0)
             saver.save(2, tree(2))
             with pytest.raises(ZeroDivisionError):
                 saver.save(3, tree(3))
@@ -116,24 +118,24 @@ def test_what_goes_wrong_in_the_background_is_raised_by_the_next_save(
 
 
 def test_a_run_that_goes_back_leaves_no_later_checkpoint(tmp_path: Path):
-    """After damage a run goes on from an older state: the later ones are no longer its own."""
+    """After damage a run resumes from an older state: the later ones are no longer its own."""
     for step in (2, 4):
         checkpoint.save(tmp_path, step, tree(step))
     checkpoint.save(tmp_path, 3, tree(33))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
-    assert_equal_bits(checkpoint.restore(tmp_path, like()), tree(33))
+    assert_equal_bits(checkpoint.restore(tmp_path, abstract()), tree(33))
 
 
 def test_a_step_is_written_again(tmp_path: Path):
     checkpoint.save(tmp_path, 2, tree(2))
     checkpoint.save(tmp_path, 2, tree(3))
-    assert_equal_bits(checkpoint.restore(tmp_path, like()), tree(3))
+    assert_equal_bits(checkpoint.restore(tmp_path, abstract()), tree(3))
 
 
 def test_nothing_to_read(tmp_path: Path):
-    assert checkpoint.restore(tmp_path / "none", like()) is None
+    assert checkpoint.restore(tmp_path / "none", abstract()) is None
     (tmp_path / "notes.txt").write_text("of somebody")
-    assert checkpoint.restore(tmp_path, like()) is None
+    assert checkpoint.restore(tmp_path, abstract()) is None
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +170,8 @@ def test_any_damage_to_the_newest_falls_back_to_the_one_before(
     directory = tmp_path / "c"
     shutil.copytree(two, directory)
     what = damage(directory / "2", random.Random(seed))
-    with pytest.warns(UserWarning, match=rf"{directory}/2: damaged checkpoint") as caught:
-        back = checkpoint.restore(directory, like())
+    with pytest.warns(UserWarning, match=rf"{directory}/2: skipped a damaged checkpoint") as caught:
+        back = checkpoint.restore(directory, abstract())
     assert_equal_bits(back, tree(1)), what
     assert len(caught) == 1
     assert "\n" not in str(caught[0].message)
@@ -180,12 +182,12 @@ def test_all_damaged_is_none(two: Path, tmp_path: Path):
     for step in "12":
         shutil.rmtree(tmp_path / "c" / step / "state")
     with pytest.warns(UserWarning, match="damaged"):
-        assert checkpoint.restore(tmp_path / "c", like()) is None
+        assert checkpoint.restore(tmp_path / "c", abstract()) is None
 
 
 def test_a_tree_of_another_shape_is_passed_over(two: Path):
     other = jax.eval_shape(lambda: {"model": jnp.zeros(3)})
-    with pytest.warns(UserWarning, match="damaged checkpoint, passed over"):
+    with pytest.warns(UserWarning, match="skipped a damaged checkpoint"):
         assert checkpoint.restore(two, other) is None
 
 
@@ -194,15 +196,21 @@ import os, resource, sys
 from pathlib import Path
 from gelu_jax.training import checkpoint
 from test_checkpoint import tree
-directory = Path(sys.argv[1])
-checkpoint.save(directory, 1, tree(1))
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-if sys.argv[3] == "late":
-    checkpoint._reserve = lambda *_: None
-try:
-    checkpoint.save(directory, 2, tree(2))
-except OSError as error:
-    print(error.strerror, sorted(os.listdir(directory)))
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+for case in sys.argv[2:]:
+    size, when = case.split()
+    directory = Path(sys.argv[1], case)
+    checkpoint.save(directory, 1, tree(1))
+    if when == "late":
+        checkpoint._check_space = lambda *_: None
+    limit(int(size))
+    try:
+        checkpoint.save(directory, 2, tree(2))
+    except OSError as error:
+        print(error.strerror, sorted(os.listdir(directory)))
+    limit(resource.RLIM_INFINITY)
+    print("end of", case, file=sys.stderr, flush=True)
 """
 
 SAVING = """
@@ -217,22 +225,23 @@ for step in itertools.count():
 
 
 def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
-    here = Path(__file__).parent
-    prelude = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n"
+    here = Path(__file__)
+    prelude = f"import sys; sys.path[:0] = [{str(here.parent)!r}, {str(here.parents[2])!r}]\n"
     command = [sys.executable, "-c", prelude + code, *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize(("limit", "when"), [(300, "early"), (40, "late"), (300, "late")])
-def test_a_full_disk_is_an_oserror_and_leaves_no_half(tmp_path: Path, limit: int, when: str):
+def test_a_full_disk_is_an_oserror_and_leaves_no_half(tmp_path: Path):
     """RLIMIT_FSIZE makes the operating system refuse what is longer, as a full disk would.
 
     Late: there was room when it began, and orbax is stopped half-way.
     """
-    out, err = python(FULL, str(tmp_path), str(limit), when).communicate(timeout=300)
-    assert out == "File too large ['1']\n"
-    assert when == "late" or err == ""
-    assert_equal_bits(checkpoint.restore(tmp_path, like()), tree(1))
+    cases = "300 early", "40 late", "300 late"
+    out, err = python(FULL, str(tmp_path), *cases).communicate(timeout=300)
+    assert out == 3 * "File too large ['1']\n"
+    assert err.startswith("end of 300 early\n")
+    for case in cases:
+        assert_equal_bits(checkpoint.restore(tmp_path / case, abstract()), tree(1))
 
 
 def test_killed_while_it_saves(tmp_path: Path):
@@ -249,7 +258,7 @@ def test_killed_while_it_saves(tmp_path: Path):
         last = max([last, *(int(line) for line in rest.split() if line.isdecimal())])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            back = checkpoint.restore(tmp_path, like())
+            back = checkpoint.restore(tmp_path, abstract())
         assert back is not None
         step = int(back["step"])  # type: ignore[call-overload]
         assert step >= last

@@ -46,17 +46,17 @@ COMMAND = ("train", "tiny.yaml")
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ("--process-id 0", "process_id = 0: is for --distributed"),
-        ("--coordinator a:1 --num-processes 2", "coordinator = 'a:1': is for --distributed"),
-        ("--distributed --coordinator node", "coordinator = 'node': must be host:port; "),
-        ("--distributed --coordinator node:x", "coordinator = 'node:x': must be host:port; "),
-        ("--distributed --coordinator :80", "coordinator = ':80': must be host:port; "),
-        ("--distributed --coordinator a:65536", "coordinator = 'a:65536': must be host:port; "),
-        ("--distributed --num-processes 0", "num_processes = 0: must be above 0; nearest: 1"),
-        ("--distributed --process-id -1", "process_id = -1: must lie in [0, 2147483647]; nearest"),
+        ("--process-id 0", "process_id = 0: needs --distributed"),
+        ("--coordinator a:1 --num-processes 2", "coordinator = 'a:1': needs --distributed"),
+        ("--distributed --coordinator node", "coordinator = 'node': must be host:port"),
+        ("--distributed --coordinator node:x", "coordinator = 'node:x': must be host:port"),
+        ("--distributed --coordinator :80", "coordinator = ':80': must be host:port"),
+        ("--distributed --coordinator a:65536", "coordinator = 'a:65536': must be host:port"),
+        ("--distributed --num-processes 0", "num_processes = 0: must be above 0"),
+        ("--distributed --process-id -1", "process_id = -1: must lie in [0, 2147483647]"),
         (
             "--distributed --num-processes 2 --process-id 2",
-            "process_id = 2: must lie in [0, 1]; nearest: 1",
+            "process_id = 2: must lie in [0, 1]",
         ),
     ],
 )
@@ -85,18 +85,18 @@ def test_the_environment_tells_what_no_flag_does():
         "JAX_NUM_PROCESSES": "4",
         "JAX_PROCESS_ID": "3",
     }
-    assert DistributedConfig(True).completed({}) == DistributedConfig(True)
-    assert DistributedConfig(True).completed(environment) == DistributedConfig(
+    assert DistributedConfig(True).with_environment({}) == DistributedConfig(True)
+    assert DistributedConfig(True).with_environment(environment) == DistributedConfig(
         True, "node:1234", 4, 3
     )
     flags = DistributedConfig(True, "other:80", process_id=0)
-    assert flags.completed(environment) == DistributedConfig(True, "other:80", 4, 0)
+    assert flags.with_environment(environment) == DistributedConfig(True, "other:80", 4, 0)
     for name, text, line in (
         ("JAX_PROCESS_ID", "one", "JAX_PROCESS_ID = 'one': must be a whole number from 0"),
-        ("JAX_NUM_PROCESSES", "3", "process_id = 3: must lie in [0, 2]; nearest: 2"),
+        ("JAX_NUM_PROCESSES", "3", "process_id = 3: must lie in [0, 2]"),
     ):
         with pytest.raises(ConfigError) as caught:
-            DistributedConfig(True).completed(environment | {name: text})
+            DistributedConfig(True).with_environment(environment | {name: text})
         assert str(caught.value) == line
 
 
@@ -107,7 +107,9 @@ def test_alone_there_is_nobody_to_ask():
 
 
 def test_what_differs_from_process_0_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(distributed, "agreed", lambda find: find() | {"data": "of process 0"})
+    monkeypatch.setattr(
+        distributed, "broadcast_from_primary", lambda find: find() | {"data": "of process 0"}
+    )
     monkeypatch.setattr(jax, "process_index", lambda: 3)
     with pytest.raises(ConfigError) as caught:
         same_everywhere({"config": {"steps": 3}, "data": "of this one"})
@@ -118,7 +120,7 @@ def test_several_processes_need_a_mesh_of_all_devices(monkeypatch: pytest.Monkey
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "device_count", lambda: 8)
     for config, given in ((None, "None"), (MeshConfig(2, 2, 1), r"\{.*\}")):
-        with pytest.raises(ConfigError, match=rf"mesh = {given}: must span the 8 devices of all"):
+        with pytest.raises(ConfigError, match=rf"mesh = {given}: must use all 8 devices of the"):
             make_mesh(config)
 
 
@@ -162,7 +164,7 @@ class Pair:
     def lines(self, number: int) -> list[str]:
         """What we print; gloo and the C++ of jax print between it."""
         text = self.log(number).read_text()
-        ours = ("process ", "killed", "stopped", "start again", "runs/", "tiny", "config", "100%")
+        ours = ("process ", "killed", "Interrupted", "runs/", "tiny", "config", "100%")
         return [line for line in text.splitlines() if line.startswith((*ours, "warning", "Trace"))]
 
     def wait(self, seconds: float = 170) -> list[int]:
@@ -267,8 +269,8 @@ def test_one_killed_stops_the_other_and_both_go_on(
     assert codes[victim] == -signal.SIGKILL
     assert codes[1 - victim] == 1
     step = saved(tmp_path)
-    who = "process 1 of 2 is gone", "process 0 is gone, or not every process came"
-    line = f"{who[1 - victim]}; the same command goes on from step {step}"
+    who = "process 1 of 2 exited", "process 0 exited, or not every process started"
+    line = f"{who[1 - victim]}; rerun the same command to resume from step {step}"
     assert pair.lines(1 - victim) == [line]
     assert pairs(tmp_path).wait() == [0, 0]
     assert record(tmp_path) == undisturbed
@@ -309,7 +311,7 @@ def test_a_process_that_is_told_nothing_asks(cache: Path, tmp_path: Path):
             capture_output=True, text=True,
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr.startswith(f"{missing}: nothing here tells it; nearest: --")
+        assert done.stderr.startswith(f"{missing}: not known; give --")
         assert done.stderr.count("\n") == 1
 
 
@@ -317,7 +319,7 @@ def test_a_process_that_is_told_nothing_asks(cache: Path, tmp_path: Path):
 def test_processes_that_differ_are_told_so(pairs: Any, tmp_path: Path):
     pair = pairs(tmp_path, more=((), ("steps=260",)))
     assert pair.wait(90) == [1, 2]
-    assert pair.lines(0) == ["process 1 of 2 is gone; start again"]
+    assert pair.lines(0) == ["process 1 of 2 exited; rerun the same command to start over"]
     assert pair.lines(1) == ["config: not the same on process 1 as on process 0"]
 
 

@@ -187,7 +187,7 @@ def test_decay_falls_on_kernels_and_embeddings_alone(config: Any):
         ({"clip_norm": -1.0}, "clip_norm = -1.0: must be above 0"),
         ({"b1": 1.0}, r"b1 = 1.0: must lie in \[0, 1\)"),
         ({"warmup_steps": -1}, "warmup_steps = -1: must not be below 0"),
-        ({"name": "sgd", "weight_decay": 0.1}, "weight_decay = 0.1: only adamw decays"),
+        ({"name": "sgd", "weight_decay": 0.1}, "weight_decay = 0.1: only adamw has weight decay"),
         ({"learning_rate": math.nan}, "learning_rate = nan: must be above 0"),
     ],
 )

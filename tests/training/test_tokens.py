@@ -26,8 +26,8 @@ from gelu_jax.training.config import from_dict, write_config
 from gelu_jax.training.data import HuggingFace, TokenData, TokenFiles, load_data, stream, text
 from gelu_jax.training.data.convert import write_corpus
 from gelu_jax.training.data.corpus import read_corpus
-from gelu_jax.training.data.dataset import Facts
-from gelu_jax.training.data.stream import Tokens, rows_of
+from gelu_jax.training.data.dataset import DatasetInfo
+from gelu_jax.training.data.stream import Tokens, _rows_of
 from gelu_jax.training.trainer import TrainConfig, Trainer
 
 END = "<|endoftext|>"
@@ -116,7 +116,7 @@ def test_a_long_document_is_encoded_as_if_it_were_whole(
 ):
     """In pieces of 8,000 characters, cut where a tokenizer like GPT-2's cuts too."""
     monkeypatch.setattr(text, "_PIECE", 8000)
-    monkeypatch.setattr(text, "_TOGETHER", 20000)
+    monkeypatch.setattr(text, "_BATCH", 20000)
     source = folder / "texts" / "below"
     write_corpus([source], folder / "tokenizer.json", tmp_path / "x", end_of_document="")
     written = [d for split in ("train", "validation") for d in documents(tmp_path / "x", split)]
@@ -137,16 +137,16 @@ def test_of_one_document_the_end_is_held_out(folder: Path, tmp_path: Path, fract
 
 BAD_INPUT = {
     "texts = '{0}/nothing'": {"texts": ["{0}/nothing"]},
-    "is no UTF-8 text": {"texts": ["{0}/texts/.hidden"]},
-    "holds no file": {"texts": ["{0}/none"]},
-    "hold no text": {"texts": ["{0}/texts/empty.txt"]},
-    "line 2 is no JSON": {"texts": ["{0}/broken.jsonl"]},
+    "is not UTF-8 text": {"texts": ["{0}/texts/.hidden"]},
+    "does not hold any file": {"texts": ["{0}/none"]},
+    "do not hold any text": {"texts": ["{0}/texts/empty.txt"]},
+    "line 2 is not JSON": {"texts": ["{0}/broken.jsonl"]},
     "line 1 has no string in a field text; it has content": {"texts": ["{0}/other.jsonl"]},
-    "line 1 holds half a surrogate pair": {"texts": ["{0}/half.jsonl"]},
+    "line 1 holds half of a surrogate pair": {"texts": ["{0}/half.jsonl"]},
     "tokenizer = '{0}/tokeniser.json': no such file; did you mean tokenizer.json": {
         "tokenizer": "{0}/tokeniser.json"
     },
-    "no tokenizer that can be read": {"tokenizer": "{0}/lines.jsonl"},
+    "not a readable tokenizer": {"tokenizer": "{0}/lines.jsonl"},
     "output = '{0}/corpus': exists": {"output": "{0}/corpus"},
     "end_of_document = '</s>': is not in the tokenizer": {"end_of_document": "</s>"},
     "validation_fraction = 1.0: must lie": {"validation_fraction": 1.0},
@@ -224,12 +224,12 @@ def test_a_file_of_any_size_is_encoded_in_bounded_memory(folder: Path, tmp_path:
 def token_data(tokens: np.ndarray, context: int, batch_size: int, pieces: int = 1) -> TokenData:
     kept = Tokens(np.array_split(tokens, pieces), 2**16, "x")
     held_out = jax.numpy.zeros((1, context + 1), np.uint16)
-    return TokenData(held_out, kept, batch_size, Facts("", "", len(tokens), 1))
+    return TokenData(held_out, kept, batch_size, DatasetInfo("", "", len(tokens), 1))
 
 
 def batches(data: TokenData, key: jax.Array, steps: range) -> np.ndarray:
     """Windows (steps, b, t + 1), read in blocks of steps.step."""
-    blocks = data.blocks(key, steps, data.like(steps.step))
+    blocks = data.batches(key, steps, data.abstract_batches(steps.step))
     return np.concatenate([np.asarray(block.tokens) for block in blocks])
 
 
@@ -268,7 +268,7 @@ def test_a_batch_is_a_function_of_key_and_step():
     whole = batches(data, KEY, range(0, 60, 1))
     for n in (2, 5, 30):
         assert np.array_equal(batches(data, KEY, range(30, 60, n)), whole[30:])
-    block = next(data.blocks(KEY, range(30, 60, 10), data.like(10)))
+    block = next(data.batches(KEY, range(30, 60, 10), data.abstract_batches(10)))
     for step in range(30, 40):
         inputs, targets = jax.jit(lambda block, step: block.batch(KEY, step))(block, step)
         assert np.array_equal(inputs, whole[step, :, :-1])
@@ -297,7 +297,7 @@ def shares(processes: int) -> list[Place]:
 def test_processes_read_their_shares_of_the_same_batches(
     processes: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(stream, "placed", lambda block, *_: block)
+    monkeypatch.setattr(stream, "_global_array", lambda block, *_: block)
     read: list[int] = []
     windows = Tokens.windows
     monkeypatch.setattr(Tokens, "windows", lambda *a: read.append(len(a[1])) or windows(*a))
@@ -307,8 +307,8 @@ def test_processes_read_their_shares_of_the_same_batches(
     parts = []
     for place in shares(processes):
         shape = jax.ShapeDtypeStruct((5, 24, 9), np.uint16)
-        like = stream.TokenBlock(_with_place(shape, place))
-        blocks = data.blocks(KEY, range(0, 20, 5), like)
+        like = stream.TokenBatches(_with_place(shape, place))
+        blocks = data.batches(KEY, range(0, 20, 5), like)
         parts.append(np.concatenate([np.asarray(block.tokens) for block in blocks]))
     assert np.array_equal(np.concatenate(parts, axis=1), whole)
     assert set(read) == {5 * 24 // processes}  # and no process read more
@@ -321,10 +321,10 @@ def _with_place(shape: jax.ShapeDtypeStruct, place: Any) -> Any:
 def test_rows_that_lie_apart_or_on_several_devices():
     """Tensor parallel devices hold the same rows; a mesh need not be in the order of processes."""
     every = slice(None)
-    assert rows_of([(every, slice(6, 8)), (every, slice(0, 2)), (every, slice(6, 8))], 8) == [
+    assert _rows_of([(every, slice(6, 8)), (every, slice(0, 2)), (every, slice(6, 8))], 8) == [
         0, 1, 6, 7,
     ]  # fmt: skip
-    assert rows_of([(every, every)], 3) == [0, 1, 2]
+    assert _rows_of([(every, every)], 3) == [0, 1, 2]
 
 
 PROCESS = """
@@ -332,19 +332,19 @@ import json, sys
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from gelu_jax.training.data.dataset import Facts
-from gelu_jax.training.data.stream import TokenBlock, TokenData, Tokens
+from gelu_jax.training.data.dataset import DatasetInfo
+from gelu_jax.training.data.stream import TokenBatches, TokenData, Tokens
 from gelu_jax.training.mesh import MeshConfig, make_mesh, with_shardings
 
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 tokens = Tokens([np.arange(5000, dtype=np.uint16)], 2**16, "x")
-data = TokenData(np.zeros((1, 9), np.uint16), tokens, 16, Facts("", "", 0, 0))
+data = TokenData(np.zeros((1, 9), np.uint16), tokens, 16, DatasetInfo("", "", 0, 0))
 key, steps = jax.random.key(0), range(0, 6, 3)
-whole = [np.asarray(block.tokens) for block in data.blocks(key, steps, data.like(3))]
+whole = [np.asarray(block.tokens) for block in data.batches(key, steps, data.abstract_batches(3))]
 held = {}
 for sizes in ((8, 1, 1), (2, 2, 2), (1, 1, 8)):
-    like = with_shardings(data.like(3), make_mesh(MeshConfig(*sizes)), data.axes)
-    blocks = list(data.blocks(key, steps, like))
+    like = with_shardings(data.abstract_batches(3), make_mesh(MeshConfig(*sizes)), data.axes)
+    blocks = list(data.batches(key, steps, like))
     for block, expected in zip(blocks, whole, strict=True):
         assert block.tokens.shape == expected.shape
         for shard in block.tokens.addressable_shards:
@@ -378,9 +378,9 @@ def test_two_processes_of_four_devices_hold_what_is_theirs():
 
 def test_blocks_are_small_and_divide_the_steps_between_evaluations():
     data = token_data(np.zeros(2000, np.uint16), 1023, 512)  # 1 MiB a batch
-    assert [data.block_steps(n) for n in (1, 7, 32, 48, 100, 37)] == [1, 7, 32, 24, 25, 1]
+    assert [data.chunk_steps(n) for n in (1, 7, 32, 48, 100, 37)] == [1, 7, 32, 24, 25, 1]
     large = replace(data, batch_size=2**20)
-    assert large.block_steps(100) == 1
+    assert large.chunk_steps(100) == 1
 
 
 def test_eight_gigabytes_are_not_read(tmp_path: Path):
@@ -398,9 +398,9 @@ def test_eight_gigabytes_are_not_read(tmp_path: Path):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     data = load_data(TokenFiles(path=str(tmp_path), context=1024, validation_windows=8), 64)
     assert isinstance(data, TokenData)
-    block = next(data.blocks(KEY, range(0, 4, 1), data.like(1)))
+    block = next(data.batches(KEY, range(0, 4, 1), data.abstract_batches(1)))
     assert block.tokens.shape == (1, 64, 1025)
-    assert data.facts.train_size == tokens
+    assert data.info.train_size == tokens
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 200_000, grown  # kB, grain included; the file is 8 GiB
 
@@ -432,10 +432,10 @@ def test_a_lone_dataset_holds_its_last_documents_out(tmp_path: Path, files: int)
     held_out = [token for row in rows()[40:] for token in row]
     assert np.asarray(data.held_out[0]).tolist() == held_out[:5]
     assert data.num_classes == 1000
-    assert data.facts.description == "50 documents, 147 tokens"
-    assert data.facts.hash == load_data(config, 4).facts.hash
+    assert data.info.description == "50 documents, 147 tokens"
+    assert data.info.hash == load_data(config, 4).info.hash
     again = replace(config, path=saved(tmp_path / "y", [[7, *row] for row in rows()]))
-    assert load_data(again, 4).facts.hash != data.facts.hash
+    assert load_data(again, 4).info.hash != data.info.hash
     windows = batches(data, KEY, range(0, 28, 7))  # 4 epochs of 28 windows, batches of 4
     assert len({tuple(w) for w in windows.reshape(-1, 5)}) == (len(flat(data)) - 1) // 4
 
@@ -472,7 +472,7 @@ def test_bad_datasets_are_refused_in_one_line(folder: Path, tmp_path: Path):
     )
     words = saved(tmp_path / "words", [["a", "b"]] * 50)
     assert "holds list<item: string>, not lists of int" in refusal(replace(good, path=words))
-    assert f"data.path = '{folder}': no dataset that can be read" in refusal(
+    assert f"data.path = '{folder}': not a readable dataset" in refusal(
         replace(good, path=str(folder))
     )
     assert "no such file; did you mean x" in refusal(replace(good, path=f"{tmp_path}/xx"))
@@ -485,7 +485,7 @@ def test_bad_datasets_are_refused_in_one_line(folder: Path, tmp_path: Path):
     assert "2 tokens for training, fewer than one window of 5; nearest: 1" in refusal(small)
     arrow = next((tmp_path / "x").glob("*.arrow"))
     arrow.write_bytes(arrow.read_bytes()[:100])
-    assert "no dataset that can be read" in refusal(good)
+    assert "not a readable dataset" in refusal(good)
 
 
 @pytest.mark.parametrize(("token", "said"), [(100, "token 100,"), (-100, "token -100,")])
@@ -515,7 +515,7 @@ def test_bad_corpora_are_refused_in_one_line(folder: Path, tmp_path: Path):
 
     good = TokenFiles(path=str(folder / "corpus"), context=8)
     assert "no such file; did you mean corpus" in refusal(replace(good, path=f"{folder}/corpse"))
-    assert "is no folder" in refusal(replace(good, path=f"{folder}/tokenizer.json"))
+    assert "is not a directory" in refusal(replace(good, path=f"{folder}/tokenizer.json"))
     assert "has no tokens.json; gelu-jax tokenize makes one" in refusal(
         replace(good, path=str(folder))
     )
@@ -538,7 +538,7 @@ def test_bad_corpora_are_refused_in_one_line(folder: Path, tmp_path: Path):
     said = f"for validation, fewer than one window of {held_out + 1}; nearest: {held_out - 1}"
     assert said in refusal(replace(good, context=held_out))
     load_data(replace(good, context=held_out - 1), 4)
-    with pytest.raises(ConfigError, match="context = 0: must be at least 1"):
+    with pytest.raises(ConfigError, match="context = 0: must be above 0"):
         TokenFiles(path="x", context=0)
 
 
@@ -571,8 +571,8 @@ def run_config(folder: Path, **changes: Any) -> TrainConfig:
 def test_a_run_stopped_in_an_epoch_goes_on_bit_for_bit(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Through folders and checkpoints, interrupted at steps 3 and 9, in blocks of one step."""
-    monkeypatch.setattr(stream, "_BLOCK", 1)
+    """Through folders and checkpoints, interrupted at steps 3 and 9, in chunks of one step."""
+    monkeypatch.setattr(stream, "_CHUNK_BYTES", 1)
     config = run_config(folder)
     trainer = Trainer(config, load_data(config.data, config.batch_size))
     assert trainer.chunk_steps == 1

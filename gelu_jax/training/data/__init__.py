@@ -1,13 +1,16 @@
 """Data sources: bytes and images, read once and sampled on the device; tokens, read as they go.
 
-`load_data` makes a dataset from the config of a source. What every dataset offers stands at the
-top of `dataset.py`.
+`load_data` makes a dataset from the config of a source. What every dataset offers is listed at
+the top of `dataset.py`.
 """
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
-from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.training.data.dataset import Batch, Facts
+from pydantic import Field
+
+from gelu_jax.errors import check
+from gelu_jax.nn import checks
+from gelu_jax.training.data.dataset import Batch, DatasetInfo
 from gelu_jax.training.data.images import (
     Digits,
     ImageData,
@@ -17,45 +20,56 @@ from gelu_jax.training.data.images import (
     shuffled,
 )
 from gelu_jax.training.data.language import ByteData, Files, StdlibCorpus, load_files, load_stdlib
-from gelu_jax.training.data.stream import TokenBlock, TokenData
+from gelu_jax.training.data.stream import TokenBatches, TokenData
 from gelu_jax.training.data.tokens import HuggingFace, TokenFiles, load_hugging_face, load_tokens
 
 __all__ = [
     "Batch",
-    "Block",
+    "Batches",
     "ByteData",
     "DataConfig",
     "Dataset",
+    "DatasetInfo",
     "Digits",
-    "Facts",
     "Files",
     "HuggingFace",
     "ImageData",
     "Mnist",
     "StdlibCorpus",
-    "TokenBlock",
+    "TokenBatches",
     "TokenData",
     "TokenFiles",
     "load_data",
     "shuffled",
 ]
 
-DataConfig: TypeAlias = StdlibCorpus | Files | TokenFiles | HuggingFace | Digits | Mnist
+DataConfig: TypeAlias = Annotated[
+    StdlibCorpus | Files | TokenFiles | HuggingFace | Digits | Mnist, Field(discriminator="kind")
+]
 Dataset: TypeAlias = ByteData | ImageData | TokenData
-Block: TypeAlias = ByteData | ImageData | TokenBlock
+Batches: TypeAlias = ByteData | ImageData | TokenBatches
 
 
 def load_data(config: DataConfig, batch_size: int) -> Dataset:
-    """Reads a data source; raises `ConfigError` (fields `data. ...`, `batch_size`) if it cannot.
+    """Opens a data source.
+
+    Args:
+      config: the source.
+      batch_size: examples in a step: windows of text, or images.
+
+    Returns:
+      The dataset.
+
+    Raises:
+      ConfigError: it cannot be read; the fields are `data. ...` or `batch_size`.
 
     >>> import jax
     >>> data = load_data(Digits(), batch_size=128)
     >>> inputs, targets = data.batch(jax.random.key(0), step=0)
-    >>> inputs.shape, targets.shape, data.facts.train_size
+    >>> inputs.shape, targets.shape, data.info.train_size
     ((128, 8, 8, 1), (128,), 1442)
     """
-    if batch_size < 1:
-        raise ConfigError([Problem("batch_size", batch_size, "must be at least 1")])
+    check(checks.positive(batch_size=batch_size))
     match config:
         case StdlibCorpus():
             return load_stdlib(config, batch_size)

@@ -12,23 +12,36 @@ from gelu_jax.training.data.tokens import HuggingFace, TokenFiles
 
 
 class Codec(NamedTuple):
-    """How text becomes tokens, and tokens text."""
+    """How text becomes tokens, and tokens text.
+
+    Attributes:
+      encode: text to token numbers.
+      decode: token numbers to text.
+    """
 
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
 
 
 def codec(data: object, tokenizer: str | os.PathLike[str] | None = None) -> Codec:
-    """That of a run's data: of a corpus its own tokenizer's, if ``tokenizer`` names no other.
+    """Finds the codec of a run's data.
 
-    Raises ConfigError (``tokenizer``) where there is none, or it cannot be read.
+    Args:
+      data: the source that the run was trained on.
+      tokenizer: the `tokenizer.json` of its tokens; None takes the one in its corpus.
+
+    Returns:
+      The codec of the tokenizer; of bytes, if the source is read as bytes.
+
+    Raises:
+      ConfigError: there is no tokenizer, or it cannot be read; the field is `tokenizer`.
     """
     if not isinstance(data, TokenFiles | HuggingFace):
         return Codec(_to_bytes, _from_bytes)
     if isinstance(data, TokenFiles):
         tokenizer = tokenizer or Path(os.path.expanduser(data.path)) / TOKENIZER
     if tokenizer is None:
-        raise ConfigError([Problem("tokenizer", None, f"the data ({data.path}) came without one")])
+        raise ConfigError([Problem("tokenizer", None, f"the data ({data.path}) has none")])
     encoder, _ = load_tokenizer(tokenizer)
 
     def encode(text: str) -> list[int]:

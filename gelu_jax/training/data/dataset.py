@@ -1,18 +1,18 @@
 """What every dataset offers, and what the sources share.
 
 A source is a frozen config (`StdlibCorpus`, `Files`, `TokenFiles`, `HuggingFace`, `Digits`,
-`Mnist`); `load_data` opens it as a dataset. What a few steps of training read is a block, a pytree
-of arrays that their program takes as an argument. All datasets offer
+`Mnist`); `load_data` opens it as a dataset. A chunk of training steps reads its batches from a
+pytree of arrays, `Batches`, that the compiled program takes as an argument. All datasets offer
 
-    dataset.blocks(key, steps, like) -> blocks      from each of a range of steps on
-    dataset.like(steps)      what a block of so many steps looks like
-    dataset.axes             the axes of each of a block's arrays, "" where it is whole everywhere
-    dataset.block_steps(n)   the steps of a block; they divide n
-    block.batch(key, step)   -> (inputs, targets)   jittable; a pure function of (key, step)
+    dataset.chunk_steps(n)   the steps of a chunk; they divide n
+    dataset.batches(key, steps, abstract)   the batches of each chunk of a range of steps, in turn
+    dataset.abstract_batches(steps)   shapes and dtypes of the batches of so many steps
+    dataset.axes             the axes of each of their arrays, "" where all devices hold all of it
+    batches.batch(key, step) -> (inputs, targets)   jittable; a pure function of (key, step)
     dataset.validation       -> (inputs, targets)   the same held-out examples for every run
     dataset.num_classes      the number of values a target can take
     dataset.tokens_per_step  predictions in one batch
-    dataset.facts            what was read: hash, sizes, description
+    dataset.info             what was read: hash, sizes, description
 
 so that a loop need not know which it trains on:
 
@@ -21,10 +21,10 @@ so that a loop need not know which it trains on:
 | bytes, tokens | (b, t) int32 | (b, t) int32, the next one at each place |
 | images | (b, height, width, 1) float32 in [0, 1] | (b,) int32, the label |
 
-Bytes and images are small: the dataset lies on the device, and is itself the one block of all
-steps (`Resident`). Tokens stay on disk, and a block holds the batches of its steps.
+Bytes and images are small: the dataset lies on the device, and holds the batches of all steps
+itself (`Resident`). Tokens stay on disk, and are read for one chunk after the other.
 
-Two runs are comparable when `facts.hash` is equal: it covers the bytes of both splits.
+Two runs are comparable when `info.hash` is equal: it covers the bytes of both splits.
 """
 
 import hashlib
@@ -45,8 +45,15 @@ Batch: TypeAlias = tuple[jax.Array, jax.Array]
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a dataset was read from; sizes in bytes of text, in tokens or in images."""
+class DatasetInfo:
+    """What a dataset was read from.
+
+    Attributes:
+      description: for people.
+      hash: SHA-256 of the content of both splits, in hexadecimal.
+      train_size: bytes of text, tokens or images.
+      validation_size: the same of the held-out split.
+    """
 
     description: str
     hash: str
@@ -55,26 +62,47 @@ class Facts:
 
 
 class Resident:
-    """A dataset that lies on the device: what any steps read is the dataset itself."""
+    """A dataset that lies on the device: any steps read from the dataset itself."""
 
     @property
     def axes(self) -> Sequence[str]:
+        """No axis of any array is split."""
         return [""] * len(jax.tree.leaves(self))
 
-    def block_steps(self, most: int) -> int:
+    def chunk_steps(self, most: int) -> int:
+        """A chunk may have any number of steps.
+
+        Args:
+          most: steps between evaluations.
+
+        Returns:
+          The same.
+        """
         return most
 
-    def like(self, steps: int) -> Self:
+    def abstract_batches(self, steps: int) -> Self:
+        """Shapes and dtypes of what a chunk reads.
+
+        Args:
+          steps: of the chunk.
+
+        Returns:
+          The dataset.
+        """
         return self
 
-    def blocks(self, key: jax.Array, steps: range, like: Any) -> Iterator[Self]:
+    def batches(self, key: jax.Array, steps: range, abstract: Any) -> Iterator[Self]:
+        """What each chunk of a range of steps reads.
+
+        Args:
+          key: not used; `batch` draws.
+          steps: not used.
+          abstract: not used.
+
+        Yields:
+          The dataset, without end.
+        """
         return repeat(self)
-
-
-def next_token(windows: jax.Array) -> Batch:
-    """Windows (..., t + 1) of any integers as inputs and targets (..., t) int32."""
-    windows = windows.astype(jnp.int32)
-    return windows[..., :-1], windows[..., 1:]
 
 
 class Windows:
@@ -85,10 +113,12 @@ class Windows:
 
     @property
     def context(self) -> int:
+        """Tokens that the model sees, t."""
         return self.held_out.shape[1] - 1
 
     @property
     def tokens_per_step(self) -> int:
+        """Targets in a batch."""
         return self.batch_size * self.context
 
     @property
@@ -97,36 +127,85 @@ class Windows:
         return next_token(self.held_out)
 
 
-def slots(size: int, context: int) -> int:
-    """How many windows of context + 1 a row of this size has, if no target is in two of them."""
+def next_token(windows: jax.Array) -> Batch:
+    """Splits windows into what a model sees and what it is to predict.
+
+    Args:
+      windows: integers (..., t + 1).
+
+    Returns:
+      Inputs and targets (..., t), int32.
+    """
+    windows = windows.astype(jnp.int32)
+    return windows[..., :-1], windows[..., 1:]
+
+
+def num_windows(size: int, context: int) -> int:
+    """Counts the windows of a row of tokens in which no token is a target twice.
+
+    Args:
+      size: tokens in the row.
+      context: tokens of a window, but for the last target.
+
+    Returns:
+      How many windows there are; window i begins at i · context.
+    """
     return (size - 1) // context
 
 
 def even_starts(size: int, context: int, count: int) -> np.ndarray:
-    """Where so many of those windows begin, or all of them, spread evenly."""
-    every = slots(size, context)
-    count = min(count, every)
-    return np.arange(count) * every // count * context
+    """Chooses some of those windows, evenly spaced.
+
+    Args:
+      size: tokens in the row.
+      context: tokens of a window, but for the last target.
+      count: how many to choose; all, if there are fewer.
+
+    Returns:
+      Where they begin, int64.
+    """
+    found = num_windows(size, context)
+    count = min(count, found)
+    return np.arange(count) * found // count * context
 
 
-def at_least_one(config: Any, *names: str) -> Iterator[Problem]:
-    for name in names:
-        if getattr(config, name) < 1:
-            yield Problem(name, getattr(config, name), "must be at least 1")
+def fraction_problems(config: Any) -> Iterator[Problem]:
+    """Checks the `validation_fraction` of a source.
 
+    Args:
+      config: the source.
 
-def between_0_and_1(config: Any) -> Iterator[Problem]:
+    Yields:
+      A problem, unless the fraction lies between 0 and 1.
+    """
     fraction = config.validation_fraction
     if not 0 < fraction < 1:
         yield Problem("validation_fraction", fraction, "must lie between 0 and 1")
 
 
-def wrong(field: str, value: object, reason: str) -> ConfigError:
+def data_error(field: str, value: object, reason: str) -> ConfigError:
+    """Makes the error of a source that cannot be read.
+
+    Args:
+      field: of the source.
+      value: of the field.
+      reason: why it cannot be read.
+
+    Returns:
+      The error, whose field is `data.<field>`.
+    """
     return ConfigError([Problem(f"data.{field}", value, reason)])
 
 
 def content_hash(parts: Iterable[bytes]) -> str:
-    """SHA-256 of the parts and of where each ends."""
+    """Computes the SHA-256 of several contents and their lengths.
+
+    Args:
+      parts: the contents.
+
+    Returns:
+      64 hexadecimal digits.
+    """
     digest = hashlib.sha256()
     for part in parts:
         digest.update(struct.pack("<Q", len(part)))
@@ -135,5 +214,14 @@ def content_hash(parts: Iterable[bytes]) -> str:
 
 
 def require(package: str, kind: str) -> None:
+    """Checks that an optional package is installed.
+
+    Args:
+      package: its name.
+      kind: of the source that needs it.
+
+    Raises:
+      ConfigError: it is not.
+    """
     if find_spec(package) is None:
-        raise wrong("kind", kind, f"needs {package}: pip install 'gelu-jax[data]'")
+        raise data_error("kind", kind, f"needs {package}: pip install 'gelu-jax[data]'")

@@ -1,4 +1,4 @@
-"""Bytes to be continued: text or any other files, each byte a token."""
+"""Bytes to be predicted: text or any other files, each byte a token."""
 
 import dataclasses
 import glob
@@ -16,30 +16,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelu_jax.errors import check, no_such
+from gelu_jax.nn import checks
 from gelu_jax.training.data.dataset import (
     Batch,
-    Facts,
+    DatasetInfo,
     Resident,
     Windows,
-    at_least_one,
-    between_0_and_1,
     content_hash,
+    data_error,
     even_starts,
+    fraction_problems,
     next_token,
-    wrong,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _ByteSource:
-    """What the sources of bytes share.
-
-    Attributes:
-      context: bytes that the model sees; a window is one longer, for the last target.
-      validation_fraction: the share of the bytes held out.
-      validation_windows: how many windows of the held-out bytes are evaluated, if they hold so
-        many; evenly spaced, none overlapping.
-    """
+    """What the sources of bytes share."""
 
     context: int = 64
     validation_fraction: float = 0.1
@@ -47,14 +40,23 @@ class _ByteSource:
     unit: ClassVar[str] = "nats per byte"
 
     def __post_init__(self) -> None:
-        check([*at_least_one(self, "context", "validation_windows"), *between_0_and_1(self)])
+        windows = self.validation_windows
+        sizes = checks.positive(context=self.context, validation_windows=windows)
+        check([*sizes, *fraction_problems(self)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class StdlibCorpus(_ByteSource):
     """The Python standard library's own top-level sources, read in place; about 4.7 MB.
 
-    Split by file. It differs between Python versions: compare runs of equal `facts.hash` only.
+    Split by file. It differs between Python versions: compare only runs of equal `info.hash`.
+
+    Attributes:
+      context: bytes that the model sees; a window is one longer, for the last target.
+      validation_fraction: the share of the bytes that is held out.
+      validation_windows: how many windows of the held-out bytes are evaluated, if they hold so
+        many; evenly spaced, none overlapping.
+      kind: always "stdlib".
     """
 
     kind: Literal["stdlib"] = "stdlib"
@@ -62,35 +64,56 @@ class StdlibCorpus(_ByteSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Files(_ByteSource):
-    """The bytes of any files, by path or glob (`**` goes down folders).
+    """The bytes of any files. One file is split at a byte, its end held out; several by file.
 
-    One file is split at a byte, its end held out; several are split by file.
+    Attributes:
+      context: bytes that the model sees; a window is one longer, for the last target.
+      validation_fraction: the share of the bytes that is held out.
+      validation_windows: how many windows of the held-out bytes are evaluated, if they hold so
+        many; evenly spaced, none overlapping.
+      path: one or several paths or globs; `**` matches folders at any depth.
+      kind: always "files".
     """
 
     path: str | tuple[str, ...]
     kind: Literal["files"] = "files"
 
 
-@no_type_check  # JAX rebuilds it around tracers and avals, which are no arrays
+@no_type_check  # JAX rebuilds it around tracers and avals, which are not arrays
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ByteData(Windows, Resident):
-    """Bytes for next-byte prediction: `train` (n,) uint8, `held_out` (windows, t + 1) uint8.
+    """Bytes for next-byte prediction.
 
     Files stand one after the other, so a window may run from one into the next.
+
+    Attributes:
+      train: (n,) uint8.
+      held_out: (windows, t + 1) uint8.
+      batch_size: windows in a step.
+      info: what was read.
     """
 
     train: jax.Array
     held_out: jax.Array
     batch_size: int = dataclasses.field(metadata={"static": True})
-    facts: Facts = dataclasses.field(metadata={"static": True})
+    info: DatasetInfo = dataclasses.field(metadata={"static": True})
 
     @property
     def num_classes(self) -> int:
+        """The values of a byte."""
         return 256
 
     def batch(self, key: jax.Array, step: jax.Array | int) -> Batch:
-        """Inputs and targets (b, t): windows drawn uniformly, with replacement, from all."""
+        """Draws windows uniformly, with replacement, from all.
+
+        Args:
+          key: draws all batches.
+          step: of the run; may be traced.
+
+        Returns:
+          Inputs and targets (b, t), int32.
+        """
         starts = jax.random.randint(
             jax.random.fold_in(key, step),
             (self.batch_size, 1),
@@ -102,6 +125,18 @@ class ByteData(Windows, Resident):
 
 
 def load_stdlib(config: StdlibCorpus, batch_size: int) -> ByteData:
+    """Opens the sources of the standard library.
+
+    Args:
+      config: the source.
+      batch_size: windows in a step.
+
+    Returns:
+      The dataset.
+
+    Raises:
+      ConfigError: there are none, or a split would be shorter than a window.
+    """
     # _sysconfigdata_*.py holds the paths and flags of this very interpreter's build
     sources = Path(sysconfig.get_path("stdlib")).glob("*.py")
     paths = {p.name: p for p in sources if not p.name.startswith("_sysconfigdata")}
@@ -109,6 +144,18 @@ def load_stdlib(config: StdlibCorpus, batch_size: int) -> ByteData:
 
 
 def load_files(config: Files, batch_size: int) -> ByteData:
+    """Opens files as bytes.
+
+    Args:
+      config: the source.
+      batch_size: windows in a step.
+
+    Returns:
+      The dataset.
+
+    Raises:
+      ConfigError: a file cannot be read, or a split would be shorter than a window.
+    """
     return _load(config, "path", config.path, _paths(config.path), batch_size)
 
 
@@ -119,12 +166,12 @@ def _load(
     size, window = sum(map(len, files.values())), config.context + 1
     if size < window:
         few = f"fewer than one window of {window} (context + 1)" if size else "nothing to train on"
-        raise wrong(field, value, f"holds {size} bytes, {few}")
+        raise data_error(field, value, f"holds {size} bytes, {few}")
     train, validation = _split(files, config.validation_fraction)
     for part, data in (("training", train), ("validation", validation)):
         if len(data) < window:
             reason = f"leaves {len(data)} bytes for {part}, fewer than one window of {window}"
-            raise wrong("validation_fraction", config.validation_fraction, reason)
+            raise data_error("validation_fraction", config.validation_fraction, reason)
     starts = even_starts(len(validation), config.context, config.validation_windows)
     windows = starts[:, None] + np.arange(window)
     description = f"{len(files)} file{'s' * (len(files) > 1)}, {size} bytes"
@@ -132,7 +179,7 @@ def _load(
         jnp.asarray(np.frombuffer(train, np.uint8)),
         jnp.asarray(np.frombuffer(validation, np.uint8)[windows]),
         batch_size,
-        Facts(description, content_hash([train, validation]), len(train), len(validation)),
+        DatasetInfo(description, content_hash([train, validation]), len(train), len(validation)),
     )
 
 
@@ -140,18 +187,18 @@ def _read(field: str, value: object, paths: Mapping[str, Path]) -> dict[str, byt
     """The contents of the files, if 32-bit indices can reach all of them."""
     try:
         if sum(path.stat().st_size for path in paths.values()) >= 2**31:
-            raise wrong(field, value, "holds 2 GiB or more")
+            raise data_error(field, value, "holds 2 GiB or more")
         return {name: path.read_bytes() for name, path in paths.items()}
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise wrong(field, error.filename or value, reason) from None
+        raise data_error(field, error.filename or value, reason) from None
 
 
 def _split(files: Mapping[str, bytes], fraction: float) -> tuple[bytes, bytes]:
     """Training and validation bytes.
 
     Files are held out in the order of their names' SHA-256 while they fit into the fraction: no
-    listing order and no random state takes part, and a file more moves few others. If the first
+    listing order and no random state is involved, and adding a file moves few others. If the first
     is too large, the smallest of all is held out.
     """
     files = {name: data for name, data in sorted(files.items()) if data}
@@ -173,7 +220,7 @@ def _paths(patterns: str | tuple[str, ...]) -> dict[str, Path]:
     patterns = (patterns,) if isinstance(patterns, str) else patterns
     paths = sorted({Path(os.path.abspath(path)) for p in patterns for path in _matches(p)})
     if not paths:
-        raise wrong("path", patterns, "names no file")
+        raise data_error("path", patterns, "does not name a file")
     root = os.path.commonpath([path.parent for path in paths])
     return {path.relative_to(root).as_posix(): path for path in paths}
 
@@ -183,12 +230,12 @@ def _matches(pattern: str) -> list[str]:
     path = os.path.expanduser(pattern)
     if os.path.isdir(path):
         example = f"{pattern.rstrip('/')}/**/*.txt"
-        raise wrong("path", pattern, f"is a folder; name its files, such as {example}")
+        raise data_error("path", pattern, f"is a folder; name its files, such as {example}")
     if os.path.isfile(path):
         return [path]
     if os.path.exists(path):
-        raise wrong("path", pattern, "is no regular file")
+        raise data_error("path", pattern, "is not a regular file")
     found = [match for match in glob.glob(path, recursive=True) if os.path.isfile(match)]
     if not found:
-        raise wrong("path", pattern, no_such("file", path))
+        raise data_error("path", pattern, no_such("file", path))
     return found

@@ -12,11 +12,17 @@ from typing import Any, NamedTuple, TextIO
 from gelu_jax.errors import ConfigError, Problem, no_such
 
 _PIECE = 2**20  # characters: a longer document is encoded in pieces, cut at ends of lines
-_TOGETHER = 2**22  # characters: so many are encoded at once, on all cores
+_BATCH = 2**22  # characters that are encoded at once, on all cores
 
 
 class Piece(NamedTuple):
-    """A part of a document."""
+    """A part of a document, or all of it.
+
+    Attributes:
+      text: the part.
+      begins: whether it begins its document.
+      ends: whether it ends its document.
+    """
 
     text: str
     begins: bool
@@ -24,36 +30,56 @@ class Piece(NamedTuple):
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> tuple[Any, bytes]:
-    """A `tokenizers.Tokenizer` that neither cuts nor fills up, and its file; ConfigError if not."""
+    """Reads a tokenizer, and makes it neither truncate nor pad.
+
+    Args:
+      path: a `tokenizer.json`.
+
+    Returns:
+      A `tokenizers.Tokenizer`, and the content of the file.
+
+    Raises:
+      ConfigError: it cannot be read, or `tokenizers` is not installed; the field is `tokenizer`.
+    """
     if find_spec("tokenizers") is None:
-        raise refused("tokenizer", path, "needs tokenizers: pip install 'gelu-jax[data]'")
+        raise input_error("tokenizer", path, "needs tokenizers: pip install 'gelu-jax[data]'")
     from tokenizers import Tokenizer
 
     if not os.path.isfile(path):
-        raise refused("tokenizer", path, no_such("file", os.fspath(path)))
+        raise input_error("tokenizer", path, no_such("file", os.fspath(path)))
     content = Path(path).read_bytes()
     try:
         encoder: Any = Tokenizer.from_str(content.decode())
     except Exception as error:  # tokenizers raises Exception itself
-        reason = f"no tokenizer that can be read: {' '.join(str(error).split())}"
-        raise refused("tokenizer", path, reason) from None
-    encoder.no_truncation()  # as many files ask for, and would lose text by
+        reason = f"not a readable tokenizer: {' '.join(str(error).split())}"
+        raise input_error("tokenizer", path, reason) from None
+    encoder.no_truncation()  # many files ask for it, and text would be lost
     encoder.no_padding()
     return encoder, content
 
 
 def find_files(texts: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Every file meant, once, in an order that does not depend on the disk's."""
+    """Finds every file that is meant, once.
+
+    Args:
+      texts: files, and folders of which every file counts that is not hidden.
+
+    Returns:
+      The files, in an order that does not depend on the disk's.
+
+    Raises:
+      ConfigError: there are none; the field is `texts`.
+    """
     found: dict[Path, None] = {}
     for text in texts:
         path = Path(text)
         if not path.exists():
-            raise refused("texts", text, no_such("file", str(path)))
+            raise input_error("texts", text, no_such("file", str(path)))
         files = (
             [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_text(p, path))
         )
         if not files:
-            raise refused("texts", text, "holds no file")
+            raise input_error("texts", text, "does not hold any file")
         found |= dict.fromkeys(files)
     return list(found)
 
@@ -63,17 +89,28 @@ def _is_text(path: Path, root: Path) -> bool:
     return path.is_file() and not hidden
 
 
-def documents(files: Sequence[Path], watch: Callable[[int, int], None]) -> Iterator[Piece]:
-    """All documents, one after the other; ``watch`` is told the bytes read, and those of all."""
+def documents(files: Sequence[Path], callback: Callable[[int, int], None]) -> Iterator[Piece]:
+    """Reads all documents, one after the other.
+
+    Args:
+      files: a document each; of a `.jsonl` file, each line is one.
+      callback: called with the bytes read so far and those of all files.
+
+    Yields:
+      The pieces of each document.
+
+    Raises:
+      ConfigError: a file is not UTF-8, or a line is not JSON with a text; the field is `texts`.
+    """
     total, before = sum(path.stat().st_size for path in files), 0
     for path in files:
         with path.open("rb") as raw, io.TextIOWrapper(raw, "utf-8", newline="") as file:
             try:
                 for piece in _lines(path, file) if path.suffix == ".jsonl" else _pieces(file):
                     yield piece
-                    watch(before + raw.tell(), total)
+                    callback(before + raw.tell(), total)
             except UnicodeDecodeError:
-                raise refused("texts", path, "is no UTF-8 text") from None
+                raise input_error("texts", path, "is not UTF-8 text") from None
         before += path.stat().st_size
 
 
@@ -87,13 +124,13 @@ def _text(path: Path, number: int, line: str) -> str:
     try:
         record: Any = json.loads(line)
     except ValueError as error:
-        raise refused("texts", path, f"line {number} is no JSON: {error}") from None
+        raise input_error("texts", path, f"line {number} is not JSON: {error}") from None
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
         fields = f"; it has {', '.join(record)}" if isinstance(record, dict) else ""
-        raise refused("texts", path, f"line {number} has no string in a field text{fields}")
+        raise input_error("texts", path, f"line {number} has no string in a field text{fields}")
     if not text.isascii() and re.search("[\ud800-\udfff]", text):
-        raise refused("texts", path, f"line {number} holds half a surrogate pair, no text")
+        raise input_error("texts", path, f"line {number} holds half of a surrogate pair")
     return text
 
 
@@ -119,19 +156,36 @@ def _cut(text: str) -> int:
     return len(text)
 
 
-def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """As many pieces together as are worth encoding at once."""
-    together: list[Piece] = []
+def batched(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Collects pieces into batches.
+
+    Args:
+      pieces: in order.
+
+    Yields:
+      As many of them as are worth encoding at once.
+    """
+    batch: list[Piece] = []
     size = 0
     for piece in pieces:
-        together.append(piece)
+        batch.append(piece)
         size += len(piece.text)
-        if size >= _TOGETHER:
-            yield together
-            together, size = [], 0
-    if together:
-        yield together
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
-def refused(field: str, value: object, reason: str) -> ConfigError:
+def input_error(field: str, value: object, reason: str) -> ConfigError:
+    """Makes the error of an input that cannot be used.
+
+    Args:
+      field: the argument.
+      value: what was given.
+      reason: why it cannot be used.
+
+    Returns:
+      The error.
+    """
     return ConfigError([Problem(field, value, reason)])

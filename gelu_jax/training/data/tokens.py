@@ -9,29 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from gelu_jax.errors import ConfigError, check, nearest
-from gelu_jax.training.data.corpus import find, read_corpus
+from gelu_jax.nn import checks
+from gelu_jax.training.data.corpus import find_folder, read_corpus
 from gelu_jax.training.data.dataset import (
-    Facts,
-    at_least_one,
-    between_0_and_1,
+    DatasetInfo,
     content_hash,
+    data_error,
     even_starts,
+    fraction_problems,
+    num_windows,
     require,
-    slots,
-    wrong,
 )
 from gelu_jax.training.data.stream import TokenData, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class _TokenSource:
-    """What the sources of tokens share.
-
-    Attributes:
-      context: tokens that the model sees; a window is one longer, for the last target.
-      validation_windows: how many windows of the held-out tokens are evaluated, if they hold so
-        many; evenly spaced, none overlapping.
-    """
+    """What the sources of tokens share."""
 
     path: str
     context: int = 1024
@@ -39,12 +33,21 @@ class _TokenSource:
     unit: ClassVar[str] = "nats per token"
 
     def __post_init__(self) -> None:
-        check(at_least_one(self, "context", "validation_windows"))
+        windows = self.validation_windows
+        check(checks.positive(context=self.context, validation_windows=windows))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenFiles(_TokenSource):
-    """A folder that `gelu-jax tokenize` wrote."""
+    """A folder that `gelu-jax tokenize` wrote.
+
+    Attributes:
+      path: the folder.
+      context: tokens that the model sees; a window is one longer, for the last target.
+      validation_windows: how many windows of the held-out tokens are evaluated, if they hold so
+        many; evenly spaced, none overlapping.
+      kind: always "tokens".
+    """
 
     kind: Literal["tokens"] = "tokens"
 
@@ -53,13 +56,18 @@ class TokenFiles(_TokenSource):
 class HuggingFace(_TokenSource):
     """A dataset that `datasets` saved on disk, with a column of lists of token numbers.
 
-    Of several splits `train` is trained on, and `validation` or `test` held out; of a lone one the
-    last documents are held out.
+    Of several splits `train` is trained on, and `validation` or `test` held out; of a single one
+    the last documents are held out.
 
     Attributes:
+      path: the folder.
+      context: tokens that the model sees; a window is one longer, for the last target.
+      validation_windows: how many windows of the held-out tokens are evaluated, if they hold so
+        many; evenly spaced, none overlapping.
       vocab_size: of the tokenizer that made the tokens; the dataset does not say it.
-      column: where the tokens are.
-      validation_fraction: the share of the documents of a lone split that is held out.
+      column: the name of the column.
+      validation_fraction: the share of the documents of a single split that is held out.
+      kind: always "huggingface".
     """
 
     vocab_size: int
@@ -69,38 +77,63 @@ class HuggingFace(_TokenSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check([*at_least_one(self, "vocab_size"), *between_0_and_1(self)])
+        check([*checks.positive(vocab_size=self.vocab_size), *fraction_problems(self)])
 
 
 def load_tokens(config: TokenFiles, batch_size: int) -> TokenData:
+    """Opens a corpus.
+
+    Args:
+      config: the source.
+      batch_size: windows in a step.
+
+    Returns:
+      The dataset.
+
+    Raises:
+      ConfigError: it is missing or damaged, or a split is shorter than a window.
+    """
     corpus = read_corpus(config.path)
     train, held_out = (
         Tokens([split.tokens], corpus.vocab_size, config.path) for split in corpus.splits
     )
     documents = sum(split.documents for split in corpus.splits)
-    return _token_data(config, train, held_out, documents, corpus.mark, batch_size)
+    return _token_data(config, train, held_out, documents, corpus.hash, batch_size)
 
 
 def load_hugging_face(config: HuggingFace, batch_size: int) -> TokenData:
+    """Opens a dataset of Hugging Face's `datasets`.
+
+    Args:
+      config: the source.
+      batch_size: windows in a step.
+
+    Returns:
+      The dataset.
+
+    Raises:
+      ConfigError: it is missing or damaged, or does not hold lists of tokens, or a split is shorter
+        than a window.
+    """
     require("datasets", config.kind)
     import datasets  # here, because it takes a second
 
     try:
-        saved: Any = datasets.load_from_disk(str(find(config.path)))
+        saved: Any = datasets.load_from_disk(str(find_folder(config.path)))
     except ConfigError:
         raise
-    except Exception as error:  # what a damaged folder raises is anything
-        reason = f"no dataset that can be read: {' '.join(str(error).split())}"
-        raise wrong("path", config.path, reason) from None
+    except Exception as error:  # a damaged folder makes it raise anything
+        reason = f"not a readable dataset: {' '.join(str(error).split())}"
+        raise data_error("path", config.path, reason) from None
     splits = _splits(config, saved)
     train, held_out = (
         Tokens(list(_pieces(config, split)), config.vocab_size, config.path) for split in splits
     )
-    # datasets' own mark of the content: to hash the files would be to read them whole
-    marks = [split._fingerprint for split in (saved.values() if _has_splits(saved) else [saved])]
+    # datasets' own fingerprints of the content: hashing the files would mean reading all of them
+    parts = [split._fingerprint for split in (saved.values() if _has_splits(saved) else [saved])]
     sizes = f"{config.column} {len(train)} {len(held_out)}"
-    mark = content_hash(part.encode() for part in (*marks, sizes))
-    return _token_data(config, train, held_out, sum(map(len, splits)), mark, batch_size)
+    digest = content_hash(part.encode() for part in (*parts, sizes))
+    return _token_data(config, train, held_out, sum(map(len, splits)), digest, batch_size)
 
 
 def _has_splits(saved: Any) -> bool:
@@ -115,24 +148,24 @@ def _splits(config: HuggingFace, saved: Any) -> tuple[Any, Any]:
     held_out = next((name for name in ("validation", "test") if name in saved), None)
     if "train" not in saved or held_out is None:
         reason = f"has the splits {', '.join(saved)}; train and validation are needed"
-        raise wrong("path", config.path, reason)
+        raise data_error("path", config.path, reason)
     return saved["train"], saved[held_out]
 
 
 def _pieces(config: HuggingFace, split: Any) -> Iterator[np.ndarray]:
-    """The tokens of one batch of documents after the other, as they lie in the mapped files."""
+    """The tokens of each batch of documents in turn, as they are mapped from the files."""
     if config.column not in split.column_names:
         reason = f"no such column; {nearest(config.column, split.column_names)}"
-        raise wrong("column", config.column, reason)
+        raise data_error("column", config.column, reason)
     column = split.data.column(config.column)
     for chunk in column.chunks:
         try:
             tokens = chunk.flatten().to_numpy(zero_copy_only=True)
-        except (AttributeError, ValueError):  # no lists; lists of what is no plain number
+        except (AttributeError, ValueError):  # not lists, or not lists of plain numbers
             tokens = np.empty(0)
         if tokens.dtype.kind not in "iu":
             reason = f"holds {column.type}, not lists of integers; tokenize the text first"
-            raise wrong("column", config.column, reason)
+            raise data_error("column", config.column, reason)
         yield tokens
 
 
@@ -141,7 +174,7 @@ def _token_data(
     train: Tokens,
     held_out: Tokens,
     documents: int,
-    mark: str,
+    digest: str,
     batch_size: int,
 ) -> TokenData:
     require("grain", config.kind)
@@ -149,12 +182,14 @@ def _token_data(
         if len(tokens) <= config.context:
             few = f"{config.path} holds {len(tokens)} tokens for {name}, fewer than one window"
             hint = f"; nearest: {len(tokens) - 1}" if len(tokens) > 1 else ""
-            raise wrong("context", config.context, f"{few} of {config.context + 1}{hint}")
-    if slots(len(train), config.context) >= 2**32:  # grain shuffles 32-bit numbers
+            raise data_error("context", config.context, f"{few} of {config.context + 1}{hint}")
+    if num_windows(len(train), config.context) >= 2**32:  # grain shuffles 32-bit numbers
         least = math.ceil(len(train) / 2**32)
-        raise wrong("context", config.context, f"makes 2**32 windows or more; nearest: {least}")
+        raise data_error(
+            "context", config.context, f"makes 2**32 windows or more; nearest: {least}"
+        )
     starts = even_starts(len(held_out), config.context, config.validation_windows)
     windows = held_out.windows(starts.tolist(), config.context + 1)
     described = f"{documents:,} documents, {len(train) + len(held_out):,} tokens"
-    facts = Facts(described, mark, len(train), len(held_out))
-    return TokenData(jnp.asarray(windows), train, batch_size, facts)
+    info = DatasetInfo(described, digest, len(train), len(held_out))
+    return TokenData(jnp.asarray(windows), train, batch_size, info)

@@ -1,0 +1,348 @@
+"""Every figure on the site: tables and values made from benchmarks/results, none of them typed.
+
+`hooks.py` hands these functions to the pages, where `{{ wrong_counts() }}` stands for a table.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gelu_jax.compare.analysis import Analysis, analyze
+from gelu_jax.compare.records import read_results
+from gelu_jax.report.tables import rates_table, results_table
+from gelu_jax.report.verdict import verdict
+from gelu_jax.report.wording import duration
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@cache
+def result(name: str) -> Any:
+    """The content of benchmarks/results/<name>.json."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+@cache
+def analysis(name: str) -> Analysis:
+    """The analysis of the comparison in benchmarks/results/<name>."""
+    return analyze(read_results(RESULTS / name))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    """A Markdown table whose first columns are words, and the others numbers, which line up."""
+    rule = ["---"] * words + ["---:"] * (len(header) - words)
+    lines = (header, rule, *rows)
+    return "\n".join(f"| {' | '.join(line)} |".replace("\n", "<br>") for line in lines)
+
+
+def measured_on(name: str) -> str:
+    """Where and when a file of results was measured."""
+    found = result(name)
+    facts = found.get("environment") or found.get("facts") or found
+    torch = f", torch {facts['torch'].partition('+')[0]}" if "torch" in facts else ""
+    date = f", {facts['date'][:10]}" if "date" in facts else ""
+    commit = facts["commit"].removesuffix("-dirty")[:12]
+    return f"{facts['device']}, jax {facts['jax']}{torch}, commit {commit}{date}"
+
+
+# Comparisons
+
+
+def comparison(name: str) -> str:
+    """The picture, the table and the verdict of a comparison, and where it was run."""
+    return "\n\n".join([picture(name), arms(name), verdict_box(name), provenance(name)])
+
+
+def picture(name: str) -> str:
+    """The curves of a comparison, and in full size on a click; `hooks.py` puts the file there."""
+    path = f"results/{name}/curves.png"
+    return f"[![The curves of {name}]({path}){{ .curves }}]({path})"
+
+
+def arms(name: str) -> str:
+    """The table of a comparison, an arm in each row."""
+    return results_table(analysis(name)).markdown()
+
+
+def verdict_box(name: str) -> str:
+    """The verdict as `gelu-jax compare` prints it: the headline, then a line for each sentence."""
+    found = verdict(analysis(name))
+    lines = filter(None, (*found.sentences, found.order, *found.notes))
+    items = (line.replace("<", "&lt;").replace("_", "\\_") for line in lines)
+    return "\n".join([f'!!! abstract "{found.headline}"', *(f"    - {item}" for item in items)])
+
+
+def provenance(name: str) -> str:
+    """How many runs a comparison has, how long they took, and where."""
+    found = analysis(name)
+    runs, where = found.comparison.runs, found.comparison.environment
+    seconds = sum(run.seconds[-1] for run in runs if run.seconds)
+    seconds += sum(arm.compile_seconds for arm in found.arms)
+    return (
+        f"{len(runs)} runs, {duration(seconds)} of training and compiling; {where['device']}, "
+        f"jax {where['jax']}, commit {where['commit'].removesuffix('-dirty')}."
+    )
+
+
+def rates(name: str) -> str:
+    """The mean final loss of each arm at each learning rate that was tried."""
+    return rates_table(analysis(name)).markdown()
+
+
+def health(name: str, what: str, form: str = ".0%") -> str:
+    """One statistic of the last evaluation, its mean over the reported seeds: arms × layers."""
+    found = analysis(name).comparison
+    rows = []
+    for arm in found.arms:
+        layers = zip(*(run.health[what][-1] for run in found.runs_of(arm.name)), strict=True)
+        rows.append([arm.name, *(f"{sum(v) / len(v):{form}}" for v in layers)])
+    return table(["arm", *(f"layer {i}" for i in range(1, len(rows[0])))], rows)
+
+
+# Activations
+
+
+def wrong_counts(*functions: str) -> str:
+    """Values / derivatives that are not the true result correctly rounded, of 65,536 inputs."""
+    cells = {
+        (r["function"], r["dtype"], r["source"]): (
+            f"{r['wrong_values']:,}\u00a0/\u00a0{r['wrong_derivatives']:,}"
+        )
+        for r in result("numerics_16bit")["rows"]
+    }
+    columns = [(d, s) for d in ("float16", "bfloat16") for s in ("gelu_jax", "jax.nn", "torch")]
+    rows = [
+        [f"`{function}`", *(cells.get((function, *column), "–") for column in columns)]
+        for function in functions or dict.fromkeys(key[0] for key in cells)
+        if functions or any((function, *c) in cells for c in columns if c[1] != "gelu_jax")
+    ]
+    return table(["function", *(f"{d}\n{s}" for d, s in columns)], rows)
+
+
+def nans(function: str, dtype: str, source: str) -> str:
+    """NaN among the values and derivatives at the 16-bit inputs that are not NaN."""
+    (row,) = (
+        r
+        for r in result("numerics_16bit")["rows"]
+        if (r["function"], r["dtype"], r["source"]) == (function, dtype, source)
+    )
+    return f"{row['nans']:,}"
+
+
+@cache
+def _float32() -> list[dict[str, Any]]:
+    lines = (RESULTS / "exhaustive_float32.jsonl").read_text().splitlines()
+    return sorted(map(json.loads, lines), key=lambda row: row["function"])
+
+
+def float32_errors() -> str:
+    """The largest error of every function over all 2³² float32 inputs, in ulp."""
+    return table(
+        ["function", "value, ulp", "derivative, ulp"],
+        [
+            [f"`{r['function']}`", *(f"{r[k]['worst']:.2f}" for k in _ERRORS)]
+            for r in _float32()
+        ],
+    )  # fmt: skip
+
+
+_ERRORS = ("value ulp", "derivative ulp")
+
+
+def float32_worst() -> str:
+    """The largest of those errors."""
+    return f"{max(row[key]['worst'] for row in _float32() for key in _ERRORS):.2f}"
+
+
+def activation_times(*functions: str) -> str:
+    """Time over that of jax.nn, forward and gradient, by dtype."""
+    ratios = {
+        (r["function"], r["dtype"], r["what"]): r["ratio"] for r in result("activations")["rows"]
+    }
+    dtypes = ("float32", "bfloat16", "float16")
+    rows = [
+        [f"`{f}`", *(f"{ratios[f, d, w]:.2f}" for d in dtypes for w in ("forward", "gradient"))]
+        for f in functions or dict.fromkeys(key[0] for key in ratios)
+    ]
+    return table(
+        ["function", *(f"{d}\n{w}" for d in dtypes for w in ("forward", "gradient"))], rows
+    )
+
+
+def activation_target() -> str:
+    """The share of those ratios that are within the target."""
+    rows = result("activations")["rows"]
+    return f"{sum(r['ratio'] <= r['limit'] for r in rows)} of {len(rows)}"
+
+
+# The feed-forward block
+
+
+def residuals() -> str:
+    """Tensors of d_ff entries a token that a block keeps for its backward pass, scanned layers."""
+    rows = result("ffn_residuals")["rows"]
+    names = {
+        "ours": '`residuals="preactivation"`, the default',
+        "ours, float8 residuals": '`residual_dtype="float8_e4m3fn"`',
+        "ours, residuals=input": '`residuals="input"`',
+        "ours, residuals=all": '`residuals="all"`',
+        "jax.nn": "`jax.nn` code, as a user writes it",
+        "flax nnx.Linear": "flax `nnx.Linear`",
+    }
+    columns = [f"{v} {d} scan" for v in ("swiglu", "gelu") for d in ("float32", "bfloat16")]
+
+    def cells(row: dict[str, float]) -> list[str]:
+        return [f"{row[c]:.2f}" if c in row else "–" for c in columns]
+
+    return table(
+        ["block", *(c.removesuffix(" scan").replace(" ", "\n") for c in columns)],
+        [[names.get(name, name), *cells(row)] for name, row in (*rows.items(), _torch_eager())],
+    )
+
+
+def _torch_eager() -> tuple[str, dict[str, float]]:
+    found = result("ffn_cpu")
+    kept = {
+        f"{r['variant']} {r['dtype']} scan": r["kept"]
+        for r in found["rows"]
+        if r["name"] == "torch eager" and "kept" in r
+    }
+    return f"torch {found['facts']['torch'].partition('+')[0]}, eager", kept
+
+
+def block_times(name: str = "ffn_cpu") -> str:
+    """CPU time of the block, forward and backward, over that of others: the range of all shapes."""
+    rows = [r for r in result(name)["rows"] if r["backward"] and not r["name"].startswith("ours")]
+    dtypes = list(dict.fromkeys(r["dtype"] for r in rows))
+    names = {"floor": "the matmuls alone", "jax.nn": "`jax.nn` code"}
+
+    def span(other: str, dtype: str) -> str:
+        found = [
+            r["cpu"]["ours_to_this"] for r in rows if (r["name"], r["dtype"]) == (other, dtype)
+        ]
+        return f"{min(found):.2f} to {max(found):.2f}"
+
+    return table(
+        ["compared with", *dtypes],
+        [[names.get(o, o), *(span(o, d) for d in dtypes)] for o in dict.fromkeys(
+            r["name"] for r in rows
+        )],
+    )  # fmt: skip
+
+
+def choice_times() -> str:
+    """Time of each residual choice over the default's, forward and backward, 4,096 tokens."""
+    rows = [r for r in result("ffn_cpu_long")["rows"] if r["backward"]]
+    ours = list(dict.fromkeys(r["name"] for r in rows if r["name"].startswith("ours")))
+    variants = list(dict.fromkeys(r["variant"] for r in rows))
+    time = {(r["name"], r["variant"]): 1 / r["cpu"]["ours_to_this"] for r in rows}
+    return table(
+        ["choice", *variants], [[o, *(f"{time[o, v]:.2f}" for v in variants)] for o in ours]
+    )
+
+
+def step_memory() -> str:
+    """Memory of a whole training step by residual choice."""
+    rows = result("accelerator_memory_cpu")["bytes"]
+    return table(
+        ["block", "memory of a step, GB"],
+        [[name, f"{(r['held'] + r['temporary']) / 1e9:.0f}"] for name, r in rows.items()],
+    )
+
+
+# Training, data, loading, scaling
+
+
+def training() -> str:
+    """A training step, the host's share of it, compile times, and torch beside them."""
+    found, sweep, data = result("training"), result("sweep"), result("data")
+    depths = found["compile_seconds_by_layers"]
+    faster = sweep["beside_torch"]["times_faster"]
+    torch = sweep["beside_torch"]["torch"].partition("+")[0]
+    return table(
+        ["what", "measured"],
+        [
+            ["step of `byte_lm`", f"{found['milliseconds_per_step']:.1f} ms"],
+            ["tokens per second", f"{found['tokens_per_second']:,.0f}"],
+            ["share of a step that the host takes", f"{found['host_share']:.1%}"],
+            *(
+                [f"compile time, {layers} layers", f"{seconds:.1f} s"]
+                for layers, seconds in depths.items()
+            ),
+            [f"tokens per second over torch {torch}, eager", f"{faster['eager']:.2f}"],
+            [f"tokens per second over torch {torch}, compiled", f"{faster['compiled']:.2f}"],
+            ["share of a step that reading tokens from disk takes", _percent(data)],
+        ],
+    )
+
+
+def _percent(data: dict[str, Any]) -> str:
+    return f"{data['host_share_streamed']:.1%}"
+
+
+def sweep() -> str:
+    """Many runs: a process each, in one process, and by workers."""
+    found = result("sweep")["sweep"]
+    alone = found["alone_seconds_in_all"]
+    rows = [[f"{found['runs']} runs, a process each", f"{alone:.0f} s", "1.00"]]
+    for how, seconds in found["sweep_seconds"].items():
+        rows.append([f"one sweep, {how}", f"{seconds:.0f} s", f"{seconds / alone:.2f}"])
+    return table(["how", "time", "relative"], rows)
+
+
+def checkpointing() -> str:
+    """What a checkpoint costs the loop, written while it waits and in the background."""
+    hows = ("waiting", "in the background")
+    rows = []
+    for row in result("checkpointing")["rows"]:
+        costs = [median(r[how][0] - r["never"][0] for r in row["rounds"]) for how in hows]
+        size = f"{row['megabytes']:.0f} MB"
+        rows.append([row["size"], size, *(f"{1000 * cost:.0f} ms" for cost in costs)])
+    return table(["model", "state", "the loop waits", "in the background"], rows)
+
+
+def loading() -> str:
+    """Loading weights: peak memory over the size of the weights, and seconds."""
+    return table(
+        ["stored → loaded", "weights, GB", "peak ÷ weights", "seconds"],
+        [
+            [name, f"{c['bytes'] / 1e9:.2f}", f"{c['ratio']:.2f}", f"{c['seconds']:.1f}"]
+            for name, c in result("loading")["cases"].items()
+        ],
+    )
+
+
+def scaling() -> str:
+    """What one of 1 to 8 devices computes, holds and sends in a step, by axis of the mesh."""
+    rows = []
+    for axis, by_devices in result("scaling")["rows"].items():
+        alone = by_devices["1"]["flops"]
+        for devices, r in by_devices.items():
+            planned = r["planned"] / (2 * r["state"] + r["temporary"])  # it is there twice
+            sizes = [f"{r[key] / 1e6:.1f}" for key in ("state", "temporary", "sent")]
+            rows.append([axis, devices, f"{r['flops'] / alone:.3f}", *sizes, f"{planned:.2f}"])
+    header = [
+        "axis", "devices", "FLOPs of one\n÷ alone", "state, MB", "temporary, MB", "sent, MB",
+        "memory planned\n÷ compiled",
+    ]  # fmt: skip
+    return table(header, rows)
+
+
+def parity() -> str:
+    """The largest difference to transformers, by fixture."""
+    return table(
+        ["fixture", "feed-forward", "compared", "largest difference"],
+        [
+            [f"`{r['case']}`", r["variant"], ", ".join(r["compared"]), _short(r)]
+            for r in result("parity")["rows"]
+        ],
+        words=3,
+    )
+
+
+def _short(row: dict[str, Any]) -> str:
+    return f"{row['difference']:.1e}".replace("e-0", "e-")

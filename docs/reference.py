@@ -1,0 +1,68 @@
+"""What the reference lists: the public names by kind, the commands, and what a command prints."""
+
+import ast
+import contextlib
+import inspect
+import io
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from flax import nnx
+
+import gelu_jax as gj
+from gelu_jax.cli import main
+from gelu_jax.cli.commands import COMMANDS
+
+PACKAGE = Path(gj.__file__).parent
+
+
+def public_names() -> dict[str, list[str]]:
+    """What `gelu_jax` offers by itself, by kind."""
+    found: dict[str, list[str]] = {
+        "Activations": [], "Configs": [], "Modules": [], "Functions": [], "Tables and types": [],
+    }  # fmt: skip
+    for name in gj.__all__:
+        value = getattr(gj, name)
+        if name in (*gj.ACTIVATIONS, "prelu", "xielu"):
+            kind = "Activations"
+        elif name.endswith("Config"):
+            kind = "Configs"
+        elif isinstance(value, type) and issubclass(value, nnx.Module):
+            kind = "Modules"
+        else:
+            kind = "Functions" if inspect.isfunction(value) else "Tables and types"
+        found[kind].append(name)
+    return found
+
+
+def imported(*places: str) -> str:
+    """The packages that are imported below some places of gelu_jax, itself and Python aside."""
+    found = set[str]()
+    for place in (PACKAGE / name for name in places):
+        for path in place.rglob("*.py") if place.is_dir() else [place]:
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    found.add(node.module.partition(".")[0])
+    return ", ".join(sorted(found - {"gelu_jax"} - sys.stdlib_module_names, key=str.lower))
+
+
+def cli_commands() -> list[str]:
+    """The names of the commands."""
+    return sorted(COMMANDS)
+
+
+def output(line: str) -> str:
+    """What a command prints, in as many columns as fit on a page."""
+    said, before = io.StringIO(), (sys.argv, os.environ.get("COLUMNS"))
+    sys.argv, os.environ["COLUMNS"] = shlex.split(line), "80"
+    try:
+        with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+            main()
+    finally:
+        sys.argv = before[0]
+        os.environ.pop("COLUMNS") if before[1] is None else os.environ.update(COLUMNS=before[1])
+    return said.getvalue().strip()
