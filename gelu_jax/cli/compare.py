@@ -3,21 +3,21 @@
 import sys
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from gelu_jax import signals
 from gelu_jax.cli.arguments import ConfigFile, Overrides
 from gelu_jax.cli.configs import find_config
 from gelu_jax.cli.failures import check_backend
-from gelu_jax.cli.session import Log, claimed, progress, run_name, show
+from gelu_jax.cli.session import Log, claimed, progress, run_directory, show
 from gelu_jax.compare.analysis import analyze
-from gelu_jax.compare.config import CompareConfig, differs_only_in_seeds, is_same_comparison
+from gelu_jax.compare.config import CompareConfig, differs_only_in_seeds
 from gelu_jax.compare.experiment import compare, prepare
 from gelu_jax.compare.records import read_results
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.report.summary import summary
 from gelu_jax.report.write import write_report
+from gelu_jax.runs.identity import write_identity
 from gelu_jax.runs.launchers import launch
 from gelu_jax.runs.trackers import trackers
 from gelu_jax.runs.worker_pool import WorkerPool
@@ -62,11 +62,12 @@ def compare_command(
     check([Problem("add_seeds", add_seeds, "must not be below 0")] if add_seeds < 0 else [])
     pool = launch(launcher, workers, resources)
     asked = read_config(find_config(config), CompareConfig, (*overrides, *QUICK * quick))
-    directory = output or Path("runs") / run_name(config)
+    directory = run_directory(config, output)
     check_backend()
     trainers = prepare(asked)  # all that can be wrong shows before anything is written
     tracked = trackers(log, directory, trainers)
-    with claimed(directory, partial(is_same_comparison, asked), overwrite=overwrite):
+    with claimed(directory, asked, trainers, overwrite=overwrite):
+        write_identity(directory, trainers)
         planned = _with_seeds(asked, directory, add_seeds)
         with ExitStack() as stack:
             if pool:  # its workers are to be stopped

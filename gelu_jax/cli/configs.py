@@ -1,5 +1,7 @@
 """configs: the ones that come with the package, and how a command finds them by name."""
 
+import os
+import sys
 from pathlib import Path
 
 from gelu_jax.errors import ABSENT, ConfigError, Problem, nearest, no_such
@@ -33,6 +35,7 @@ def find_config(path: Path) -> Path:
     """
     bundled = DIRECTORY / f"{path.name.removesuffix('.yaml')}.yaml"
     if path.exists():
+        make_importable(path.parent)
         return path
     if path.parent == Path() and bundled.exists():
         return bundled
@@ -41,6 +44,19 @@ def find_config(path: Path) -> Path:
     if path.parent == Path() and "did you mean" not in reason and hint.startswith("did you mean"):
         reason += f"; {hint}"
     raise ConfigError([Problem(str(path), ABSENT, reason)])
+
+
+def make_importable(folder: Path) -> None:
+    """Lets ``module:function`` name modules beside a config and in the current folder.
+
+    Args:
+      folder: of the config. It comes first, for this process and for workers that it starts.
+    """
+    for place in (os.getcwd(), str(folder.resolve())):
+        if place not in sys.path:
+            sys.path.insert(0, place)
+            paths = filter(None, (place, os.environ.get("PYTHONPATH")))
+            os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
 def _bundled() -> list[Path]:

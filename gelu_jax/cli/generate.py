@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gelu_jax.cli.arguments import Finished
+from gelu_jax.cli.configs import make_importable
 from gelu_jax.cli.failures import check_backend
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
@@ -47,6 +48,7 @@ def generate_command(
     check(checks.positive(length=length))
     check_backend()
     home = find_model(run, arm)
+    make_importable(run)
     model = load_model(home)
     if not isinstance(model, Transformer):
         raise ConfigError([Problem("run", run, "holds a classifier, not a language model")])

@@ -1,7 +1,10 @@
 """What `train` and `compare` share: a directory that is theirs, the progress, and the trackers."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+import shlex
+import warnings
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,36 +14,100 @@ from rich.console import Console
 from gelu_jax import signals
 from gelu_jax.cli.progress import ProgressDisplay
 from gelu_jax.compare.analysis import Analysis
-from gelu_jax.compare.config import CompareConfig
+from gelu_jax.compare.config import CompareConfig, flatten
+from gelu_jax.errors import ConfigError
 from gelu_jax.files import is_primary
 from gelu_jax.report.verdict import verdict
 from gelu_jax.runs.directory import claim, locked
+from gelu_jax.runs.environment import processor
 from gelu_jax.runs.execution import Callback, Task
+from gelu_jax.runs.identity import FILE, identity, read_identity
 from gelu_jax.runs.record import Run
 from gelu_jax.runs.trackers import Kind, Tracker
+from gelu_jax.training.config import from_dict, to_dict
+from gelu_jax.training.trainer import TrainConfig, Trainer
 
 Log = Annotated[tuple[Kind, ...], tyro.conf.UseAppendAction]
 
 
 @contextmanager
 def claimed(
-    directory: Path, is_same: Callable[[Mapping[str, Any]], bool], *, overwrite: bool
+    directory: Path,
+    config: TrainConfig | CompareConfig,
+    trainers: Mapping[str, Trainer],
+    *,
+    overwrite: bool,
 ) -> Generator[None]:
     """Keeps a directory for this process, which writes a new training or comparison to it, or
     continues the same one.
 
     Args:
       directory: where to write.
-      is_same: as for `claim`.
+      config: what is to be trained.
+      trainers: the trainer of each arm.
       overwrite: deletes another training or comparison that stands there.
 
     Raises:
       ConfigError: something else stands there, or another process is using it.
     """
-    with locked(directory) if is_primary() else nullcontext():
-        if is_primary():
-            claim(directory, is_same, overwrite=overwrite)
+    if not is_primary():
         yield
+        return
+    with locked(directory):
+        before, its_processor = read_identity(directory)
+
+        def found(standing: Mapping[str, Any]) -> list[str]:
+            return differences(config, standing) or _changed(before, identity(trainers))
+
+        claim(directory, found, overwrite=overwrite)
+        if its_processor not in (None, processor()) and (directory / "config.yaml").exists():
+            here = f"this one is {processor()}: new results differ in their last digits"
+            warnings.warn(f"{directory} was begun on {its_processor}; {here}", stacklevel=2)
+        yield
+
+
+def differences(config: TrainConfig | CompareConfig, standing: Mapping[str, Any]) -> list[str]:
+    """What tells a config from the one of a directory, field by field.
+
+    Args:
+      config: of what is to be trained.
+      standing: a config.yaml, as plain data. `train` used to leave that of a comparison with one
+        arm, which changes nothing. The number of seeds does not count, nor the order of the arms
+        but for the first one, which the others are compared with.
+
+    Returns:
+      "field: value there, value here" for each field; nothing if they are the same.
+    """
+    if isinstance(config, TrainConfig) and _is_alone(standing):
+        standing = standing["run"]
+    if ("arms" in standing) != isinstance(config, CompareConfig):
+        return [f"it is a {'comparison' if 'arms' in standing else 'training run'}"]
+    try:
+        there = from_dict(standing, type(config))
+    except ConfigError as error:
+        return [f"its config is no longer valid: {error.problems[0]}"]
+    if isinstance(there, CompareConfig) and isinstance(config, CompareConfig):
+        baselines = [next(iter(each.arms)) for each in (there, config)]
+        if baselines[0] != baselines[1]:
+            first = f"{baselines[0]} is the first arm there, {baselines[1]} here"
+            return [f"{first}, which the others are compared with"]
+        there = replace(there, seeds=config.seeds)
+    return _changed(*({k: str(v) for k, v in flatten(to_dict(c)).items()} for c in (there, config)))
+
+
+def _is_alone(standing: Mapping[str, Any]) -> bool:
+    return len(standing.get("arms", ())) == 1 and not any(standing["arms"].values())
+
+
+def _changed(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    if not there:  # written by a version that did not record it
+        return []
+    names = dict.fromkeys([*there, *here])
+    return [
+        f"{name}: {there.get(name, 'nothing')} there, {here.get(name, 'nothing')} here"
+        for name in names
+        if there.get(name) != here.get(name)
+    ]
 
 
 @contextmanager
@@ -92,6 +159,37 @@ def run_name(config: Path) -> str:
       config: the file as the user named it.
 
     Returns:
-      The name of the file; for runs/x/config.yaml, which repeats x, the name of the folder.
+      The name of the file; for a config.yaml, such as that of runs/x, the name of its folder.
     """
-    return config.parent.name if config.stem == "config" else config.stem
+    return config.resolve().parent.name or "run" if config.stem == "config" else config.stem
+
+
+def run_directory(config: Path, output: Path | None) -> Path:
+    """Where a run or comparison is written.
+
+    Args:
+      config: the file as the user named it.
+      output: the directory that the user named, if any.
+
+    Returns:
+      The directory; by default runs/<name>, and for the config.yaml that stands in the directory of
+      a run, this directory.
+    """
+    if output is not None:
+        return output
+    if config.name == "config.yaml" and (config.parent / FILE).exists():
+        return config.parent
+    return Path("runs") / run_name(config)
+
+
+def command_to_repeat(command: str, directory: Path) -> str:
+    """What a person types to do a run or comparison again.
+
+    Args:
+      command: train or compare.
+      directory: where it is written.
+
+    Returns:
+      A line for a shell.
+    """
+    return f"gelu-jax {command} {shlex.quote((directory / 'config.yaml').as_posix())}"

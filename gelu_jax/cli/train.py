@@ -10,7 +10,15 @@ import tyro
 from gelu_jax.cli.arguments import ConfigFile, Overrides
 from gelu_jax.cli.configs import find_config
 from gelu_jax.cli.failures import check_backend
-from gelu_jax.cli.session import Log, claimed, progress, run_name, show
+from gelu_jax.cli.session import (
+    Log,
+    claimed,
+    command_to_repeat,
+    progress,
+    run_directory,
+    run_name,
+    show,
+)
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.experiment import record
@@ -18,8 +26,9 @@ from gelu_jax.compare.records import Comparison, write_results
 from gelu_jax.files import is_primary
 from gelu_jax.report.write import write_report
 from gelu_jax.runs.environment import environment
+from gelu_jax.runs.identity import write_identity
 from gelu_jax.runs.trackers import Tracker, trackers
-from gelu_jax.runs.training import is_same_training, train
+from gelu_jax.runs.training import train
 from gelu_jax.training.checkpoint import latest_step
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import load_data
@@ -50,12 +59,13 @@ def train_command(
         several: whether several processes share the run, and how they find each other.
     """
     run, name = read_config(find_config(config), TrainConfig, overrides), run_name(config)
-    directory = output or Path("runs") / name
+    directory = run_directory(config, output)
     with process_group(several, partial(latest_step, directory)):
         check_backend()  # only now, as the processes are connected first
         trainer = Trainer(run, load_data(run.data, run.batch_size))
         tracked = trackers(log, directory, {name: trainer}) if is_primary() else ()
-        with claimed(directory, partial(is_same_training, run), overwrite=overwrite):
+        with claimed(directory, run, {name: trainer}, overwrite=overwrite):
+            write_identity(directory, {name: trainer})
             found = _train(trainer, name, directory, tracked)
             if is_primary():
                 write_results(found, directory)
@@ -68,5 +78,5 @@ def _train(trainer: Trainer, name: str, directory: Path, tracked: Sequence[Track
     with progress(alone, tracked) as callback:
         run = train(trainer, name, directory, callback)
     where = environment() | {"runs": "one after another, in one process"}
-    command = f"gelu-jax train runs/{directory.name}/config.yaml"
+    command = command_to_repeat("train", directory)
     return record(directory.name, alone, {name: trainer}, [run], where, command)

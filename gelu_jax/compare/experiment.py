@@ -1,6 +1,7 @@
 """A comparison: arms × seeds × learning rates, matched, paired, tuned, and put on record."""
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -96,7 +97,7 @@ def compare(
         for name, learning_rate in learning_rates.items()
     ])  # fmt: skip
     runs = (*chain.from_iterable(tuning.values()), *reported)
-    command = f"gelu-jax compare runs/{directory.name}/config.yaml"
+    command = f"gelu-jax compare {shlex.quote((directory / 'config.yaml').as_posix())}"
     found = record(directory.name, config, trainers, runs, executor.environment, command)
     found = replace(found, looks=_looks(directory, config))
     write_results(found, directory)

@@ -1,6 +1,8 @@
 """A variant of the feed-forward block is the tuple of its branches, and nothing else."""
 
 import pkgutil
+import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -78,8 +80,19 @@ def _branch(branch: str | Branch) -> Branch:
 def _imported(name: str) -> Branch:
     try:
         return pkgutil.resolve_name(name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"cannot be imported as module:function ({error})") from None
+    except Exception as error:  # the module is a person's own, and may do anything
+        reason = f"{_place_in_module(error)}{type(error).__name__}: {error}"
+        raise ValueError(f"cannot be imported as module:function ({reason})") from None
+
+
+def _place_in_module(error: Exception) -> str:
+    """The file and line at which an own module failed; nothing if it was not found at all."""
+    if isinstance(error, SyntaxError):
+        return ""  # its text has them
+    installed = (sys.prefix, sys.base_prefix, "<frozen", __file__)
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(installed)]
+    return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
 
 
 def variant_problems(variant: Variant) -> Iterator[Problem]:

@@ -3,7 +3,7 @@
 import errno
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from gelu_jax.training.document import load
 _RUNS = ("runs/*/tuning-lr*-seed*", "runs/*/report-lr*-seed*")
 _FILES = (
     "results.json", "results.csv", "report.html", "curves.png", "curves.svg", "curves.pdf",
-    "config.yaml",
+    "identity.json", "config.yaml",
 )  # fmt: skip
 _TRACKED = ("tensorboard", "wandb")
 _DRAFTS = tuple(f".{name}.*" for name in _FILES)  # what a killed process leaves behind
+_SHOWN = 5  # differences
 _PATIENCE = 60.0  # seconds
 _NOT_THE_USERS_FAULT = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -54,7 +55,7 @@ def locked(directory: Path) -> Generator[None]:
         yield
     finally:
         if not (directory / "config.yaml").exists():
-            _remove(directory, ".lock", *_DRAFTS)
+            _remove(directory, ".lock", "identity.json", *_DRAFTS)
             with suppress(OSError):  # not empty, or a process that came in between is using it
                 for path in new:
                     path.rmdir()
@@ -99,14 +100,17 @@ def _wait_for_workers(directory: Path) -> None:
 
 
 def claim(
-    directory: Path, is_same: Callable[[Mapping[str, Any]], bool], *, overwrite: bool
+    directory: Path,
+    differences: Callable[[Mapping[str, Any]], Sequence[str]],
+    *,
+    overwrite: bool,
 ) -> None:
     """Makes sure that a locked directory is empty, or holds what is about to be continued.
 
     Args:
       directory: where to write.
-      is_same: says whether the config that stands there, as plain data, is of the same training
-        or comparison; raises ConfigError if it is of the other kind, or no longer valid.
+      differences: what tells the training or comparison whose config, as plain data, stands there
+        from the one that is to be written; nothing if it is the same.
       overwrite: deletes another training or comparison that stands there. Files of anything else
         are never deleted.
 
@@ -118,14 +122,13 @@ def claim(
     config = _standing(directory)
     if config is None:
         raise _refused(directory, "holds other files; choose another --output")
-    try:
-        same = is_same(config)
-    except ConfigError:
-        same = False
-    if not same and not overwrite:
-        reason = "holds another run or comparison; choose another --output, or --overwrite"
-        raise _refused(directory, reason)
-    if not same:
+    found = differences(config)
+    if found and not overwrite:
+        more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        listed = "; ".join(found[:_SHOWN]) + more
+        reason = f"holds another run or comparison ({listed}); choose another --output, or"
+        raise _refused(directory, f"{reason} --overwrite")
+    if found:
         _remove(directory, *_RUNS, *_TRACKED, *_FILES)
     _remove(directory, "workers", *_DRAFTS, *(f"{runs}/.*" for runs in _RUNS))
 
@@ -141,7 +144,8 @@ def _standing(directory: Path) -> dict[str, Any] | None:
 
 
 def _is_empty(directory: Path) -> bool:
-    ignored = {directory / ".lock"}.union(*map(directory.glob, _DRAFTS))
+    ignored = {directory / ".lock", directory / "identity.json"}
+    ignored = ignored.union(*map(directory.glob, _DRAFTS))
     return ignored.issuperset(directory.iterdir())
 
 

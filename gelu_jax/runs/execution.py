@@ -6,17 +6,18 @@
         metrics.jsonl   the same, one line for each step that has a point
         checkpoint/     the state to resume from, and in the end the trained model
 
-The address is a hash of all that decides the result: the resolved config, the data, and
-`versions()`.
+The address is a hash of all that decides the result: the resolved config, the data, `versions()`,
+and the own modules and weights that the config names (see `identity`).
 """
 
+import glob
 import hashlib
 import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ import jax
 from gelu_jax import signals
 from gelu_jax.errors import ConfigError, Problem, check, nearest
 from gelu_jax.files import is_primary
+from gelu_jax.runs.identity import imported, versions
 from gelu_jax.runs.record import Purpose, Run, read_run, write_run
 from gelu_jax.training import checkpoint
 from gelu_jax.training.config import read_config, to_dict, write_config
@@ -36,7 +38,6 @@ from gelu_jax.training.distributed import (
     same_everywhere,
 )
 from gelu_jax.training.trainer import Keys, Model, Point, State, TrainConfig, Trainer, init
-from gelu_jax.version import NUMERICS_VERSION
 
 
 @dataclass(frozen=True)
@@ -238,12 +239,6 @@ def resolved(trainer: Trainer, task: Task) -> TrainConfig:
     return replace(trainer.config, optimizer=optimizer, seed=task.seed)
 
 
-def versions() -> list[str]:
-    """What decides a result beside config and data: jax, its backend, `NUMERICS_VERSION`."""
-    x64 = ["x64"] if jax.config.jax_enable_x64 else []
-    return [jax.__version__, jax.default_backend(), NUMERICS_VERSION, *x64]
-
-
 def folder(
     trainer: Trainer, task: Task, directory: Path, trained_by: Sequence[str] | None = None
 ) -> Path:
@@ -268,6 +263,7 @@ def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[s
         "config": _without_unused(to_dict(resolved(trainer, task))),
         "data": trainer.data.info.hash,
         "versions": trained_by,
+        **imported(trainer.config),  # nothing, for most configs
     }
 
 
@@ -286,26 +282,45 @@ def _without_unused(data: Any) -> Any:
 
 
 def find_model(directory: Path, arm: str | None = None) -> Path:
-    """The folder of a trained model.
+    """The folder of a trained model: that of the first seed that `results.json` reports.
 
     Args:
       directory: of a training or a comparison.
-      arm: whose model; None takes the arm that was trained first.
+      arm: whose model; None takes the first arm.
 
     Returns:
-      The folder of the first trained run of the arm.
+      The folder of a run that is on record there, never of an older or an unfinished one.
 
     Raises:
-      ConfigError: nothing has been trained there, or there is no such arm.
+      ConfigError: nothing has been finished there, or there is no such arm.
     """
-    checkpoints = directory.glob("runs/*/report-*/checkpoint")
-    homes = [path.parent for path in sorted(checkpoints, key=lambda path: path.stat().st_mtime)]
-    arms = list(dict.fromkeys(home.parent.name for home in homes))
-    if not homes:
-        raise ConfigError([Problem("run", directory, "there is no trained model in it")])
+    try:
+        results: Any = json.loads((directory / "results.json").read_bytes())
+        arms = [each["name"] for each in results["arms"]]
+        reported = [run for run in results["runs"] if run["purpose"] == "report"]
+    except (OSError, ValueError, KeyError, TypeError):
+        reason = "there is no finished run in it: no results.json that can be read"
+        raise ConfigError([Problem("run", directory, reason)]) from None
     if arm is not None and arm not in arms:
         raise ConfigError([Problem("arm", arm, f"not in {directory}; {nearest(arm, arms)}")])
-    return next(home for home in homes if home.parent.name == (arm or arms[0]))
+    for run in reported:
+        if run["arm"] == (arm or arms[0]) and (home := _home(directory, run)) is not None:
+            return home
+    raise ConfigError([Problem("run", directory, "the model that results.json names is gone")])
+
+
+def _home(directory: Path, run: Any) -> Path | None:
+    """The folder that holds the model of a reported run, told by its whole curve."""
+    name = Task(run["arm"], run["seed"], run["learning_rate"], run["purpose"]).name
+    for home in directory.glob(f"runs/{glob.escape(run['arm'])}/{name}-*"):
+        with suppress(OSError, ValueError):
+            if json.loads((home / "run.json").read_bytes()) == run and _has_state(home):
+                return home
+    return None
+
+
+def _has_state(home: Path) -> bool:
+    return any((home / "checkpoint").glob("[0-9]*"))
 
 
 def load_model(home: Path) -> Model:

@@ -29,7 +29,8 @@ from filelock import FileLock, Timeout
 from gelu_jax.files import write_file
 from gelu_jax.runs.directory import is_free
 from gelu_jax.runs.environment import environment
-from gelu_jax.runs.execution import Task, execute, folder, versions
+from gelu_jax.runs.execution import Task, execute, folder
+from gelu_jax.runs.identity import versions
 from gelu_jax.runs.record import Run
 from gelu_jax.training.config import read_config
 from gelu_jax.training.data import load_data

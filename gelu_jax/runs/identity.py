@@ -1,0 +1,178 @@
+"""What decides the result of a run beside its config: data, versions, own modules, weights.
+
+It is part of the address of every run (see `execution`) and stands in `identity.json` of every
+directory, so that a person is told what has changed there.
+"""
+
+import ast
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gelu_jax.families.files import locate
+from gelu_jax.files import write_file
+from gelu_jax.runs.environment import processor
+from gelu_jax.training.config import to_dict
+from gelu_jax.training.model import PretrainedConfig
+from gelu_jax.training.trainer import TrainConfig, Trainer
+from gelu_jax.version import NUMERICS_VERSION
+
+FILE = "identity.json"
+_FUNCTION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_][\w.]*")
+_VERSIONED = {"gelu_jax", "jax"}  # `versions` stands for their source
+
+
+def versions() -> list[str]:
+    """What decides a result beside config and data: jax, its backend, `NUMERICS_VERSION`."""
+    x64 = ["x64"] if jax.config.jax_enable_x64 else []
+    return [jax.__version__, jax.default_backend(), NUMERICS_VERSION, *x64]
+
+
+def imported(config: TrainConfig) -> dict[str, dict[str, str]]:
+    """What a config takes from files that are no part of it.
+
+    Args:
+      config: of a run.
+
+    Returns:
+      "modules": module → SHA-256 of its source and of what it imports from its own folder, for
+      every ``module:function`` that the config names; "weights": path → SHA-256 of their files. A
+      key is there only if it holds something. Each file is read once in a process.
+    """
+    names = {name for text in _texts(to_dict(config)) for name in _FUNCTION.findall(text)}
+    modules = {name: _source(name) for name in sorted(names) if _is_own(name)}
+    is_pretrained = isinstance(config.model, PretrainedConfig)
+    weights = {config.model.path: _content(config.model.path)} if is_pretrained else {}
+    found = {"modules": modules, "weights": weights}
+    return {key: hashes for key, hashes in found.items() if hashes}
+
+
+def _texts(plain: Any) -> Iterator[str]:
+    if isinstance(plain, Mapping):
+        plain = list(plain.values())
+    if isinstance(plain, list):
+        for part in plain:
+            yield from _texts(part)
+    elif isinstance(plain, str) and _FUNCTION.fullmatch(plain):
+        yield plain
+
+
+def _is_own(name: str) -> bool:
+    """Whether a module has been imported, from a file that no version stands for."""
+    module = sys.modules.get(name)
+    return name.partition(".")[0] not in _VERSIONED and bool(getattr(module, "__file__", None))
+
+
+@cache
+def _source(name: str) -> str:
+    """The SHA-256 of a module's file, and of what it imports from the folder of its package."""
+    file = Path(str(sys.modules[name].__file__)).resolve()
+    root = file.parents[name.count(".") + (file.name == "__init__.py")]
+    found, waiting = dict[str, bytes](), [file]
+    while waiting:
+        path = waiting.pop()
+        key = path.relative_to(root).as_posix()
+        if key not in found:
+            found[key] = path.read_bytes()
+            waiting += _imports(path, root) if path.suffix == ".py" else []
+    return _digest(found)
+
+
+def _imports(path: Path, root: Path) -> Iterator[Path]:
+    """The files below a folder that a Python file imports."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            names, folder = [alias.name for alias in node.names], root
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            names = [module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)]
+            folder = path.parents[node.level - 1] if node.level else root
+        else:
+            continue
+        for name in filter(None, names):
+            parts = name.split(".")
+            for depth in range(1, len(parts) + 1):
+                place = folder.joinpath(*parts[:depth])
+                for file in (place.with_suffix(".py"), place / "__init__.py"):
+                    if file.is_file() and file.is_relative_to(root):
+                        yield file
+
+
+@cache
+def _content(path: str) -> str:
+    """The SHA-256 of all weights, in full: tuned weights have the header and size of the others."""
+    folder = Path(locate(path))
+    files = [*folder.glob("*.safetensors"), *folder.glob("config.json")]
+    digests = dict[str, bytes]()
+    for file in files:
+        with file.open("rb") as opened:
+            digests[file.name] = hashlib.file_digest(opened, "sha256").digest()
+    return _digest(digests)
+
+
+def _digest(contents: Mapping[str, bytes]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(contents):
+        total.update(json.dumps([name, len(contents[name])]).encode() + contents[name])
+    return total.hexdigest()[:16]
+
+
+def identity(trainers: Mapping[str, Trainer]) -> dict[str, str]:
+    """What decides the results of all runs of a directory beside their configs.
+
+    Args:
+      trainers: the trainer of each arm.
+
+    Returns:
+      Field → value, as it stands in `identity.json`.
+    """
+    first = next(iter(trainers.values()))
+    version, backend, numerics, *x64 = versions()
+    found = {
+        "data": first.data.info.hash,
+        "jax": version,
+        "backend": backend,
+        "JAX_ENABLE_X64": str(bool(x64)),
+        "numerics version": numerics[:12],
+    }
+    for trainer in trainers.values():
+        for kind, hashes in imported(trainer.config).items():
+            found |= {f"{kind} {name}": digest for name, digest in hashes.items()}
+    return found
+
+
+def write_identity(directory: Path, trainers: Mapping[str, Trainer]) -> None:
+    """Writes `identity.json`, with the processor, which is no part of the identity.
+
+    Args:
+      directory: of a training or comparison.
+      trainers: the trainer of each arm.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    content = {"identity": identity(trainers), "processor": processor()}
+    write_file(directory / FILE, json.dumps(content, indent=2) + "\n")
+
+
+def read_identity(directory: Path) -> tuple[dict[str, str], str | None]:
+    """What `write_identity` wrote.
+
+    Args:
+      directory: of a training or comparison.
+
+    Returns:
+      The identity and the processor; nothing and None where an earlier version wrote neither.
+    """
+    try:
+        found = json.loads((directory / FILE).read_bytes())
+        return dict(found["identity"]), str(found["processor"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}, None
