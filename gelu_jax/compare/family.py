@@ -71,7 +71,7 @@ def spent(seeds: int, max_seeds: int, level: float = 0.05) -> float:
     One look, at all seeds, has all of the level. At looks of 8, 16, 24 and 32 seeds this has the
     highest mean power of the designs that hold the level at each look: .62, against .60 for
     spending in proportion to the seeds, .56 for spending four fifths at the first look with no last
-    one planned, .53 for O'Brien and Fleming's spending, and .34 for an e-process (600 simulated
+    one planned, .53 for O'Brien and Fleming's spending, and .45 for an e-process (600 simulated
     comparisons of two arms, a difference of .7 sd).
 
     Source: Lan and DeMets, "Discrete Sequential Boundaries for Clinical Trials", 1983, α₂*.
