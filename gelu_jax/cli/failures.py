@@ -9,7 +9,12 @@ from gelu_jax.errors import ABSENT, ConfigError, Problem
 
 
 class Failure(NamedTuple):
-    """What is printed for an exception, and the exit code."""
+    """What is printed for an exception, and the exit code.
+
+    Attributes:
+      line: for standard error.
+      code: of the process.
+    """
 
     line: str
     code: int
