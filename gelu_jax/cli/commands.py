@@ -10,6 +10,7 @@ from typing import TextIO
 import tyro
 
 from gelu_jax import signals
+from gelu_jax.cli.arguments import in_order
 from gelu_jax.cli.compare import compare_command
 from gelu_jax.cli.configs import configs_command
 from gelu_jax.cli.failures import failure
@@ -44,7 +45,10 @@ def run() -> None:
         warnings.showwarning = _warn
         try:
             tyro.extras.subcommand_cli_from_dict(
-                COMMANDS, prog="gelu-jax", config=(tyro.conf.FlagCreatePairsOff,)
+                COMMANDS,
+                prog="gelu-jax",
+                args=in_order(sys.argv[1:]),
+                config=(tyro.conf.FlagCreatePairsOff,),
             )
         except BrokenPipeError:  # the reader, `head` say, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

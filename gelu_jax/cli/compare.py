@@ -1,20 +1,22 @@
 """compare: arms over seeds and learning rates."""
 
+import re
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from gelu_jax import signals
 from gelu_jax.cli.arguments import ConfigFile, Overrides
-from gelu_jax.cli.configs import find_config
+from gelu_jax.cli.configs import check_kind, find_config
 from gelu_jax.cli.failures import check_backend
 from gelu_jax.cli.session import Log, claimed, progress, run_directory, show
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.compare.config import CompareConfig, differs_only_in_seeds
 from gelu_jax.compare.experiment import compare, prepare
 from gelu_jax.compare.records import read_results
-from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.errors import ABSENT, ConfigError, Problem, check, nearest
 from gelu_jax.report.summary import summary
 from gelu_jax.report.write import write_report
 from gelu_jax.runs.identity import write_identity
@@ -23,6 +25,7 @@ from gelu_jax.runs.trackers import trackers
 from gelu_jax.runs.worker_pool import WorkerPool
 from gelu_jax.training.config import from_dict, read_config
 
+_DROPPED = re.compile(r"arms\.([^.=]+)=\s*(?:null|~)?\s*")
 QUICK = ("protocol=smoke test", "seeds=2", "learning_rates=[]")
 
 
@@ -61,7 +64,9 @@ def compare_command(
     """
     check([Problem("add_seeds", add_seeds, "must not be below 0")] if add_seeds < 0 else [])
     pool = launch(launcher, workers, resources)
-    asked = read_config(find_config(config), CompareConfig, (*overrides, *QUICK * quick))
+    file = find_config(config)
+    check_kind(file, "compare")
+    asked = _read(file, (*overrides, *QUICK * quick))
     directory = run_directory(config, output)
     check_backend()
     trainers = prepare(asked)  # all that can be wrong shows before anything is written
@@ -83,6 +88,19 @@ def compare_command(
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
+
+
+def _read(file: Path, overrides: Sequence[str]) -> CompareConfig:
+    """The config after its overrides, of which ``arms.name=null`` leaves out an arm."""
+    dropped = [found[1] for text in overrides if (found := _DROPPED.fullmatch(text))]
+    kept = [text for text in overrides if not _DROPPED.fullmatch(text)]
+    config = read_config(file, CompareConfig, kept)
+    check(
+        Problem(f"arms.{name}", ABSENT, f"no such arm; {nearest(name, config.arms)}")
+        for name in dropped
+        if name not in config.arms
+    )
+    return replace(config, arms={k: v for k, v in config.arms.items() if k not in dropped})
 
 
 def _with_seeds(config: CompareConfig, directory: Path, more: int) -> CompareConfig:

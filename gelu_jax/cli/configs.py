@@ -1,10 +1,12 @@
 """configs: the ones that come with the package, and how a command finds them by name."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from gelu_jax.errors import ABSENT, ConfigError, Problem, nearest, no_such
+from gelu_jax.training.document import load
 
 _PACKAGE = Path(__file__).parents[1]
 # in a wheel they are inside the package, in a checkout beside it
@@ -44,6 +46,24 @@ def find_config(path: Path) -> Path:
     if path.parent == Path() and "did you mean" not in reason and hint.startswith("did you mean"):
         reason += f"; {hint}"
     raise ConfigError([Problem(str(path), ABSENT, reason)])
+
+
+def check_kind(path: Path, command: str) -> None:
+    """Sends a person with a comparison to `compare`, and one with a training run to `train`.
+
+    Args:
+      path: a config file.
+      command: the command that it was given to.
+
+    Raises:
+      ConfigError: it is for the other command.
+    """
+    keys = load(path).data.keys()
+    kind = "compare" if {"arms", "run"} <= keys else "train" if {"model", "steps"} <= keys else ""
+    if kind and kind != command:
+        what = {"compare": "a comparison", "train": "a training run"}[kind]
+        reason = f"is the config of {what}: gelu-jax {kind} {shlex.quote(str(path))}"
+        raise ConfigError([Problem(str(path), ABSENT, reason)])
 
 
 def make_importable(folder: Path) -> None:

@@ -14,6 +14,9 @@ from gelu_jax.report.wording import duration, signed
 from gelu_jax.runs.execution import Task
 from gelu_jax.training.trainer import Point
 
+LINE_SECONDS = 30.0
+"""Where there is no terminal, a run has a line at its end, and one after so long."""
+
 
 class ProgressDisplay:
     """Arms × seeds × learning rates, the time left, and the running paired difference.
@@ -32,7 +35,8 @@ class ProgressDisplay:
         self._points: dict[Task, Point | None] = {}
         self._current: Task | None = None
         self._trained = 0  # steps of this session: what its speed is taken from
-        self._start = time.monotonic()
+        self._start = self._printed = time.monotonic()
+        self._speed = ""
         self._live = Live(console=console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "ProgressDisplay":
@@ -59,11 +63,27 @@ class ProgressDisplay:
         if known and point is not None:
             before = self._points[task]
             self._trained += point.step - (before.step if before else 0)
+            self._speed = self._throughput(before, point)
         self._points[task], self._current = point, task
         if self._console.is_terminal:
             self._live.update(self._view())
-        elif known and point is not None and self._ended(task, point):
+        elif known and point is not None and self._is_worth_a_line(task, point):
             self._console.print(self._line(task, point), soft_wrap=True, highlight=False)
+            self._printed = time.monotonic()
+
+    def _is_worth_a_line(self, task: Task, point: Point) -> bool:
+        return self._ended(task, point) or time.monotonic() - self._printed >= LINE_SECONDS
+
+    def _throughput(self, before: Point | None, point: Point) -> str:
+        """The speed of training between two evaluations, without that of the evaluations."""
+        steps = point.step - (before.step if before else 0)
+        seconds = point.seconds - (before.seconds if before else 0.0)
+        if steps <= 0 or seconds <= 0:
+            return self._speed
+        run = self._config.run
+        context = getattr(run.data, "context", None)
+        unit = "examples" if context is None else "tokens"
+        return f"{steps * run.batch_size * (context or 1) / seconds:,.0f} {unit}/s"
 
     def _ended(self, task: Task, point: Point) -> bool:
         return point.diverged or point.step == self._steps[task.arm]
@@ -101,7 +121,9 @@ class ProgressDisplay:
 
     def _line(self, task: Task, point: Point) -> str:
         loss = "diverged" if point.diverged else f"{self._config.metric} {self._loss(point):.4f}"
-        return f"{self.share:4.0%}  {task.arm} {task.name}: {loss}  ({self.left})"
+        step = "" if self._ended(task, point) else f"step {point.step}, "
+        speed = f", {self._speed}" if self._speed else ""
+        return f"{self.share:4.0%}  {task.arm} {task.name}: {step}{loss}  ({self.left}{speed})"
 
     def _loss(self, point: Point) -> float:
         """The loss by which the arms are compared."""
@@ -115,7 +137,9 @@ class ProgressDisplay:
             table.add_row(*self._row(arm))
         progress = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=1.0, completed=self.share, width=40)
-        progress.add_row(bar, f"{self.share:.0%}, {self.left}")
+        progress.add_row(
+            bar, ", ".join(filter(None, (f"{self.share:.0%}", self.left, self._speed)))
+        )
         return Group(table, progress)
 
     def _row(self, arm: str) -> tuple[str, ...]:
@@ -142,4 +166,5 @@ class ProgressDisplay:
         if self._current is None or self._current.arm != arm:
             return ""
         point = self._points[self._current]
-        return f"{self._current.name}, step {point.step if point else 0}"
+        loss = f", {self._loss(point):.4f}" if point else ""
+        return f"{self._current.name}, step {point.step if point else 0}{loss}"

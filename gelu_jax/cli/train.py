@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from gelu_jax.cli.arguments import ConfigFile, Overrides
-from gelu_jax.cli.configs import find_config
+from gelu_jax.cli.configs import check_kind, find_config
 from gelu_jax.cli.failures import check_backend
 from gelu_jax.cli.session import (
     Log,
@@ -58,7 +58,9 @@ def train_command(
         log: also write to a tracker while training; may be given twice.
         several: whether several processes share the run, and how they find each other.
     """
-    run, name = read_config(find_config(config), TrainConfig, overrides), run_name(config)
+    file, name = find_config(config), run_name(config)
+    check_kind(file, "train")
+    run = read_config(file, TrainConfig, overrides)
     directory = run_directory(config, output)
     with process_group(several, partial(latest_step, directory)):
         check_backend()  # only now, as the processes are connected first

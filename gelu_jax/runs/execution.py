@@ -314,9 +314,13 @@ def _home(directory: Path, run: Any) -> Path | None:
     name = Task(run["arm"], run["seed"], run["learning_rate"], run["purpose"]).name
     for home in directory.glob(f"runs/{glob.escape(run['arm'])}/{name}-*"):
         with suppress(OSError, ValueError):
-            if json.loads((home / "run.json").read_bytes()) == run and _has_state(home):
+            record = json.loads((home / "run.json").read_bytes())
+            if all(record[key] == run[key] for key in _CURVE) and _has_state(home):
                 return home
     return None
+
+
+_CURVE = ("status", "eval_steps", "validation_loss", "seconds")
 
 
 def _has_state(home: Path) -> bool:

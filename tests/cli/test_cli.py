@@ -1,11 +1,15 @@
 """The command line: what it writes, and one clear line for every mistake."""
 
 import csv
+import importlib
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +20,9 @@ from gelu_jax import cli
 from gelu_jax.cli import commands
 from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.records import read_results
-from gelu_jax.runs import trackers
+from gelu_jax.errors import ConfigError
+from gelu_jax.runs import identity, trackers
+from gelu_jax.runs.execution import find_model
 from gelu_jax.training.config import from_dict, read_config, to_dict, write_config
 from gelu_jax.training.trainer import TrainConfig, Trainer
 
@@ -152,7 +158,7 @@ def test_all_files_are_written(trained: dict[str, Any], name: str):
     assert len(done.err) == (2 if name == "compare" else 1), done.err
     assert done.err[-1].startswith("100%  ")
     top = {path.name for path in home.iterdir()} - {".lock"}
-    assert top == {"config.yaml", "runs", *names}
+    assert top == {"config.yaml", "identity.json", "runs", *names}
     assert (home / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "<html" in (home / "report.html").read_text()[:500]
     comparison = read_results(home)
@@ -285,10 +291,13 @@ def test_more_seeds_are_added(after: Shell, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_finished_directory_is_not_overwritten_unless_told(after: Shell, tmp_path: Path):
-    line = "holds another run or comparison; choose another --output, or --overwrite"
-    assert after.refuses("train", "digits.yaml", "steps=4") == [f"output = 'runs/digits': {line}"]
+    line = "steps: 2 there, 4 here); choose another --output, or --overwrite"
+    holds = "holds another run or comparison ("
+    assert after.refuses("train", "digits.yaml", "steps=4") == [
+        f"output = 'runs/digits': {holds}{line}"
+    ]
     assert after.refuses("compare", "compare.yaml", "run.steps=4") == [
-        f"output = 'runs/compare': {line}"
+        f"output = 'runs/compare': {holds}run.{line}"
     ]
     # what is wrong with the new one is found before the old one is deleted
     wrong = ("train", "digits.yaml", "model.d_in=63", "--overwrite")
@@ -310,6 +319,131 @@ def test_overwrite_replaces_another_comparison(shell: Shell):
     config = read_config(shell.folder / "runs/digits/config.yaml", TrainConfig)
     assert config.steps == 4
     assert to_dict(from_dict(to_dict(config), TrainConfig)) == to_dict(config)
+
+
+OWN = (
+    "import jax.numpy as jnp\nfrom my_scale import scale\ndef gate(x): return jnp.sin(x) * scale\n"
+)
+
+
+@pytest.fixture
+def own(shell: Shell) -> Iterator[Shell]:
+    """A config in a folder, with a module beside it that imports another one."""
+    (shell.folder / "sub").mkdir()
+    (shell.folder / "sub/lm.yaml").write_text(LM.replace("swiglu", "my_gates:gate"))
+    (shell.folder / "sub/my_gates.py").write_text(OWN)
+    (shell.folder / "sub/my_scale.py").write_text("scale = 1.0\n")
+    before = list(sys.path), os.environ.get("PYTHONPATH")
+    yield shell
+    sys.path[:] = before[0]
+    os.environ.pop("PYTHONPATH", None) if before[1] is None else os.environ.update(
+        PYTHONPATH=before[1]
+    )
+    forget_own_modules()
+
+
+def forget_own_modules() -> None:
+    """As in another process."""
+    for name in ("my_gates", "my_scale"):
+        sys.modules.pop(name, None)
+    importlib.invalidate_caches()
+    identity._source.cache_clear()  # pyright: ignore[reportPrivateUsage]
+
+
+def test_own_modules_are_found_and_are_part_of_what_a_run_is(own: Shell):
+    """Beside the config, and what they import too; an edit is another run, which is said."""
+    done = own("train", "sub/lm.yaml")
+    assert done.code == 0, done
+    losses = [run.validation_loss for run in read_results(own.folder / "runs/lm").runs]
+    forget_own_modules()
+    assert own("train", "sub/lm.yaml").code == 0
+    assert own("generate", "runs/lm", "--length", "2").code == 0
+    (own.folder / "sub/my_scale.py").write_text("scale = 0.5\n")
+    forget_own_modules()
+    (line,) = own.refuses("train", "sub/lm.yaml")
+    assert "(modules my_gates: " in line
+    forget_own_modules()
+    assert own("train", "sub/lm.yaml", "--overwrite").code == 0
+    assert losses != [run.validation_loss for run in read_results(own.folder / "runs/lm").runs]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import nothing_of_that_name\n", "my_gates.py:1: ModuleNotFoundError: No module named"),
+        ("\n\nx = undefined\n", "my_gates.py:3: NameError: name 'undefined'"),
+        ("def gate(x) return x\n", "SyntaxError: expected ':' (my_gates.py, line 1)"),
+        ("x = 1\n", "AttributeError: module 'my_gates' has no attribute 'gate'"),
+    ],
+)
+def test_what_is_wrong_in_an_own_module_has_its_line(own: Shell, text: str, reason: str):
+    (own.folder / "sub/my_gates.py").write_text(text)
+    found = own("train", "sub/lm.yaml")
+    assert (found.code, found.out, len(found.err)) == (2, [], 1)
+    assert reason in found.err[0]
+
+
+def test_one_more_line_of_data_is_said(shell: Shell):
+    assert shell("train", "lm.yaml").code == 0
+    with (shell.folder / "text.txt").open("a") as file:
+        file.write("whether 'tis nobler in the mind to suffer\n")
+    (line,) = shell.refuses("train", "lm.yaml")
+    assert line.startswith("output = 'runs/lm': holds another run or comparison (data: ")
+
+
+def test_another_processor_is_warned_of(shell: Shell):
+    assert shell("train", "digits.yaml").code == 0
+    path = shell.folder / "runs/digits/identity.json"
+    found = json.loads(path.read_text())
+    path.write_text(json.dumps(found | {"processor": "Abacus"}))
+    done = shell("train", "digits.yaml")
+    assert done.code == 0
+    (line,) = (line for line in done.err if line.startswith("warning: "))
+    assert line.startswith("warning: runs/digits was begun on Abacus; this one is ")
+    path.unlink()  # as versions left it that did not record it
+    assert not any("warning" in line for line in shell("train", "digits.yaml").err)
+
+
+def test_the_command_that_repeats_does(shell: Shell):
+    """Wherever --output was; and a config.yaml of a person's own has a directory of its own."""
+    assert shell("train", "digits.yaml", "--output", "my runs/a").code == 0
+    command = read_results(shell.folder / "my runs/a").command
+    assert command == "gelu-jax train 'my runs/a/config.yaml'"
+    before = files(shell.folder / "my runs/a")
+    assert shell(*shlex.split(command)[1:]).code == 0
+    assert files(shell.folder / "my runs/a")["results.csv"] == before["results.csv"]
+    assert not (shell.folder / "runs").exists()
+    (shell.folder / "config.yaml").write_text(DIGITS)
+    assert shell("train", "config.yaml").code == 0
+    assert (shell.folder / "runs" / shell.folder.name / "results.json").exists()
+
+
+def test_generate_takes_the_run_on_record(after: Shell):
+    """Not one that was interrupted, nor one of another time."""
+    (home,) = (after.folder / "runs/lm/runs/lm").iterdir()
+    other = home.with_name(f"{home.name[:-12]}{'0' * 12}")
+    shutil.copytree(home, other)
+    record = json.loads((other / "run.json").read_text())
+    record["validation_loss"][-1] -= 1.0
+    (other / "run.json").write_text(json.dumps(record))
+    try:
+        assert find_model(after.folder / "runs/lm") == home
+        shutil.rmtree(other / "checkpoint")
+        home.rename(home.with_suffix(".away"))
+        with pytest.raises(ConfigError, match=r"the model that results\.json names is gone"):
+            find_model(after.folder / "runs/lm")
+    finally:
+        home.with_suffix(".away").rename(home)
+        shutil.rmtree(other)
+
+
+def test_an_arm_is_dropped(after: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    out = ("--output", tmp_path / "alone")
+    assert after("compare", *out, "arms.swiglu=null", "compare.yaml").code == 0
+    assert [arm.name for arm in read_results(tmp_path / "alone").arms] == ["relu"]
+    assert after.refuses("compare", "compare.yaml", "arms.swigle=null") == [
+        "arms.swigle: no such arm; did you mean swiglu?"
+    ]
 
 
 # --- What is wrong ----------------------------------------------------------------------------
@@ -415,8 +549,8 @@ def test_mistakes_in_a_comparison(shell: Shell, override: str, line: str):
         (("report", "runs/none"), "results.json = 'runs/none/results.json': no such file"),
         (("report", "text.tx"),
          "results.json = 'text.tx/results.json': no such file; did you mean text.txt?"),
-        (("generate", "runs/none"), "run = 'runs/none': there is no trained model in it"),
-        (("generate", "."), "run = '.': there is no trained model in it"),
+        (("generate", "runs/none"), "run = 'runs/none': there is no finished run in it"),
+        (("generate", "."), "run = '.': there is no finished run in it"),
         (("generate", ".", "--prompt", ""), "prompt = '': must not be empty"),
         (("generate", ".", "--length", "0"), "length = 0: must be above 0"),
         (("train", "digits.yaml", "--output", "text.txt"), "output = 'text.txt': file exists"),
@@ -432,8 +566,13 @@ def test_files_and_folders_that_do_not_serve(shell: Shell, arguments: tuple[str,
 
 
 def test_a_config_of_the_other_command(shell: Shell):
-    assert any("arms: unknown key" in line for line in shell.refuses("train", "compare.yaml"))
-    assert any("arms: required" in line for line in shell.refuses("compare", "digits.yaml"))
+    """In one line, with the command that serves."""
+    assert shell.refuses("train", "compare.yaml") == [
+        "compare.yaml: is the config of a comparison: gelu-jax compare compare.yaml"
+    ]
+    assert shell.refuses("compare", "digits.yaml") == [
+        "digits.yaml: is the config of a training run: gelu-jax train digits.yaml"
+    ]
 
 
 # --- Text from a trained run ------------------------------------------------------------------
@@ -588,11 +727,11 @@ def test_a_wrong_platform_is_one_line(shell: Shell, platform: str):
 
 
 def test_it_trains_in_float64_mode(shell: Shell):
-    """At an address of its own: the numbers are others."""
+    """Which is another run: its numbers are others."""
     done = process(shell.folder, "train", "digits.yaml", JAX_ENABLE_X64="1")
     assert done.returncode == 0, done.stderr
-    assert shell("train", "digits.yaml").code == 0
-    assert len(list(shell.folder.glob("runs/digits/runs/digits/*"))) == 2
+    (line,) = shell.refuses("train", "digits.yaml")
+    assert "(JAX_ENABLE_X64: True there, False here)" in line
 
 
 @pytest.mark.parametrize(

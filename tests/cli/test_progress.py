@@ -31,6 +31,9 @@ CONFIG = from_dict(
 )
 
 
+FAST = ", 320 examples/s"
+
+
 class Clock:
     now = 1000.0
 
@@ -77,11 +80,27 @@ def test_plain_lines_where_there_is_no_terminal(clock: Clock):
         board.update(task("swiglu", 1), None)
         board.update(task("swiglu", 1), point(50, math.nan))
     assert out.getvalue().splitlines() == [
-        " 25%  relu report-lr0.001-seed0: validation loss 2.0000  (about 30 seconds left)",
-        " 50%  swiglu report-lr0.001-seed0: validation loss 1.5000  (about 20 seconds left)",
-        " 75%  relu report-lr0.001-seed1: validation loss 2.2000  (about 10 seconds left)",
-        "100%  swiglu report-lr0.001-seed1: diverged  (done)",
+        f" 25%  relu report-lr0.001-seed0: validation loss 2.0000  (about 30 seconds left{FAST})",
+        f" 50%  swiglu report-lr0.001-seed0: validation loss 1.5000  (about 20 seconds left{FAST})",
+        f" 75%  relu report-lr0.001-seed1: validation loss 2.2000  (about 10 seconds left{FAST})",
+        f"100%  swiglu report-lr0.001-seed1: diverged  (done{FAST})",
     ]
+
+
+def test_a_long_run_has_a_line_every_so_often(clock: Clock):
+    """Without a terminal, and at once: a log that is followed shows it."""
+    config = replace(CONFIG, arms={"relu": {"steps": 1000}}, seeds=1)
+    board, out = made(config=config)
+    with board:
+        board.update(task("relu"), None)
+        for step in range(50, 1001, 50):
+            clock.now += 5
+            board.update(task("relu"), point(step))
+    lines = out.getvalue().splitlines()
+    assert [line.partition(": ")[2].partition(",")[0] for line in lines] == [
+        "step 300", "step 600", "step 900", "validation loss 1.0000  (done"
+    ]  # fmt: skip
+    assert lines[0].endswith("(about 1 minute left, 320 examples/s)"), lines[0]
 
 
 def test_what_was_done_before_does_not_distort_the_estimate(clock: Clock):
@@ -97,7 +116,7 @@ def test_what_was_done_before_does_not_distort_the_estimate(clock: Clock):
         assert board._trained == 50
         assert board.left == "about 20 seconds left"  # 10 seconds for 50 steps, 100 ahead
     assert out.getvalue() == (
-        " 75%  relu report-lr0.001-seed1: validation loss 2.2000  (about 20 seconds left)\n"
+        f" 75%  relu report-lr0.001-seed1: validation loss 2.2000  (about 20 seconds left{FAST})\n"
     )
 
 
@@ -116,12 +135,13 @@ def test_the_view_of_a_terminal(clock: Clock):
     assert table[1] == ["relu", "2/2", "2.2000"]
     # the gap is that of seed 0 alone, which both arms have: 1.5 − 2.0, not 1.5 − 2.2
     assert table[2] == [
-        "swiglu", "report-lr0.001-seed1, step 50", "1/2", "1.5000", "−0.5000"
+        "swiglu", "report-lr0.001-seed1, step 50, 1.0000", "1/2", "1.5000", "−0.5000"
     ]  # fmt: skip
     bar, text = table[3]
     assert set(bar) == {"━"}
     # 350 of 400 steps are done; the fake clock leaves 4.5 seconds, give or take a rounding
-    assert text in ("88%, about 4 seconds left", "88%, about 5 seconds left")
+    speed = "320 examples/s"
+    assert text in (f"88%, about {seconds} seconds left, {speed}" for seconds in (4, 5))
 
 
 def test_it_is_live_in_a_terminal(clock: Clock):

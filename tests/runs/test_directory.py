@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from gelu_jax.compare.config import CompareConfig, is_same_comparison
+from gelu_jax.cli.session import differences
+from gelu_jax.compare.config import CompareConfig
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs.directory import claim, locked
-from gelu_jax.training.config import from_dict, write_config
+from gelu_jax.training.config import from_dict, to_dict, write_config
 
 CONFIG = from_dict(
     {
@@ -29,7 +30,7 @@ OTHER = replace(CONFIG, multiple_of=16)
 
 
 def same(config: CompareConfig) -> Any:
-    return partial(is_same_comparison, config)
+    return partial(differences, config)
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -80,10 +81,37 @@ def test_the_same_comparison_goes_on(finished: Path, overwrite: bool):
 
 
 def test_another_comparison_is_refused_unless_told(finished: Path):
-    expected = "holds another run or comparison; choose another --output, or --overwrite"
+    expected = (
+        "holds another run or comparison (multiple_of: 8 there, 16 here); choose another --output, "
+        "or --overwrite"
+    )
     assert refusal(finished, OTHER) == f"output = '{finished}': {expected}"
     claim(finished, same(OTHER), overwrite=True)
     assert files(finished) == {}
+
+
+def test_what_differs_is_listed_but_not_without_end():
+    plain = to_dict(CONFIG)
+    assert differences(CONFIG, plain) == []
+    assert differences(CONFIG, to_dict(CONFIG.run)) == ["it is a training run"]
+    assert differences(CONFIG.run, plain | {"arms": {"a": {}, "b": {}}}) == ["it is a comparison"]
+    assert differences(CONFIG.run, plain) == []  # as `train` used to leave it
+    (line,) = differences(CONFIG, plain | {"sedes": 3})
+    assert line.startswith("its config is no longer valid: sedes: unknown key")
+    run = replace(CONFIG.run, steps=8, seed=3)
+    assert differences(run, to_dict(CONFIG.run)) == [
+        "steps: 4 there, 8 here",
+        "seed: 0 there, 3 here",
+    ]
+
+
+def test_the_order_of_arms_counts_only_for_the_first():
+    arms = {"relu": {}, "gelu": {"model.variant": "gelu"}, "silu": {"model.variant": "silu"}}
+    config = replace(CONFIG, arms=arms)
+    first, *others = arms.items()
+    assert differences(config, to_dict(replace(config, arms=dict([first, *others[::-1]])))) == []
+    (line,) = differences(config, to_dict(replace(config, arms=dict([*others, first]))))
+    assert line == "gelu is the first arm there, relu here, which the others are compared with"
 
 
 def test_what_no_comparison_wrote_is_never_deleted(finished: Path):
