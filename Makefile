@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: compare docs test test-slow test-processes test-live test-browser lint types clean
+.PHONY: compare docs test test-slow test-processes test-live test-browser wheel lint types clean
 
 compare: $(VENV)/package
 	$(BIN)/gelu-jax compare compare_activations
@@ -29,6 +29,10 @@ test-browser: $(VENV)/dev
 test-live: $(VENV)/dev
 	$(BIN)/pip install --quiet --editable ".[peers]"
 	$(BIN)/pytest -m live
+
+# The wheel as a newcomer installs it, in an environment of its own
+wheel: $(VENV)/dev
+	tests/wheel.sh $(BIN)/python
 
 lint: $(VENV)/dev
 	$(BIN)/ruff format --check .
