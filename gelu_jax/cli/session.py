@@ -159,9 +159,17 @@ def run_name(config: Path) -> str:
       config: the file as the user named it.
 
     Returns:
-      The name of the file; for a config.yaml, such as that of runs/x, the name of its folder.
+      The name of the file; for a config.yaml that of its folder, but for the config.yaml of a run
+      that has been done the name under which it was done.
     """
-    return config.resolve().parent.name or "run" if config.stem == "config" else config.stem
+    if config.stem != "config":
+        return config.stem
+    done = [path.name for path in (config.parent / "runs").glob("*") if _is_of_a_run(config)]
+    return done[0] if len(done) == 1 else config.resolve().parent.name or "run"
+
+
+def _is_of_a_run(config: Path) -> bool:
+    return config.name == "config.yaml" and (config.parent / FILE).exists()
 
 
 def run_directory(config: Path, output: Path | None) -> Path:
@@ -177,7 +185,7 @@ def run_directory(config: Path, output: Path | None) -> Path:
     """
     if output is not None:
         return output
-    if config.name == "config.yaml" and (config.parent / FILE).exists():
+    if _is_of_a_run(config):
         return config.parent
     return Path("runs") / run_name(config)
 

@@ -31,7 +31,7 @@ _VERSIONED = {"gelu_jax", "jax"}  # `versions` stands for their source
 
 def versions() -> list[str]:
     """What decides a result beside config and data: jax, its backend, `NUMERICS_VERSION`."""
-    x64 = ["x64"] if jax.config.jax_enable_x64 else []
+    x64 = ["x64"] if jax.config.read("jax_enable_x64") else []
     return [jax.__version__, jax.default_backend(), NUMERICS_VERSION, *x64]
 
 
@@ -48,8 +48,8 @@ def imported(config: TrainConfig) -> dict[str, dict[str, str]]:
     """
     names = {name for text in _texts(to_dict(config)) for name in _FUNCTION.findall(text)}
     modules = {name: _source(name) for name in sorted(names) if _is_own(name)}
-    is_pretrained = isinstance(config.model, PretrainedConfig)
-    weights = {config.model.path: _content(config.model.path)} if is_pretrained else {}
+    paths = [config.model.path] if isinstance(config.model, PretrainedConfig) else []
+    weights = {path: _content(path) for path in paths}
     found = {"modules": modules, "weights": weights}
     return {key: hashes for key, hashes in found.items() if hashes}
 

@@ -100,7 +100,7 @@ def test_a_long_run_has_a_line_every_so_often(clock: Clock):
     assert [line.partition(": ")[2].partition(",")[0] for line in lines] == [
         "step 300", "step 600", "step 900", "validation loss 1.0000  (done"
     ]  # fmt: skip
-    assert lines[0].endswith("(about 1 minute left, 320 examples/s)"), lines[0]
+    assert lines[0].endswith("(about 70 seconds left, 320 examples/s)"), lines[0]
 
 
 def test_what_was_done_before_does_not_distort_the_estimate(clock: Clock):

@@ -168,7 +168,7 @@ def prepared(folder: Path) -> Path:
 
 
 COMPARE = ("compare", "tiny.yaml")
-INTERRUPTED = r"Interrupted( at step \d+; saved)?\. Rerun the same command to resume\."
+INTERRUPTED = r"Interrupted( at step \d+; saved.*)?\. Rerun the same command to resume\."
 
 
 def records(folder: Path) -> list[Path]:
