@@ -56,9 +56,11 @@ SMALL = (
 )  # fmt: skip
 
 
-def chunk(config, steps, state, data, keys, rate):
+def chunk(config, steps, state, data, keys, learning_rate):
     """So many steps of training."""
-    return jax.lax.scan(lambda s, _: step(config, s, data, keys, rate), state, length=steps)
+    return jax.lax.scan(
+        lambda s, _: step(config, s, data, keys, learning_rate), state, length=steps
+    )
 
 
 def seconds(f, *arguments):
@@ -136,10 +138,10 @@ def training(smoke):
         config = read_config(CONFIGS / f"{name}.yaml", TrainConfig, SMALL if smoke else ())
         data, steps = load_data(config.data, config.batch_size), 2 if smoke else 20
         trainer = Trainer(config, data)
-        keys, rate = Keys.of(0), jnp.float32(config.optimizer.learning_rate)
+        keys, learning_rate = Keys.of(0), jnp.float32(config.optimizer.learning_rate)
         state = trainer.programs.init(keys)
         program = jax.jit(partial(chunk, config, steps))
-        taken = seconds(program, state, data, keys, rate) / steps
+        taken = seconds(program, state, data, keys, learning_rate) / steps
         rate_of_work = flops_per_step(config, data) / taken
         found[name] = {
             "parameters": parameters(config),
@@ -160,15 +162,17 @@ def sweep(smoke):
     steps, found = 2 if smoke else 50, {}
     config = read_config(CONFIGS / "compare_activations.yaml", CompareConfig)
     keys = jax.tree.map(lambda *seeds: jnp.stack(seeds), *map(Keys.of, range(SEEDS)))
-    rate = jnp.float32(6e-3)
+    learning_rate = jnp.float32(6e-3)
     for arm, trainer in prepare(config).items():
         states = jax.jit(jax.vmap(partial(init, trainer.config)))(keys)
         one_state, one_key = jax.tree.map(lambda leaf: leaf[0], (states, keys))
         alone = partial(chunk, trainer.config, steps)
-        together = jax.vmap(alone, in_axes=(0, None, 0, None))
+        all_seeds = jax.vmap(alone, in_axes=(0, None, 0, None))
         found[arm] = {
-            "one_run": seconds(jax.jit(alone), one_state, trainer.data, one_key, rate) / steps,
-            "all_seeds": seconds(jax.jit(together), states, trainer.data, keys, rate) / steps,
+            "one_run": seconds(jax.jit(alone), one_state, trainer.data, one_key, learning_rate)
+            / steps,
+            "all_seeds": seconds(jax.jit(all_seeds), states, trainer.data, keys, learning_rate)
+            / steps,
         }
         print(arm, json.dumps(found[arm]), flush=True)
     sums = {name: sum(times[name] for times in found.values()) for name in found[arm]}

@@ -1,10 +1,10 @@
-"""Forward and gradient of every activation beside `jax.nn`, and torch where it is installed.
+"""Times every activation and its gradient beside `jax.nn`, and torch where it is installed.
 
     python benchmarks/activations.py --out benchmarks/results/activations.json
 
-Each pair is timed alternately in one run, A B A B, on four million elements; the ratio is the
-median of the paired ratios, so that what else the machine does meets both alike. `--cpu-time`
-counts the processor time of the process instead of the wall clock, for a machine that is shared.
+The implementations take turns in one run, on four million elements, and the ratio is the median
+over the turns, so that other load on the machine affects all of them alike. On a shared machine,
+`--cpu-time` measures the processor time of the process instead of the wall clock.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from gelu_jax.activations import ACTIVATIONS
-from gelu_jax.numerics.peers import JAX_NN, tensor, torch_functions
+from gelu_jax.numerics.peers import JAX_NN, to_torch, torch_functions
 
 SIZE, REPEATS = 1 << 22, 15
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,7 +39,7 @@ def gradient(f: Callable[[Array], Array], x: Array) -> Run:
 
 
 def paired(runs: dict[str, Run], clock: Callable[[], float]) -> dict[str, np.ndarray]:
-    """Milliseconds of every repeat, the runs taking turns."""
+    """Milliseconds of every repetition, where the runs take turns."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for repeat in range(REPEATS + 2):
         for name, run in runs.items():
@@ -51,12 +51,12 @@ def paired(runs: dict[str, Run], clock: Callable[[], float]) -> dict[str, np.nda
 
 
 def torch_runs(name: str, x: Array, backward: bool) -> dict[str, Run]:
-    """torch's own, when it is installed."""
+    """What torch offers, where it is installed."""
     if name not in (functions := torch_functions()):
         return {}
     import torch
 
-    t = tensor(np.array(x))
+    t = to_torch(np.array(x))
     if not backward:
         return {"torch": lambda: functions[name](t)}
     dy = t.clone()
@@ -69,6 +69,7 @@ def torch_runs(name: str, x: Array, backward: bool) -> dict[str, Run]:
 
 
 def measure(name: str, dtype: str, clock: Callable[[], float]) -> list[dict[str, object]]:
+    """Times one activation in one dtype, forward and gradient."""
     x = (3 * jax.random.normal(jax.random.key(0), (SIZE,))).astype(dtype)
     rows: list[dict[str, object]] = []
     for what, make in (("forward", forward), ("gradient", gradient)):

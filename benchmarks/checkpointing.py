@@ -1,4 +1,4 @@
-"""What saving costs a run: waiting for each checkpoint, against saving it while training goes on.
+"""What saving costs a run: waiting for each checkpoint, against saving it in the background.
 
     python benchmarks/checkpointing.py
 
@@ -72,13 +72,13 @@ class Never(Waiting):
 
 def seconds(trainer, state, saver):
     """Of an interval, and of the call that saves, in the mean."""
-    keys, rate, called = Keys.of(0), jnp.asarray(1e-3, jnp.float32), 0.0
+    keys, learning_rate, called = Keys.of(0), jnp.asarray(1e-3, jnp.float32), 0.0
     folder = Path(tempfile.mkdtemp())
     start = time.perf_counter()
     with saver(folder) as saver:
         for _ in range(INTERVALS):
             state, _ = jax.block_until_ready(
-                trainer.programs.chunk(state, trainer.data, keys, rate)
+                trainer.programs.chunk(state, trainer.data, keys, learning_rate)
             )
             before = time.perf_counter()
             saver.save(int(state.step), state)

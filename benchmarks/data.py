@@ -4,10 +4,10 @@
 
 Writes benchmarks/results/data.json and .md. The run is that of byte_lm.yaml, its bytes once on the
 device and once in a file of 16-bit tokens. In turn: the loop on resident data; the loop on the
-file, read ahead as in a run that has been going on for long; the same program given one block again
-and again, so that nothing is read; and the resident run as one program that never returns to the
-host. Medians of the ratios within each round. Files are in the page cache: what a disk adds is its
-own.
+file, read ahead as in a run that began long ago; the same program given the batches of one chunk
+again and again, so that nothing is read; and the resident run as one program that never returns to
+the host. Medians of the ratios within each round. Files are in the page cache: a disk would add to
+this.
 """
 
 import json
@@ -50,30 +50,30 @@ def on_disk(resident, folder):
 
 def step_times(config, resident, streamed):
     """Seconds per step in each round, by name."""
-    keys, rate = Keys.of(0), jnp.float32(config.optimizer.learning_rate)
+    keys, learning_rate = Keys.of(0), jnp.float32(config.optimizer.learning_rate)
     trainers = {"resident": Trainer(config, resident), "streamed": Trainer(config, streamed)}
     state = trainers["resident"].programs.init(keys)
     chunks = {name: trainer.programs.chunk for name, trainer in trainers.items()}
     steps = range(0, config.steps, config.eval_every)
 
-    def loop(name, blocks):
+    def loop(name, batches):
         s = state
         for _ in steps:
-            s, losses = chunks[name](s, next(blocks), keys, rate)
+            s, losses = chunks[name](s, next(batches), keys, learning_rate)
             float(losses.mean())  # what the host waits for and logs
         return s
 
-    like = trainers["streamed"].abstract_batches
-    read_ahead = streamed.batches(keys.data, range(0, 10**9, config.eval_every), like)
+    abstract = trainers["streamed"].abstract_batches
+    read_ahead = streamed.batches(keys.data, range(0, 10**9, config.eval_every), abstract)
 
     def body(s, _):
-        return step(config, s, resident, keys, rate)
+        return step(config, s, resident, keys, learning_rate)
 
     whole = jax.jit(lambda s: jax.lax.scan(body, s, length=config.steps))
-    block = next(read_ahead)
+    batches = next(read_ahead)
     ways = {
         "streamed": lambda: loop("streamed", read_ahead),
-        "streamed, nothing read": lambda: loop("streamed", repeat(block)),
+        "streamed, nothing read": lambda: loop("streamed", repeat(batches)),
         "resident": lambda: loop("resident", repeat(resident)),
         "resident, one program": lambda: whole(state),
     }
@@ -83,7 +83,7 @@ def step_times(config, resident, streamed):
     return {name: [r[name] / config.steps for r in rounds] for name in ways}
 
 
-def reading_seconds(folder, batch_size, context, batches=64):
+def reading_seconds(folder, batch_size, context, steps=64):
     """Seconds to read and place one batch, of a file of 2**26 tokens, by one thread."""
     path = Path(folder) / "large.bin"
     if not path.exists():
@@ -91,13 +91,13 @@ def reading_seconds(folder, batch_size, context, batches=64):
     tokens = Tokens([np.memmap(path, "<u2", mode="r")], 50_257, str(path))
     held_out = jnp.zeros((1, context + 1), jnp.uint16)
     data = TokenData(held_out, tokens, batch_size, None)
-    key, steps = jax.random.key(0), range(0, batches, 4)
-    data_read = data.batches(key, steps, data.abstract_batches(4))
-    jax.block_until_ready(next(data_read).tokens)
+    chunks = range(0, steps, 4)
+    read_ahead = data.batches(jax.random.key(0), chunks, data.abstract_batches(4))
+    jax.block_until_ready(next(read_ahead).tokens)
     start = time.process_time()  # of all threads: they take turns
-    for block in data_read:
-        jax.block_until_ready(block.tokens)
-    return (time.process_time() - start) / (batches - 4)
+    for batches in read_ahead:
+        jax.block_until_ready(batches.tokens)
+    return (time.process_time() - start) / (steps - 4)
 
 
 def share(times, with_host, without):

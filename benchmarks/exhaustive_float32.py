@@ -1,11 +1,11 @@
-"""The worst error of an activation and its derivative over every float32 input.
+"""Finds the largest error of an activation and its derivative over every float32 input.
 
     python benchmarks/exhaustive_float32.py gelu silu --out rows.jsonl
 
-The promise it checks: value within 2 ulp, derivative within 2 ulp, except within 0.05 of a zero
-crossing of the derivative, where the absolute error stays within 2⁻²⁴ times the larger of the two
-terms that cancel there. Where the input or the true result is subnormal or overflows, it checks
-only that no NaN appears. One to three minutes a function on two cores.
+The promise: value and derivative are within 2 ulp. Within 0.05 of a zero of the derivative, the
+derivative is within 2⁻²⁴ times the size of the two terms that cancel there. Where the input or the
+true result is subnormal or overflows, it is only promised that neither is NaN. Takes one to three
+minutes a function on two cores.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from gelu_jax.activations import ACTIVATIONS
 from gelu_jax.numerics.reference import REFERENCES, Function
 
-# where the derivative crosses zero, and the size of the terms that cancel there
-CROSSINGS = {
+# the zero of the derivative, and the size of the two terms that cancel there
+CANCELLATIONS = {
     "gelu": (-0.7517915246935645, 0.2260),
     "gelu_10": (-0.7517915246935645, 0.2260),
     "gelu_tanh": (-0.7524614220710163, 0.2258),
@@ -35,20 +35,20 @@ CROSSINGS = {
     "mish": (-1.1924012314748424, 0.2588),
     "hard_silu": (-1.5, 0.5),
 }
-CHUNK, BLOCK = 1 << 22, 1 << 15  # one compiled call; what NumPy keeps in the cache
+CHUNK, BLOCK = 1 << 22, 1 << 15  # inputs of one compiled call, and of one that fits NumPy's cache
 SMALLEST, LARGEST = 2.0**-126, float(np.finfo(np.float32).max)
 EVERYTHING = [0.0, float("inf")]
 Worst = dict[str, tuple[float, float]]
 
 
 def per_ulp(true: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One over the distance of the float32 numbers around each true value."""
+    """1/ulp of float32 at each true value, from its bits."""
     exponent = np.maximum((true.view(np.int64) >> 52) & 0x7FF, 1023 - 126)
     return ((2 * 1023 + 23 - exponent) << 52).view(np.float64)
 
 
 def errors(got: NDArray[np.float32], x: NDArray[np.float64], true_function: Function):
-    """Absolute errors and errors in ulp, zero where the promise asks for nothing."""
+    """Absolute errors and errors in ulp, 0 where nothing is promised."""
     true = true_function(x)
     size = np.abs(true)
     promised = (size >= SMALLEST) & (size <= LARGEST) & (np.abs(x) >= SMALLEST)
@@ -56,35 +56,36 @@ def errors(got: NDArray[np.float32], x: NDArray[np.float64], true_function: Func
     return error, error * per_ulp(true)
 
 
-def note(found: Worst, what: str, error: NDArray[np.float64], x: NDArray[np.float64]) -> None:
-    """Keeps the greatest error and where it happens; a NaN is the greatest."""
+def keep_worst(found: Worst, what: str, error: NDArray[np.float64], x: NDArray[np.float64]) -> None:
+    """Keeps the largest error and where it occurs; NaN counts as the largest."""
     i = int(error.argmax())
     if not error[i] <= found.get(what, (-1.0, 0.0))[0]:
         found[what] = float(error[i]), float(x[i])
 
 
 def worst(name: str, start: int) -> Worst:
-    """The worst of one chunk of bit patterns, each with the input it happens at."""
+    """The largest errors in one chunk of bit patterns, each with the input where it occurs."""
     x32 = np.arange(start, start + CHUNK, dtype=np.uint32).view(np.float32)
     x32 = np.where(np.isfinite(x32), x32, np.float32(0))
-    value, slope = map(np.asarray, both(name)(x32))
-    zero, terms = CROSSINGS.get(name, (np.inf, 1.0))
+    value, slope = map(np.asarray, compiled(name)(x32))
+    zero, terms = CANCELLATIONS.get(name, (np.inf, 1.0))
     found: Worst = {}
     for i in range(0, CHUNK, BLOCK):
         block = slice(i, i + BLOCK)
         x = x32[block].astype(np.float64)
-        note(found, "value ulp", errors(value[block], x, REFERENCES[name].value)[1], x)
+        keep_worst(found, "value ulp", errors(value[block], x, REFERENCES[name].value)[1], x)
         absolute, relative = errors(slope[block], x, REFERENCES[name].derivative)
         near = np.abs(x - zero) <= 0.05
-        note(found, "derivative ulp", np.where(near, 0.0, relative), x)
+        keep_worst(found, "derivative ulp", np.where(near, 0.0, relative), x)
         if near.any():
             scaled = np.where(near, absolute, 0.0) * (2.0**24 / terms)
-            note(found, "near zero, 2^-24 of terms", scaled, x)
+            keep_worst(found, "near zero, 2^-24 of terms", scaled, x)
     return found
 
 
 @cache
-def both(name: str):
+def compiled(name: str):
+    """Value and derivative, by forward mode."""
     f = ACTIVATIONS[name]
     return jax.jit(lambda x: jax.jvp(f, (x,), (jnp.ones_like(x),)))
 
@@ -97,12 +98,13 @@ def chunks(magnitudes: list[float]) -> list[int]:
 
 
 def exhaust(name: str, magnitudes: list[float]) -> dict[str, object]:
+    """The largest errors at all inputs of these magnitudes, as a line of the output."""
     began = time.perf_counter()
     total: Worst = {}
     with ThreadPoolExecutor(2) as pool, np.errstate(all="ignore"):
         for found in pool.map(lambda start: worst(name, start), chunks(magnitudes)):
             for what, (error, x) in found.items():
-                note(total, what, np.array([error]), np.array([x]))
+                keep_worst(total, what, np.array([error]), np.array([x]))
     kept = total.get("near zero, 2^-24 of terms", (0.0, 0.0))[0] <= 1
     kept &= total["value ulp"][0] <= 2 and total["derivative ulp"][0] <= 2
     return {
@@ -117,6 +119,7 @@ def exhaust(name: str, magnitudes: list[float]) -> dict[str, object]:
 
 
 def versions() -> dict[str, str]:
+    """What the errors were measured on."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()

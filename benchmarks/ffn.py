@@ -6,14 +6,14 @@
 ``--torch`` is a Python that has torch, ``--shapes`` a name of `SHAPES`; tokamax is measured where
 this Python has it.
 
-Every implementation does the same: y = FFN(x), or y with the gradients of x and of all weights for
-a given cotangent of y. All JAX ones run in this process, torch in a second one that sleeps while
-this one works. A round runs each once, in turn; the table gives the median time and the median of
-the rounds' ratios, so that a machine that slows down slows all of them. Beside the wall clock
-stands the CPU time of all threads, which other processes on the machine disturb less. "kept" is
-the growth of the compiled program's temporary memory from a scan of 2 layers to one of 6 (torch:
-the tensors that autograd saves), in tensors of d_ff compute-dtype entries a token; x and weights
-are not counted.
+Every implementation computes the same: y = FFN(x), or y with the gradients of x and of all weights
+for a given cotangent of y. All JAX ones run in this process, torch in a second one that sleeps
+while this one works. A round runs each once, in turn; the table gives the median time and the
+median of the rounds' ratios, so that a machine that slows down slows all of them. CPU time of all
+threads is given beside the wall clock, because other processes on the machine disturb it less.
+"kept" is the growth of the compiled program's temporary memory from a scan of 2 layers to one of 6
+(torch: the tensors that autograd saves), in tensors of d_ff compute-dtype entries per token; x and
+the weights are not counted.
 
 The floor is the same matmuls alone. On an accelerator one pass over the d_ff-wide tensors, at the
 bandwidth at which a copy was measured, is added to it, and a run is ten calls in a row, so that the
@@ -34,7 +34,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
-# else the first process takes most of an accelerator's memory for itself, and torch finds none
+# Otherwise this process reserves most of an accelerator's memory, and torch finds none.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax

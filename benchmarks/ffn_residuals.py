@@ -2,7 +2,7 @@
 
     python benchmarks/ffn_residuals.py benchmarks/results/ffn_residuals
 
-In tensors of d_ff compute-dtype entries a token and layer: the growth of the compiled gradient's
+In tensors of d_ff compute-dtype entries per token and layer: the growth of the compiled gradient's
 temporary memory from 2 layers to 4. x (which the norm before the block keeps) and the weights are
 not counted. 8192 tokens, d_model 64, width 4096 for every variant.
 """

@@ -87,7 +87,7 @@ def measure(folder, dtype, devices):
         return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
 
     before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     start = time.perf_counter()
     model = families.load(folder, dtype=dtype, sharding=None if devices == 1 else split)
     jax.block_until_ready(jax.tree.leaves(model))

@@ -1,9 +1,9 @@
-"""Wrong results among all 16-bit inputs: ours, jax.nn's and, where it is installed, torch's.
+"""Counts the wrong results among all 16-bit inputs: ours, jax.nn's and, if installed, torch's.
 
     python benchmarks/numerics_16bit.py --out benchmarks/results/numerics_16bit
 
-Writes the rows of `gelu-jax numerics` to OUT.json, and to OUT.md a table of values / derivatives
-that are not the true ones correctly rounded (or NaN where they are finite), of 65,536 each.
+Writes the results of `gelu-jax numerics` to OUT.json, and to OUT.md a table: how many values and
+how many derivatives, of 65,536 each, are not the true ones correctly rounded.
 """
 
 import argparse
@@ -22,6 +22,7 @@ SOURCES = ("gelu_jax", "jax.nn", "torch")
 
 
 def environment() -> dict[str, str]:
+    """Device, versions and commit."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     versions = {d.name: d.version for d in importlib.metadata.distributions()}
     return {
@@ -33,6 +34,7 @@ def environment() -> dict[str, str]:
 
 
 def markdown(rows: list[dict[str, object]]) -> str:
+    """A line for each function that someone else offers too."""
     cells = {
         (row["function"], row["dtype"], row["source"]): (
             f"{row['wrong_values']:,} / {row['wrong_derivatives']:,}"
@@ -53,11 +55,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     out = parser.parse_args().out
-    found = sweep()
-    report(found)
-    rows = [asdict(row) for row in found]
+    results = sweep()
+    report(results)
     if out:
-        result = {**environment(), "promise kept": promise_kept(found), "rows": rows}
+        rows = [asdict(result) for result in results]
+        result = {**environment(), "promise kept": promise_kept(results), "rows": rows}
         out.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
         out.with_suffix(".md").write_text(markdown(rows))
 

@@ -38,11 +38,11 @@ def seconds(f):
 def step_times(config, data):
     """Seconds per step: through the loop's chunks, and in one program, in turn."""
     trainer = Trainer(config, data)
-    keys, rate = Keys.of(0), jnp.float32(config.optimizer.learning_rate)
+    keys, learning_rate = Keys.of(0), jnp.float32(config.optimizer.learning_rate)
     chunks = config.steps // config.eval_every
 
     def body(state, _):
-        return step(config, state, data, keys, rate)
+        return step(config, state, data, keys, learning_rate)
 
     whole = jax.jit(lambda state: jax.lax.scan(body, state, length=config.steps))
     state = trainer.programs.init(keys)
@@ -51,7 +51,7 @@ def step_times(config, data):
     def loop():
         s = state
         for _ in range(chunks):
-            s, losses = trainer.programs.chunk(s, data, keys, rate)
+            s, losses = trainer.programs.chunk(s, data, keys, learning_rate)
             float(losses.mean())  # what the host waits for and logs
         return s
 
@@ -72,8 +72,8 @@ def compile_seconds(config, data):
     return time.perf_counter() - start
 
 
-def _chunk(config, state, data, keys, rate):
-    return jax.lax.scan(lambda s, _: step(config, s, data, keys, rate), state, length=10)
+def _chunk(config, state, data, keys, learning_rate):
+    return jax.lax.scan(lambda s, _: step(config, s, data, keys, learning_rate), state, length=10)
 
 
 def main():

@@ -13,7 +13,7 @@ x = jnp.array([-4.0, -1.0, 0.0, 1.0], jnp.bfloat16)
 print("gelu          ", gj.gelu(x))
 print("jax.nn.gelu   ", jax.nn.gelu(x), "(its default is the tanh form, computed in bfloat16)")
 
-# Every spelling that checkpoints and configs bring leads to one of them.
+# Every name that checkpoints and configs use refers to one of them.
 for name in ("gelu_new", "quick_gelu", "swish", "relu2"):
     print(f"{name:14s}→ {gj.activation(name).__name__}")
 

@@ -39,7 +39,7 @@ def train_step(model, optimizer, x, y):
 
 
 def sin_of_square(x):
-    """An activation of your own takes part like any other."""
+    """An activation of your own works like any other."""
     return jnp.sin(x * x)
 
 

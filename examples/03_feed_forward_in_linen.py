@@ -27,7 +27,7 @@ variables = layer.init(jax.random.key(1), x)
 print(jax.tree.map(jnp.shape, variables["params"]["feed_forward"]))
 print("output", layer.apply(variables, x).shape)
 
-# The parameters are those of the NNX module, so a model can move from one to the other.
+# The parameter tree is that of the NNX module, so weights move from one to the other.
 module = gj.FeedForward(CONFIG, rngs=nnx.Rngs(2))
 params = nnx.to_pure_dict(nnx.state(module))
 same = jnp.array_equal(module(x), gj.linen.FeedForward(CONFIG).apply({"params": params}, x))

@@ -1,4 +1,4 @@
-"""Train one config from Python, and let it write.
+"""Train a language model from a config file, and let it continue a prompt.
 
 python examples/04_train.py [steps]
 """

@@ -31,7 +31,7 @@ config = CompareConfig(
     },
     description="The plain MLP on scikit-learn's digits.",
     seeds=seeds,
-    protocol="smoke test",  # a few seeds draw no conclusion, and the verdict says so
+    protocol="smoke test",  # too few seeds for a conclusion, and the verdict says so
 )
 
 directory = Path(tempfile.mkdtemp()) / "digits"

@@ -1,9 +1,9 @@
-"""Load a model as model hubs lay it out, use it whole or in parts, and save it again.
+"""Load a model from a directory as model hubs lay it out, use it, and save it again.
 
 python examples/06_load_weights.py [directory]
 
-Without a directory it makes a small LLaMA with random weights and uses that; a directory of yours
-(config.json and safetensors, of any family that `families.FAMILIES` lists) goes the same way.
+Without a directory it makes a small LLaMA with random weights and uses that. A directory of yours
+needs config.json and safetensors files, of a family that `families.FAMILIES` lists.
 """
 
 import sys

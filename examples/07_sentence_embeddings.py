@@ -2,9 +2,9 @@
 
 python examples/07_sentence_embeddings.py [directory]
 
-Without a directory it makes a small encoder with random weights and a tokenizer of its words, so
-that what is alike is alike in its words only. A sentence encoder from a model hub (config.json,
-model.safetensors and tokenizer.json, of BERT's family) goes the same way.
+Without a directory it makes a small encoder with random weights, so that texts are similar only
+where they share words. A directory of yours needs config.json, model.safetensors and
+tokenizer.json, of a sentence encoder of BERT's family.
 """
 
 import sys

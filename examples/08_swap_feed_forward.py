@@ -2,8 +2,9 @@
 
     python examples/08_swap_feed_forward.py
 
-The model below knows nothing of gelu_jax. Its GELU blocks are replaced twice: by the same function,
-which keeps every weight and the output, and by SwiGLU, which keeps what it can and says what not.
+The model below does not use gelu_jax. Its GELU blocks are replaced twice: by the same function,
+which keeps every weight and the output, and by SwiGLU, which keeps the weights that fit and reports
+the others.
 """  # fmt: skip
 
 import jax

@@ -7,6 +7,9 @@
 (2, 64)
 """
 
+import gelu_jax.signals  # noqa: F401  first: Ctrl-C may come while jax is imported
+
+# isort: split
 from gelu_jax import linen
 from gelu_jax.activations import (
     ACTIVATIONS,

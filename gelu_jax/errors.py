@@ -1,4 +1,4 @@
-"""How bad input is reported: the place, the field, the value, and the nearest right one."""
+"""Errors in what a user gives: each names the place, the field, the value and what is wrong."""
 
 import difflib
 import glob
@@ -8,20 +8,24 @@ from dataclasses import dataclass
 from typing import Final
 
 ABSENT: Final = object()
-"""The value of a problem that has none to show: a field that is missing, or an unknown key."""
+"""The value of a problem that has none to show: a missing field, or an unknown key."""
 
-_SHOWN = 80  # characters of a value: what is wrong stays on one line
+_MAX_LENGTH = 80  # characters of a value in a message, so that a problem stays on one line
 
 
 @dataclass(frozen=True)
 class Problem:
     """One wrong field of a config.
 
-    `field` is relative to the dataclass that reports it. Who reads a config file puts the
-    path of the section before it and the file and line into `where`.
+    Attributes:
+      field: name of the field, relative to the dataclass that reports it; a reader of config files
+        puts the path of the section before it.
+      value: the value found, or `ABSENT`.
+      reason: what is wrong with it, and the nearest right value where one was computed.
+      where: file and line, where the config came from a file.
 
-    >>> print(Problem("d_ff", -1, "must be at least 1", where="configs/x.yaml:9"))
-    configs/x.yaml:9: d_ff = -1: must be at least 1
+    >>> print(Problem("d_ff", -1, "must be above 0", where="configs/x.yaml:9"))
+    configs/x.yaml:9: d_ff = -1: must be above 0
     """
 
     field: str
@@ -35,7 +39,11 @@ class Problem:
 
 
 class ConfigError(ValueError):
-    """All that is wrong with one config, one line for each field."""
+    """Everything that is wrong with one config, one line per field.
+
+    Args:
+      problems: what was found, at least one.
+    """
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = tuple(problems)
@@ -43,21 +51,39 @@ class ConfigError(ValueError):
 
 
 def check(problems: Iterable[Problem]) -> None:
-    """Raises `ConfigError` with every problem found; returns when there is none."""
+    """Raises one error for all problems.
+
+    Args:
+      problems: what was found, possibly nothing.
+    Raises:
+      ConfigError: there is at least one problem.
+    """
     if found := tuple(problems):
         raise ConfigError(found)
 
 
 def shown(value: object) -> str:
-    """The value as Python writes it, cut to one short line; a path is whole, as one needs it."""
+    """A value as a message shows it: its `repr`, cut to 80 characters.
+
+    Args:
+      value: anything; a path is shown whole, because its end matters.
+    Returns:
+      One line.
+    """
     if isinstance(value, os.PathLike):
         return repr(os.fspath(value))
     text = repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
+    return text if len(text) <= _MAX_LENGTH else text[: _MAX_LENGTH - 3] + "..."
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """A hint that lists the choices closest to a misspelt name.
+    """A hint with the choices closest to a misspelt name, or all of them if none is close.
+
+    Args:
+      name: what was given.
+      choices: what is allowed.
+    Returns:
+      The end of a message.
 
     >>> nearest("swigle", ["gelu", "swiglu", "relu"])
     'did you mean swiglu?'
@@ -70,13 +96,20 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def no_such(what: str, path: str) -> str:
-    """What to say of a path that leads nowhere: what has nearly the name of the part missing."""
-    said = f"no such {what}"
+    """The message for a path that does not exist, with existing names close to the missing part.
+
+    Args:
+      what: "file" or "directory".
+      path: the path; a pattern (`*.txt`) gets no hint.
+    Returns:
+      Such as "no such file; did you mean texts?".
+    """
+    message = f"no such {what}"
     if glob.has_magic(path):
-        return said
+        return message
     folder, name = os.path.split(path)
     while folder and not os.path.isdir(folder):
         folder, name = os.path.split(folder)
     neighbours = filter(os.path.exists, glob.glob(os.path.join(glob.escape(folder), "*")))
     hint = nearest(name, map(os.path.basename, neighbours))
-    return f"{said}; {hint}" if hint.startswith("did you mean") else said
+    return f"{message}; {hint}" if hint.startswith("did you mean") else message

@@ -1,4 +1,13 @@
-"""Every module again as a Linen module: the same config, the same parameter tree, equal bits.
+"""Every module as a Linen module: the same config, the same parameter tree, the same bits.
+
+Each name makes a Linen module from one of the NNX modules of `gelu_jax`.
+
+Args:
+  config: the module's config, such as `gelu_jax.FeedForwardConfig`.
+  name: the module's name in its parent, as of every Linen module.
+Returns:
+  A Linen module: ``init(key, x)`` gives its variables, ``apply(variables, x)`` what the NNX module
+  computes from the same parameters.
 
 >>> import jax
 >>> from gelu_jax import FeedForwardConfig, linen
@@ -14,8 +23,19 @@ from flax.nnx.bridge import to_linen
 from gelu_jax.nn import attention, block, feed_forward, mlp, norm, transformer
 
 FeedForward = partial(to_linen, feed_forward.FeedForward)
+"""`gelu_jax.FeedForward` in Linen."""
+
 Norm = partial(to_linen, norm.Norm)
+"""`gelu_jax.Norm` in Linen."""
+
 Attention = partial(to_linen, attention.Attention)
+"""`gelu_jax.Attention` in Linen."""
+
 Block = partial(to_linen, block.Block)
+"""`gelu_jax.Block` in Linen."""
+
 Transformer = partial(to_linen, transformer.Transformer)
+"""`gelu_jax.Transformer` in Linen."""
+
 MLP = partial(to_linen, mlp.MLP)
+"""`gelu_jax.MLP` in Linen."""

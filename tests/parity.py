@@ -121,16 +121,16 @@ if jax.__version_info__ < (0, 11):  # later versions have no other emitters
 
 
 def compared(path, *, compiler_options=None):
-    """For each output of a directory's model: ours and theirs, where tokens are real."""
+    """For each output of a directory's model: ours and expected, where tokens are real."""
     kind, golden = kind_of(path), load_file(path / "golden.safetensors")
     mask = golden["mask"] == 1 if "mask" in golden else None
     inputs = {name: jnp.asarray(value) for name, value in golden.items()} | {"mask": mask}
     computed = jax.jit(kind, compiler_options=compiler_options)(loaded(path), **inputs)
     for name in sorted(golden.keys() - _INPUTS):
-        ours, theirs = computed[name], golden[name]
-        assert ours.shape == theirs.shape, name
+        ours, expected = computed[name], golden[name]
+        assert ours.shape == expected.shape, name
         keep = mask if name in _MASKED.get(kind.__name__, ()) else ...
-        yield name, np.asarray(ours)[keep], theirs[keep]
+        yield name, np.asarray(ours)[keep], expected[keep]
 
 
 def main():

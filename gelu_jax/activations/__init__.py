@@ -1,6 +1,6 @@
 """Pure elementwise functions, each with the rule for its derivative and a stated accuracy."""
 
-from gelu_jax.activations.elementwise import Elementwise as Elementwise
+from gelu_jax.activations.documentation import Elementwise as Elementwise
 from gelu_jax.activations.gaussian import gelu as gelu
 from gelu_jax.activations.gaussian import gelu_10 as gelu_10
 from gelu_jax.activations.gaussian import laplace as laplace

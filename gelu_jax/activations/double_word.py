@@ -1,8 +1,8 @@
 """Double-word arithmetic: a number carried as the unevaluated sum hi + lo of two floats.
 
-To round a float16 result correctly takes a few bits more than float32 has. A double word of two
-float32 numbers carries 33 bits, one of two float64 numbers 76, at a few instructions for each
-operation. It rests on three facts:
+Rounding a float16 result correctly takes a few bits more than float32 has. A double word of two
+float32 numbers carries 32 bits, one of two float64 numbers 75, and each operation takes a few
+instructions. It rests on three facts:
 
 - A float splits into two halves of its bits without error, and the product of two such halves is
   exact: 12 bits times 12 bits fit float32's 24, 26 times 26 fit float64's 53 (Dekker 1971).
@@ -10,10 +10,10 @@ operation. It rests on three facts:
   (Knuth 1969, section 4.2.2).
 - The difference of two floats within a factor of two of each other is exact (Sterbenz 1974).
 
-Every operation therefore computes its hi without error and adds what is left to lo with ordinary
-rounding. Where lo is below 2⁻¹¹ of the number (float64: 2⁻²⁵), rounding it to 2⁻²⁴ (2⁻⁵³) of itself
-costs 2⁻³⁵ (2⁻⁷⁸) of the number, and an operation rounds a few times. The worst error that
-tests/activations/test_double_word.py finds is 2⁻³³ (2⁻⁷⁶) of the result, for a sum of |a| + |b|.
+Every operation therefore computes its hi without error, and lo, which takes up the rest, with
+ordinary rounding. In a split number lo is below 2⁻¹¹ of it (float64: 2⁻²⁵); rounding lo to 2⁻²⁴
+(2⁻⁵³) of itself costs 2⁻³⁵ (2⁻⁷⁸) of the number, and an operation rounds a few times. In all, its
+error is below 2⁻³² (2⁻⁷⁵) of the result, or for a sum of |a| + |b|.
 
 No step needs a fused multiply-add, and a compiler that contracts a·b + c into one changes nothing
 where a·b is exact. What a compiler must not do is reorder sums; XLA only merges constants.
@@ -51,7 +51,7 @@ def upper_half(x: Array) -> Array:
 
 @upper_half.defjvp
 def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:  # pyright: ignore[reportUnusedFunction]
-    # the halves add up to x: the upper takes the whole tangent, and x less it is left with none
+    # a mask has no derivative; as the two halves add up to x, the upper one takes its tangent
     return upper_half(*primals), tangents[0]
 
 
@@ -84,7 +84,7 @@ class DoubleWord:
     Attributes:
       hi: the leading part, a float32 or float64 array of any shape.
       lo: the rest, far smaller, of the same shape and dtype; None where it is exactly zero.
-      is_split: whether hi has at most half the bits, so that products of such his are exact.
+      is_split: whether hi has at most half the bits, so that the product of two such is exact.
       guard_bits_only: whether a few bits beyond those of hi's dtype are enough, as they are for an
         input of that dtype and for bfloat16; expensive functions then take a shorter way.
     """
@@ -237,7 +237,7 @@ def all_bits_count(x: Number) -> TypeGuard[DoubleWord]:
     return isinstance(x, DoubleWord) and not x.guard_bits_only
 
 
-def like(number: DoubleWord, x: Number) -> Number:
+def in_form_of(number: DoubleWord, x: Number) -> Number:
     """A double word in the form that x has.
 
     Args:

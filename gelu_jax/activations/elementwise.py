@@ -26,20 +26,16 @@ it, which `gelu-jax numerics` does on the device at hand.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import update_wrapper
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from gelu_jax.activations.documentation import Elementwise, documented_by
 from gelu_jax.activations.double_word import DoubleWord, Number, as_array
-
-Elementwise = Callable[[ArrayLike], Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +134,7 @@ def _evaluate(equation: Equation, x: Array, bfloat16_in_float32: bool) -> Array:
     return _rounded(result, in_double_words)
 
 
-def floating(x: ArrayLike, function: str) -> Array:
+def require_floating(x: ArrayLike, function: str) -> Array:
     """The input of an activation as an array.
 
     Args:
@@ -159,67 +155,6 @@ def floating(x: ArrayLike, function: str) -> Array:
     return x
 
 
-_CONTRACT = """\
-Args:
-  x: floating-point array of any shape, or a Python float. float64 is computed in float64,
-    everything else in float32.
-
-Returns:
-  An array of the shape and dtype of `x`. Value and derivative are correctly rounded in bfloat16
-  and float16. Where input and result are normal numbers they are within 2 ulp in float32 and 4 ulp
-  in float64, unless stated otherwise above. The backward pass keeps `x` and nothing else.
-
-Raises:
-  TypeError: `x` is not floating.
-"""
-
-
-def _documented(equation: Equation) -> str:
-    """The docstring of an equation, with what holds for all activations before its examples."""
-    text, heading, examples = inspect.cleandoc(equation.__doc__ or "").partition("Examples:")
-    return f"{text}{_CONTRACT}\n{heading}{examples}"
-
-
-class _Annotation(str):
-    """An annotation that `help` shows as it is written, without quotes."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-_Function = TypeVar("_Function", bound=Callable[..., Array])
-
-
-def as_written(f: _Function) -> _Function:
-    """Lets `help` show a function's annotations as they are written: `(x: ArrayLike) -> Array`.
-
-    Args:
-      f: a function of a module that postpones the evaluation of annotations.
-
-    Returns:
-      The same function.
-    """
-    signature = inspect.signature(f)
-    parameters = signature.parameters.values()
-    f.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
-        parameters=[p.replace(annotation=_Annotation(p.annotation)) for p in parameters],
-        return_annotation=_Annotation(signature.return_annotation),
-    )
-    return f
-
-
-def _published(call: Elementwise, equation: Equation) -> Elementwise:
-    """The call with the name, the docstring and, for `inspect`, the source of its equation."""
-    call = as_written(call)
-    update_wrapper(call, equation, ("__module__", "__name__", "__qualname__"), updated=())
-    # as objects, because the equation's module need not know these names
-    call.__annotations__ = {"x": ArrayLike, "return": Array}
-    call.__doc__ = _documented(equation)
-    return call
-
-
 def elementwise(
     derivative: Equation, *, bfloat16_in_float32: bool = False
 ) -> Callable[[Equation], Elementwise]:
@@ -231,7 +166,7 @@ def elementwise(
         where no true bfloat16 result is within 2 ulp of float32 of the middle between two numbers.
 
     Returns:
-      A decorator for the value's equation, which takes over its name and docstring.
+      A decorator for the value's equation. The activation has its name and docstring.
     """
 
     def decorate(value: Equation) -> Elementwise:
@@ -251,9 +186,10 @@ def elementwise(
 
         compiled = jax.jit(activation)
 
+        @documented_by(value)
         def call(x: ArrayLike) -> Array:
-            return compiled(floating(x, value.__name__))
+            return compiled(require_floating(x, value.__name__))
 
-        return _published(call, value)
+        return call
 
     return decorate

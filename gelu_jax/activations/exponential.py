@@ -49,7 +49,7 @@ def _expm1_less_r(r: Array) -> Array:
     return (r * r) * _taylor(r, 2)
 
 
-def _reduce(x: Number) -> tuple[Array, Array, Array]:
+def _reduce_argument(x: Number) -> tuple[Array, Array, Array]:
     """k, and r = x − k·ln 2 as a large part without error and a small, rounded one.
 
     ln 2 is split. k has at most 9 bits (float64: 11), so that k times the first 12 (26) bits of
@@ -98,7 +98,7 @@ def exp(x: Number, shift: int) -> DoubleWord:
       A double word with a relative error below 2⁻²⁸ (float64: 2⁻⁵⁷). For an array, or a double word
       with guard bits only, it is below 2⁻²⁴ (2⁻⁵³), and hi is a power of two.
     """
-    k, large, small = _reduce(x.split() if all_bits_count(x) else x)
+    k, large, small = _reduce_argument(x.split() if all_bits_count(x) else x)
     power = _power_of_two(k + shift)
     if all_bits_count(x):
         return _exp_reduced(large, small).scaled(power)
@@ -115,7 +115,7 @@ def expm1(x: Array) -> DoubleWord:
     Returns:
       A double word with guard bits only: 2ᵏ − 1 and 2ᵏ·(eʳ − 1). Rounded, it is within 1 ulp.
     """
-    k, large, small = _reduce(x)
+    k, large, small = _reduce_argument(x)
     r, power = large + small, _power_of_two(k)
     return DoubleWord(power - 1, (r + _expm1_less_r(r)) * power, guard_bits_only=True)
 

@@ -31,7 +31,7 @@ from gelu_jax.activations.double_word import (
     as_array,
     clamp,
     double_word,
-    like,
+    in_form_of,
     magnitude,
     upper_half,
     where,
@@ -107,9 +107,11 @@ def _constant_led(coefficients: tuple[float, ...], x: Array) -> DoubleWord:
     return DoubleWord(constant.hi, lo, is_split=True)
 
 
-def _fitted(single: tuple[float, ...], double: tuple[float, ...], a: Number) -> DoubleWord:
-    """A fitted polynomial at a; if all bits count, Horner's last three steps in double words."""
-    coefficients, x = _of_dtype(single, double, as_array(a)), _fit_variable(a)
+def _fitted_polynomial(
+    single: tuple[float, ...], double: tuple[float, ...], a: Number
+) -> DoubleWord:
+    """The polynomial at a; if all bits count, Horner's last three steps are in double words."""
+    coefficients, x = _coefficients_for(single, double, as_array(a)), _fit_variable(a)
     if not all_bits_count(a):
         return _constant_led(coefficients, x.rounded())
     total = DoubleWord(polynomial(coefficients[:-3], x.rounded()))
@@ -118,11 +120,13 @@ def _fitted(single: tuple[float, ...], double: tuple[float, ...], a: Number) -> 
     return total
 
 
-def _of_dtype(single: tuple[float, ...], double: tuple[float, ...], x: Array) -> tuple[float, ...]:
+def _coefficients_for(
+    single: tuple[float, ...], double: tuple[float, ...], x: Array
+) -> tuple[float, ...]:
     return single if x.dtype == jnp.float32 else double
 
 
-def _saturation(x: Number) -> float:
+def _saturation_bound(x: Number) -> float:
     """Where Φ(−x) has become 0 and Φ(x) 1, in float32 and in float64."""
     return 15.5 if as_array(x).dtype == jnp.float32 else 38.5
 
@@ -147,20 +151,20 @@ def _times_gaussian(number: DoubleWord, a: Number) -> DoubleWord:
 
 def _tail(a: Number) -> DoubleWord:
     """a·Φ(−a)/C for a ≥ 5/8."""
-    return _times_gaussian(_fitted(_MILLS_32, _MILLS_64, a), a)
+    return _times_gaussian(_fitted_polynomial(_MILLS_32, _MILLS_64, a), a)
 
 
 def _overshoot(a: Number) -> DoubleWord:
     """(a·φ(a) − Φ(−a))/C for a ≥ 0, by which the derivative exceeds 1; negative for a < z."""
-    factor = (double_word(a) - _ZERO) * _fitted(_DEFLATED_32, _DEFLATED_64, a)
+    factor = (double_word(a) - _ZERO) * _fitted_polynomial(_DEFLATED_32, _DEFLATED_64, a)
     return _times_gaussian(factor, a)
 
 
 def _central_cdf(x: Number) -> Number:
     """Φ(x) for |x| ≤ 1, as ½ + x·E(x²)."""
     square = jnp.square(as_array(x))
-    e = _constant_led(_of_dtype(_CENTRAL_32, _CENTRAL_64, square), square)
-    return x * like(e, x) + 0.5
+    e = _constant_led(_coefficients_for(_CENTRAL_32, _CENTRAL_64, square), square)
+    return x * in_form_of(e, x) + 0.5
 
 
 def _unscaled(number: DoubleWord, x: Number) -> Number:
@@ -179,7 +183,7 @@ def _by_sign(x: Number, left: DoubleWord, right: Number) -> tuple[Number, Array]
 
 def _clamped_magnitude(x: Number) -> Number:
     """|x|, at most where Φ(−|x|) has become 0."""
-    return clamp(magnitude(x), 0, _saturation(x))
+    return clamp(magnitude(x), 0, _saturation_bound(x))
 
 
 def _gelu(x: Number) -> Scaled:
@@ -187,7 +191,7 @@ def _gelu(x: Number) -> Scaled:
     number, power = _by_sign(x, -tail, x - _unscaled(tail, x))
     near = jnp.abs(as_array(x)) < 0.625
     number, power = where(near, x * _central_cdf(x), number), jnp.where(near, 1, power)
-    return Scaled(number, power).linear_above(x, _saturation(x))
+    return Scaled(number, power).linear_above(x, _saturation_bound(x))
 
 
 def _gelu_derivative(x: Number) -> Scaled:

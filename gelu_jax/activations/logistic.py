@@ -15,7 +15,7 @@ from gelu_jax.activations.double_word import (
     as_array,
     clamp,
     double_word,
-    like,
+    in_form_of,
     magnitude,
     where,
 )
@@ -27,17 +27,17 @@ _SHIFT = -48
 _C = 2.0**_SHIFT
 
 
-def _saturation(x: Number) -> tuple[float, float]:
+def _saturation_bounds(x: Number) -> tuple[float, float]:
     """Where x·σ(x) has become 0 and x, and its derivative 0 and 1, in float32 and in float64."""
     return (-112.0, 30.0) if as_array(x).dtype == jnp.float32 else (-720.0, 45.0)
 
 
 def _clamp_both(x: Number) -> Number:
-    return clamp(x, *_saturation(x))
+    return clamp(x, *_saturation_bounds(x))
 
 
 def _clamp_below(x: Number) -> Number:
-    return clamp(x, _saturation(x)[0], jnp.inf)
+    return clamp(x, _saturation_bounds(x)[0], jnp.inf)
 
 
 def _exp_and_sum(v: Number) -> tuple[DoubleWord, DoubleWord]:
@@ -57,7 +57,7 @@ def _gate(x: Number, v: Number) -> Scaled:
     _, d = _exp_and_sum(v)
     near = _clamp_below(x)
     ratio = near * (1 / d) if isinstance(near, DoubleWord) else near / d.rounded()
-    return Scaled(ratio, _C).linear_above(x, _saturation(x)[1])
+    return Scaled(ratio, _C).linear_above(x, _saturation_bounds(x)[1])
 
 
 def _gate_derivative(v: DoubleWord, w: DoubleWord) -> Scaled:
@@ -79,7 +79,7 @@ def _sigmoid(x: Number) -> Scaled:
 
 
 def _sigmoid_derivative(x: Number) -> Scaled:
-    low = _saturation(x)[0]
+    low = _saturation_bounds(x)[0]
     return _logistic_density(double_word(clamp(x, low, -low)))
 
 
@@ -97,7 +97,7 @@ def sigmoid(x: Number) -> Scaled:
 
 
 def _tanh_derivative(x: Number) -> Scaled:
-    low = _saturation(x)[0] / 2
+    low = _saturation_bounds(x)[0] / 2
     density = _logistic_density(double_word(clamp(x, low, -low)).scaled(2))
     return Scaled(density.number, density.power * 4)
 
@@ -248,7 +248,7 @@ def softplus(x: Number) -> Scaled:
       >>> softplus(jnp.float16(-8.0))
       Array(0.0003355, dtype=float16)
     """
-    return Scaled(*_softplus(x)).linear_above(x, _saturation(x)[1])
+    return Scaled(*_softplus(x)).linear_above(x, _saturation_bounds(x)[1])
 
 
 def _largest(x: Number) -> float:
@@ -257,15 +257,16 @@ def _largest(x: Number) -> float:
 
 def _sqrt_softplus(x: Number) -> tuple[DoubleWord, Array]:
     """√log(1 + eˣ) for finite x ≥ −40, as a double word and a power of two."""
+    # only ∞ is clamped to the largest float, which no product that counts follows
     near = clamp(x, -40, _largest(x))
     s, power = _softplus(near)
-    far = as_array(near) > _saturation(x)[1]
+    far = as_array(near) > _saturation_bounds(x)[1]
     return where(far, DoubleWord(as_array(near)), s).sqrt(), jnp.sqrt(power)
 
 
 def _exp_half_or(x: Number, factor: float, right: DoubleWord, power: Array) -> Scaled:
     """factor·e^(x/2) below −40, where √log(1 + eˣ) has become e^(x/2); elsewhere right·power."""
-    low = 2 * _saturation(x)[0]
+    low = 2 * _saturation_bounds(x)[0]
     left = exp(double_word(clamp(x, low, 0)).scaled(0.5), 48).scaled(factor)
     far = as_array(x) < -40
     return Scaled(where(far, left, right), jnp.where(far, jnp.full_like(power, 2.0**-48), power))
@@ -273,7 +274,7 @@ def _exp_half_or(x: Number, factor: float, right: DoubleWord, power: Array) -> S
 
 def _sqrt_softplus_derivative(x: Number) -> Scaled:
     root, power = _sqrt_softplus(x)
-    d = _exp_and_sum(double_word(clamp(x, -40, _saturation(x)[1])))[1]
+    d = _exp_and_sum(double_word(clamp(x, -40, _saturation_bounds(x)[1])))[1]
     power = jnp.where(as_array(x) > _largest(x), jnp.zeros_like(power), _C / power)
     return _exp_half_or(x, 0.5, 1 / (d * root).scaled(2), power)
 
@@ -329,4 +330,6 @@ def mish(x: Number) -> Scaled:
     """
     q, u, p = _mish_parts(x)
     factor = q * (u + 1) * (1 / (2 - p))
-    return Scaled(_clamp_below(x) * like(factor, x), _C).linear_above(x, _saturation(x)[1])
+    return Scaled(_clamp_below(x) * in_form_of(factor, x), _C).linear_above(
+        x, _saturation_bounds(x)[1]
+    )

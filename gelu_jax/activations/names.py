@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from gelu_jax.activations.elementwise import Elementwise
+from gelu_jax.activations.documentation import Elementwise
 from gelu_jax.activations.gaussian import gelu, gelu_10, laplace
 from gelu_jax.activations.logistic import (
     gelu_sigmoid,

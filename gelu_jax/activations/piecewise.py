@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from gelu_jax.activations.documentation import as_written
 from gelu_jax.activations.double_word import (
     DoubleWord,
     Number,
@@ -19,7 +20,7 @@ from gelu_jax.activations.double_word import (
     upper_half,
     where,
 )
-from gelu_jax.activations.elementwise import Equation, Scaled, as_written, elementwise, floating
+from gelu_jax.activations.elementwise import Equation, Scaled, elementwise, require_floating
 from gelu_jax.activations.exponential import exp, expm1, expm1_less_x
 
 
@@ -278,7 +279,7 @@ def prelu(x: ArrayLike, slope: ArrayLike = 0.25) -> Array:
       >>> prelu(jnp.float16(-2.0))
       Array(-0.5, dtype=float16)
     """
-    x = floating(x, "prelu")
+    x = require_floating(x, "prelu")
     return jnp.where(x > 0, x, (jnp.asarray(slope) * x).astype(x.dtype))
 
 
@@ -326,7 +327,7 @@ def xielu(
       >>> xielu(jnp.float16(2.0))
       Array(4.2, dtype=float16)
     """
-    x = floating(x, "xielu")
+    x = require_floating(x, "xielu")
     wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
     parameters = (jnp.asarray(p, wide) for p in (alpha_p, alpha_n, beta, below))
     return _xielu(x.astype(wide), *parameters).astype(x.dtype)

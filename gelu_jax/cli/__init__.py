@@ -1,8 +1,8 @@
 """The command line: parse, call, print.
 
 Exit codes: 0 done; 1 the machine failed (a full disk, no worker left, another process of the run
-gone), or `numerics` found a broken promise; 2 the input was wrong; 130 interrupted by Ctrl-C, to be
-resumed by the same command.
+gone), or `numerics` found a broken promise; 2 the input was wrong; 130, 143, 129, 138 and 140 ended
+by a signal (see `gelu_jax.signals`), to be resumed by the same command.
 """
 
 import sys

@@ -1,21 +1,25 @@
 """All commands, and what their errors look like."""
 
+import codecs
+import io
 import os
 import sys
 import warnings
+from typing import TextIO
 
 import tyro
 
+from gelu_jax import signals
 from gelu_jax.cli.compare import compare_command
 from gelu_jax.cli.configs import configs_command
+from gelu_jax.cli.failures import failure
 from gelu_jax.cli.generate import generate_command
-from gelu_jax.cli.interrupts import interrupted, remembered_interrupts
 from gelu_jax.cli.numerics import numerics_command
 from gelu_jax.cli.plan import plan_command
 from gelu_jax.cli.report import report_command
 from gelu_jax.cli.tokenize import tokenize_command
 from gelu_jax.cli.train import train_command
-from gelu_jax.errors import ConfigError
+from gelu_jax.files import is_primary
 
 COMMANDS = {
     "compare": compare_command,
@@ -34,23 +38,54 @@ def run() -> None:
 
     A mistake of the user's is one line per mistake on standard error, and no traceback.
     """
-    interrupted.clear()
-    with warnings.catch_warnings(), remembered_interrupts():
+    for stream in (sys.stdout, sys.stderr):
+        _print_anything(stream)
+    with warnings.catch_warnings():
         warnings.showwarning = _warn
         try:
             tyro.extras.subcommand_cli_from_dict(
                 COMMANDS, prog="gelu-jax", config=(tyro.conf.FlagCreatePairsOff,)
             )
-        except ConfigError as error:
-            sys.exit(_fail(error, 2))
         except BrokenPipeError:  # the reader, `head` say, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            sys.exit(_fail(f"{error.filename or 'disk'}: {reason}", 1))
-        except KeyboardInterrupt:
+        except Exception as error:
+            if (known := failure(error)) is None:
+                raise
+            sys.exit(_fail(*known))
+        except KeyboardInterrupt as interrupt:
+            if number := signals.received():
+                signals.leave(number, str(interrupt) if is_primary() else None)
             sys.exit(_fail("Interrupted. Rerun the same command to resume.", 130))
+
+
+_PLAIN = {
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "−": "-",
+    "–": "-",
+    "×": "x",
+    "±": "+-",
+    "·": ".",
+    "…": "...",
+}
+
+
+def _print_anything(stream: TextIO) -> None:
+    """Signs that the encoding of a terminal lacks are replaced, not raised at the end of a run."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="gelu_jax")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(sign, "?") for sign in text), error.end
+
+
+codecs.register_error("gelu_jax", _plain)
 
 
 def _warn(message: Warning | str, *_: object) -> None:

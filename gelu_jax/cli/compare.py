@@ -1,12 +1,15 @@
 """compare: arms over seeds and learning rates."""
 
+import sys
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from gelu_jax import signals
 from gelu_jax.cli.arguments import ConfigFile, Overrides
 from gelu_jax.cli.configs import find_config
+from gelu_jax.cli.failures import check_backend
 from gelu_jax.cli.session import Log, claimed, progress, run_name, show
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.compare.config import CompareConfig, differs_only_in_seeds, is_same_comparison
@@ -45,7 +48,9 @@ def compare_command(
         overrides: section.key=value for any field, such as run.steps=200.
         output: where to write; runs/<name of the config> by default.
         overwrite: delete another comparison that stands in the output directory.
-        add_seeds: more seeds than the comparison in the output directory has.
+        add_seeds: more seeds than the comparison in the output directory has, up to max_seeds of
+            the config, which is fixed before the first evaluation: each evaluation spends a part
+            of the level.
         quick: a smoke test of two seeds without tuning, which draws no conclusion.
         json: print one JSON document and nothing else; progress goes to standard error.
         log: also write to a tracker while training; may be given twice.
@@ -58,18 +63,25 @@ def compare_command(
     pool = launch(launcher, workers, resources)
     asked = read_config(find_config(config), CompareConfig, (*overrides, *QUICK * quick))
     directory = output or Path("runs") / run_name(config)
+    check_backend()
     trainers = prepare(asked)  # all that can be wrong shows before anything is written
     tracked = trackers(log, directory, trainers)
     with claimed(directory, partial(is_same_comparison, asked), overwrite=overwrite):
         planned = _with_seeds(asked, directory, add_seeds)
         with ExitStack() as stack:
+            if pool:  # its workers are to be stopped
+                stack.enter_context(signals.deferred())
             callback = stack.enter_context(
                 progress(planned, tracked, several_at_once=pool is not None)
             )
             executor = pool and stack.enter_context(WorkerPool(pool, directory, trainers, callback))
-            comparison = compare(planned, directory, callback, trainers, executor)
+            comparison = compare(planned, directory, callback, trainers, executor, _say)
         analysis, files = analyze(comparison), write_report(comparison, directory)
     print(summary(analysis, files)) if json else show(analysis, files)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _with_seeds(config: CompareConfig, directory: Path, more: int) -> CompareConfig:

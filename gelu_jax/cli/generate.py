@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from gelu_jax.cli.arguments import Finished
+from gelu_jax.cli.failures import check_backend
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.decoding import generate
@@ -44,6 +45,7 @@ def generate_command(
     """
     check([Problem("prompt", prompt, "must not be empty")] if not prompt else [])
     check(checks.positive(length=length))
+    check_backend()
     home = find_model(run, arm)
     model = load_model(home)
     if not isinstance(model, Transformer):

@@ -6,6 +6,7 @@ from typing import Literal
 from rich.console import Console
 
 from gelu_jax.activations import ACTIVATIONS, activation
+from gelu_jax.cli.failures import check_backend
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.numerics import sweep as numerics
 
@@ -26,6 +27,7 @@ def numerics_command(
         functions = ACTIVATIONS if function is None else [activation(function).__name__]
     except ValueError as error:
         raise ConfigError([Problem("function", function, str(error).partition(": ")[2])]) from None
+    check_backend()
     names = {"bf16": "bfloat16", "f16": "float16"}
     dtypes = numerics.DTYPES if dtype is None else [names.get(dtype, dtype)]
     rows = numerics.sweep(functions, dtypes)

@@ -43,6 +43,11 @@ class ProgressDisplay:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
+    def stop(self, _: int) -> str:
+        """Clears the table from the terminal, when a signal ends the process."""
+        self._live.stop()
+        return ""
+
     def update(self, task: Task, point: Point | None) -> None:
         """Shows how far a run is.
 

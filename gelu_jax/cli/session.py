@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from gelu_jax.cli.interrupts import interrupted
+from gelu_jax import signals
 from gelu_jax.cli.progress import ProgressDisplay
 from gelu_jax.compare.analysis import Analysis
 from gelu_jax.compare.config import CompareConfig
@@ -55,17 +55,17 @@ def progress(
       several_at_once: trackers, which write one run after another, get a run when it has ended.
 
     Yields:
-      What to call after each evaluation; it raises KeyboardInterrupt after a Ctrl-C.
+      What to call after each evaluation.
     """
     with ExitStack() as stack:
         console = Console(stderr=True, quiet=not is_primary())
         display = stack.enter_context(ProgressDisplay(config, console))
+        stack.enter_context(signals.before_exit(display.stop))
         for tracker in trackers:
             stack.enter_context(tracker)
+            stack.enter_context(signals.before_exit(tracker.stop))
 
         def callback(task: Task, run: Run) -> None:
-            if interrupted.is_set():
-                raise KeyboardInterrupt
             display.update(task, run.last_point)
             if not several_at_once or run.status != "interrupted":
                 for tracker in trackers:

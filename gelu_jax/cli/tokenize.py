@@ -1,5 +1,6 @@
 """tokenize: text into a corpus of tokens."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +9,7 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress
 
+from gelu_jax import signals
 from gelu_jax.training.data.convert import write_corpus
 from gelu_jax.training.data.corpus import SPLITS
 
@@ -31,19 +33,25 @@ def tokenize_command(
         end_of_document: the token after each document; '' for none, the tokenizer's own by default.
     """
     try:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with signals.deferred(), Progress(console=Console(stderr=True), transient=True) as progress:
             bar = progress.add_task("tokenizing", total=None)
+
+            def callback(done: int, total: int) -> None:
+                signals.check()
+                progress.update(bar, completed=done, total=total)
+
             facts = write_corpus(
                 texts,
                 tokenizer,
                 output,
                 validation_fraction=validation_fraction,
                 end_of_document=end_of_document,
-                callback=lambda done, total: progress.update(bar, completed=done, total=total),
+                callback=callback,
             )
     except KeyboardInterrupt:
-        print("Interrupted; nothing was written.", file=sys.stderr)
-        sys.exit(130)
+        number = signals.received() or signal.SIGINT
+        print(f"{signals.WORDS[number]}; nothing was written.", file=sys.stderr)
+        sys.exit(128 + number)
     for name in SPLITS:
         split = facts[name]
         print(f"{name}: {split['documents']:,} documents, {split['tokens']:,} tokens")

@@ -9,6 +9,7 @@ import tyro
 
 from gelu_jax.cli.arguments import ConfigFile, Overrides
 from gelu_jax.cli.configs import find_config
+from gelu_jax.cli.failures import check_backend
 from gelu_jax.cli.session import Log, claimed, progress, run_name, show
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.compare.config import CompareConfig
@@ -51,6 +52,7 @@ def train_command(
     run, name = read_config(find_config(config), TrainConfig, overrides), run_name(config)
     directory = output or Path("runs") / name
     with process_group(several, partial(latest_step, directory)):
+        check_backend()  # only now, as the processes are connected first
         trainer = Trainer(run, load_data(run.data, run.batch_size))
         tracked = trackers(log, directory, {name: trainer}) if is_primary() else ()
         with claimed(directory, partial(is_same_training, run), overwrite=overwrite):

@@ -1,4 +1,4 @@
-"""From a comparison to its numbers: a summary of each arm, and each arm against the first."""
+"""From a comparison to its numbers: a summary of each arm, and the contrasts between arms."""
 
 import math
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from gelu_jax.compare.curves import LOSSES, final_loss
+from gelu_jax.compare.family import Look, infer, spent
 from gelu_jax.compare.records import Arm, Comparison
 from gelu_jax.compare.statistics import (
     detectable_difference,
+    family_share,
     fewest_pairs,
-    holm,
-    paired_interval,
     pairing_gain,
     seeds_needed,
     sign_flip_test,
@@ -22,7 +22,7 @@ from gelu_jax.compare.statistics import (
 )
 
 ALPHA = 0.05
-"""The level at which a difference is significant."""
+"""The level of the family: the chance of any false finding, over all contrasts and looks."""
 
 
 @dataclass(frozen=True)
@@ -74,31 +74,32 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One arm against the first over the seeds that both finished: arm − first, lower is better.
+    """A weighted sum of the arms' losses, seed by seed; most often arm − baseline, lower is better.
 
     Attributes:
-      arm: the arm's name.
-      seeds: the paired seeds.
+      name: the arm's name where the baseline is the first arm, or the name that the config gives.
+      weights: arm → weight; they sum to zero.
+      seeds: the seeds that all of its arms finished.
       differences: one per seed, in the unit of the loss.
       mean: their mean; NaN without a pair.
       sd: their standard deviation; NaN for fewer than two.
-      interval: 95 % bootstrap confidence interval of the mean; None for fewer than three pairs.
-      p_value: p of the sign-flip test.
-      p_adjusted: that p, Holm-adjusted over all contrasts.
-      detectable: the minimum detectable difference with 80 % power at level ALPHA / contrasts.
+      interval: confidence interval of the mean, which holds zero unless `found`: 95 %, over all
+        looks, and adjusted for the family; None where so few pairs bound nothing.
+      p_value: p of the sign-flip test of this contrast alone.
+      p_adjusted: p in the family of all contrasts and looks; NaN where a run diverged.
+      detectable: the minimum detectable difference with 80 % power.
       pairing_gain: variance of an unpaired difference over that of a paired one.
-      more_seeds: how many further seeds would find the observed difference with 80 % power, were
-        it the true one; None for more than 100 seeds in all.
-      more_seconds: what they would take, all arms trained one after another, with compilation.
-      speed_up: how many times fewer steps the arm needs to reach the first arm's median final
-        loss; 0 where it does not, NaN where the curves share no steps.
+      seeds_needed: how many seeds would find the observed difference with 80 % power, were it the
+        true one and there one look; None for more than 100.
+      speed_up: how many times fewer steps the arm needs to reach the baseline's median final
+        loss; 0 where it does not, NaN where the curves share no steps or more than two arms count.
       speed_up_interval: its 95 % bootstrap confidence interval; None for fewer than three pairs.
-      diverged: whether a run of either arm diverged.
-      found: whether the difference is significant: p_adjusted ≤ ALPHA, but never in a smoke test
-        nor where a run diverged.
+      diverged: whether a run of one of its arms diverged.
+      found: whether the difference is significant; never in a smoke test nor where a run diverged.
     """
 
-    arm: str
+    name: str
+    weights: Mapping[str, float]
     seeds: tuple[int, ...]
     differences: tuple[float, ...]
     mean: float
@@ -108,12 +109,18 @@ class Contrast:
     p_adjusted: float
     detectable: float
     pairing_gain: float
-    more_seeds: int | None
-    more_seconds: float
+    seeds_needed: int | None
     speed_up: float
     speed_up_interval: tuple[float, float] | None
     diverged: bool
     found: bool = False
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """The arm and its baseline; None for a sum over more arms or of other weights."""
+        names = sorted(self.weights, key=self.weights.__getitem__, reverse=True)
+        ones = [self.weights[name] for name in names] == [1, -1]
+        return (names[0], names[1]) if ones else None
 
 
 @dataclass(frozen=True)
@@ -123,14 +130,46 @@ class Analysis:
     Attributes:
       comparison: what they were computed from.
       arms: a summary of each arm, in the order of the config.
-      contrasts: each arm but the first, against the first.
-      significant: pairs of arm names (lower, higher) whose mean losses differ significantly.
+      contrasts: those of the config; without any, each arm but the first against the first.
+      family: all contrasts that are tested together: those of the config, or every pair of arms.
+      looks: the numbers of seeds at which the family was tested, with the level spent by then.
     """
 
     comparison: Comparison
     arms: tuple[ArmSummary, ...]
     contrasts: tuple[Contrast, ...]
-    significant: frozenset[tuple[str, str]]
+    family: tuple[Contrast, ...]
+    looks: tuple[Look, ...]
+
+    @property
+    def significant(self) -> frozenset[tuple[str, str]]:
+        """Pairs of arm names (lower, higher) whose mean losses differ significantly."""
+        pairs = ((c.pair, c.mean) for c in self.family if c.found)
+        return frozenset(
+            pair if mean < 0 else (pair[1], pair[0]) for pair, mean in pairs if pair is not None
+        )
+
+    @property
+    def level(self) -> float:
+        """The largest adjusted p that is significant at the present look."""
+        return self.looks[-1].level
+
+    @property
+    def max_seeds(self) -> int:
+        """How many seeds were planned before the first look; those of that look by default."""
+        return self.comparison.config.get("max_seeds") or self.looks[0].pairs
+
+    def seconds(self, seeds: int) -> float:
+        """What it would take to train all arms from more seeds, one run after another.
+
+        Args:
+          seeds: how many more.
+
+        Returns:
+          Seconds, with compilation; NaN where no run was timed.
+        """
+        runs = sum(arm.seconds_per_run for arm in self.arms)
+        return seeds * runs + sum(arm.compile_seconds for arm in self.arms)
 
     @property
     def order(self) -> tuple[ArmSummary, ...]:
@@ -153,7 +192,7 @@ class Analysis:
 
 
 def analyze(comparison: Comparison) -> Analysis:
-    """Summarizes every arm and compares each with the first, paired by seed.
+    """Summarizes every arm and tests all contrasts as one family, paired by seed.
 
     Args:
       comparison: the record of a comparison, finished or not.
@@ -162,16 +201,59 @@ def analyze(comparison: Comparison) -> Analysis:
       Every number that a report shows.
     """
     arms = tuple(_summary(comparison, arm) for arm in comparison.arms)
-    alpha = ALPHA / max(1, len(arms) - 1)
-    raw = [_contrast(comparison, arms, arm, alpha) for arm in arms[1:]]
-    adjusted = holm([contrast.p_value for contrast in raw])
+    looks = _looks(comparison)
+    asked: Mapping[str, Mapping[str, float]] = comparison.config.get("contrasts") or {}
+    members = asked or _pairs(comparison)
+    family = tuple(_contrast(comparison, arms, name, members[name], looks) for name in members)
+    family = _inferred(comparison, family, looks)
+    first = comparison.first.name
+    shown = family if asked else tuple(c for c in family if first in c.weights)
+    return Analysis(comparison, arms, shown, family, looks)
+
+
+def _looks(comparison: Comparison) -> tuple[Look, ...]:
+    seeds = len(_seeds(comparison))
+    before = [look for look in comparison.looks if look < seeds]
+    planned = comparison.config.get("max_seeds") or min(comparison.looks or (seeds,))
+    return tuple(Look(look, spent(look, max(1, planned), ALPHA)) for look in (*before, seeds))
+
+
+def _seeds(comparison: Comparison) -> tuple[int, ...]:
+    return tuple(sorted({run.seed for run in comparison.runs if run.purpose == "report"}))
+
+
+def _pairs(comparison: Comparison) -> dict[str, Mapping[str, float]]:
+    """Every pair of arms, the later one minus the earlier one."""
+    first = comparison.first
+    return {
+        b.name if a is first else f"{b.name} − {a.name}": {b.name: 1.0, a.name: -1.0}
+        for a, b in combinations(comparison.arms, 2)
+    }
+
+
+def _inferred(
+    comparison: Comparison, family: tuple[Contrast, ...], looks: tuple[Look, ...]
+) -> tuple[Contrast, ...]:
+    """The family with its adjusted p-values and intervals; without contrasts of diverged runs."""
+    tested = [c for c in family if len(c.seeds) > 1 and not c.diverged]
+    seeds, names = _seeds(comparison), [arm.name for arm in comparison.arms]
+    rows = {seed: row for row, seed in enumerate(seeds)}
+    differences = np.full((len(seeds), len(tested)), math.nan)
+    for column, contrast in enumerate(tested):
+        differences[[rows[seed] for seed in contrast.seeds], column] = contrast.differences
+    pairs = [(names.index(c.pair[0]), names.index(c.pair[1])) for c in tested if c.pair]
+    found = infer(differences, looks, pairs if len(pairs) == len(tested) else ())
     full = comparison.protocol == "full"
-    contrasts = tuple(
-        replace(c, p_adjusted=p, found=full and p <= ALPHA and not c.diverged)
-        for c, p in zip(raw, adjusted, strict=True)
-    )
-    pairs = _significant_pairs(arms, contrasts) if full else frozenset[tuple[str, str]]()
-    return Analysis(comparison, arms, contrasts, pairs)
+    inferred = {
+        contrast.name: replace(
+            contrast,
+            p_adjusted=inference.p_value,
+            interval=inference.interval if math.isfinite(sum(inference.interval)) else None,
+            found=full and inference.found,
+        )
+        for contrast, inference in zip(tested, found, strict=True)
+    }
+    return tuple(inferred.get(contrast.name, contrast) for contrast in family)
 
 
 def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:
@@ -210,56 +292,58 @@ def _rates(comparison: Comparison, arm: Arm) -> Mapping[float, float]:
 
 
 def _contrast(
-    comparison: Comparison, arms: tuple[ArmSummary, ...], arm: ArmSummary, alpha: float
+    comparison: Comparison,
+    arms: tuple[ArmSummary, ...],
+    name: str,
+    weights: Mapping[str, float],
+    looks: tuple[Look, ...],
 ) -> Contrast:
-    first = arms[0]
-    seeds, differences = _paired(first, arm)
-    mean = float(np.mean(differences)) if seeds else math.nan
-    sd = _sd(differences)
-    needed = seeds_needed(mean, sd, alpha) if len(seeds) > 1 else fewest_pairs(alpha)
-    more = None if needed is None else max(1, needed - len(seeds))
-    factor, factor_interval = _speed_up(comparison, first, arm, seeds)
-    return Contrast(
-        arm=arm.arm.name,
+    """One contrast on its own; the family's p-value and interval are added later."""
+    used = [arm for arm in arms if arm.arm.name in weights]
+    seeds = tuple(sorted(set[int].intersection(*(set(arm.losses) for arm in used))))
+    losses = {arm.arm.name: np.array([arm.losses[seed] for seed in seeds], float) for arm in used}
+    differences = sum((w * losses[arm] for arm, w in weights.items()), np.zeros(len(seeds)))
+    mean, sd = float(np.mean(differences)) if seeds else math.nan, _sd(differences)
+    share = _share(comparison)
+    alone = Contrast(
+        name=name,
+        weights=weights,
         seeds=seeds,
         differences=tuple(map(float, differences)),
         mean=mean,
         sd=sd,
-        interval=paired_interval(differences),
+        interval=None,
         p_value=float(sign_flip_test(differences)) if len(seeds) > 1 else 1.0,
-        p_adjusted=1.0,
-        detectable=detectable_difference(sd, len(seeds), alpha),
-        pairing_gain=pairing_gain(*_paired_losses(first, arm, seeds)),
-        more_seeds=more,
-        more_seconds=(more or 0) * sum(a.seconds_per_run for a in arms)
-        + sum(a.compile_seconds for a in arms),
-        speed_up=factor,
-        speed_up_interval=factor_interval,
-        diverged=bool(first.diverged or arm.diverged),
+        p_adjusted=math.nan,
+        detectable=detectable_difference(sd, len(seeds), looks[-1].level, share),
+        pairing_gain=math.nan,
+        seeds_needed=(
+            seeds_needed(mean, sd, ALPHA, share) if len(seeds) > 1 else fewest_pairs(ALPHA)
+        ),
+        speed_up=math.nan,
+        speed_up_interval=None,
+        diverged=any(arm.diverged for arm in used),
     )
+    if alone.pair is None:
+        return alone
+    arm, baseline = alone.pair
+    factor, interval = _speed_up(comparison, baseline, arm, seeds)
+    gain = pairing_gain(losses[baseline], losses[arm])
+    return replace(alone, pairing_gain=gain, speed_up=factor, speed_up_interval=interval)
 
 
-def _paired(first: ArmSummary, arm: ArmSummary) -> tuple[tuple[int, ...], np.ndarray]:
-    seeds = tuple(sorted(first.losses.keys() & arm.losses.keys()))
-    first_losses, arm_losses = _paired_losses(first, arm, seeds)
-    return seeds, arm_losses - first_losses
-
-
-def _paired_losses(
-    first: ArmSummary, arm: ArmSummary, seeds: tuple[int, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    return (
-        np.array([first.losses[seed] for seed in seeds], float),
-        np.array([arm.losses[seed] for seed in seeds], float),
-    )
+def _share(comparison: Comparison) -> float:
+    """The part of the level that the family leaves to one contrast, for planning."""
+    asked = comparison.config.get("contrasts")
+    return 1 / len(asked) if asked else family_share(len(comparison.arms), ALPHA)
 
 
 def _speed_up(
-    comparison: Comparison, first: ArmSummary, arm: ArmSummary, seeds: tuple[int, ...]
+    comparison: Comparison, baseline: str, arm: str, seeds: tuple[int, ...]
 ) -> tuple[float, tuple[float, float] | None]:
     """Speed-up over the paired seeds; NaN where the curves do not all share their steps."""
     runs = {(run.arm, run.seed): run for run in comparison.runs if run.purpose == "report"}
-    pairs = [(runs[first.arm.name, seed], runs[arm.arm.name, seed]) for seed in seeds]
+    pairs = [(runs[baseline, seed], runs[arm, seed]) for seed in seeds]
     curves = [[LOSSES[comparison.metric](run) for run in pair] for pair in pairs]
     shared = {curve.steps for pair in curves for curve in pair}
     steps = shared.pop() if len(shared) == 1 else ()
@@ -267,21 +351,6 @@ def _speed_up(
         return math.nan, None
     values = np.array([[curve.values for curve in pair] for pair in curves])
     return speed_up(np.array(steps, float), values[:, 0], values[:, 1])
-
-
-def _significant_pairs(
-    arms: tuple[ArmSummary, ...], contrasts: tuple[Contrast, ...]
-) -> frozenset[tuple[str, str]]:
-    """Pairs (lower, higher): the contrasts, and the other pairs as a second Holm family."""
-    first = arms[0].arm.name
-    found = {(c.arm, first) if c.mean < 0 else (first, c.arm) for c in contrasts if c.found}
-    others = [(a, b, *_paired(a, b)) for a, b in combinations(arms[1:], 2)]
-    p_values = holm([float(sign_flip_test(d)) if len(s) > 1 else 1.0 for _, _, s, d in others])
-    for (a, b, _, differences), p in zip(others, p_values, strict=True):
-        if p <= ALPHA and not (a.diverged or b.diverged):
-            low, high = (b, a) if np.mean(differences) < 0 else (a, b)
-            found.add((low.arm.name, high.arm.name))
-    return frozenset(found)
 
 
 def _sd(values: np.ndarray) -> float:

@@ -30,6 +30,9 @@ class CompareConfig:
       metric: the loss that learning rates are chosen and arms compared by. The training loss at an
         evaluation is the mean over the steps since the one before, with dropout if there is any.
       seeds: how many are reported, counted up from `run.seed`.
+      max_seeds: how many there may be after all calls of `--add-seeds`; each call spends a part of
+        the level 0.05, so that the chance of a false finding stays below it over all of them. By
+        default as many as `seeds`: one evaluation, which has the whole level.
       learning_rates: the grid to choose from; empty keeps each arm's own.
       tuning_seeds: how many seeds choose the learning rate.
       match: what arms have in common: "parameters", "flops" of a step, or "width".
@@ -45,6 +48,7 @@ class CompareConfig:
     description: str = ""
     metric: Metric = "validation loss"
     seeds: int = 8
+    max_seeds: int | None = None
     learning_rates: tuple[float, ...] = ()
     tuning_seeds: int = 1
     match: Literal["parameters", "flops", "width"] = "parameters"
@@ -60,6 +64,9 @@ class CompareConfig:
         )
         if self.seeds > TUNING_OFFSET:
             reason = f"more than {TUNING_OFFSET} would overlap with the tuning seeds"
+            yield Problem("seeds", self.seeds, reason)
+        if self.max_seeds is not None and self.seeds > self.max_seeds:
+            reason = f"more than max_seeds = {self.max_seeds}, which was fixed beforehand"
             yield Problem("seeds", self.seeds, reason)
         for learning_rate in self.learning_rates:
             yield from checks.positive(learning_rates=learning_rate)

@@ -1,19 +1,29 @@
 """A comparison: arms × seeds × learning rates, matched, paired, tuned, and put on record."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
 from gelu_jax.compare import matching
-from gelu_jax.compare.config import TUNING_OFFSET, CompareConfig, changed, flatten
+from gelu_jax.compare.config import (
+    TUNING_OFFSET,
+    CompareConfig,
+    changed,
+    flatten,
+    is_same_comparison,
+)
 from gelu_jax.compare.curves import final_loss
-from gelu_jax.compare.records import Arm, Comparison, Metric, write_results
+from gelu_jax.compare.planning import forecast, outlook
+from gelu_jax.compare.records import Arm, Comparison, Metric, read_results, write_results
+from gelu_jax.errors import ConfigError
 from gelu_jax.runs.execution import Callback, Task
 from gelu_jax.runs.executors import Executor, SerialExecutor
 from gelu_jax.runs.record import Run
-from gelu_jax.training.config import to_dict, write_config
+from gelu_jax.training.config import from_dict, to_dict, write_config
 from gelu_jax.training.data import Dataset, load_data
 from gelu_jax.training.trainer import TrainConfig, Trainer
 
@@ -40,6 +50,7 @@ def compare(
     callback: Callback = lambda *_: None,
     trainers: Mapping[str, Trainer] | None = None,
     executor: Executor | None = None,
+    announce: Callable[[str], object] = lambda _: None,
 ) -> Comparison:
     """Tunes, trains, and writes ``results.json``; does only what is missing in the directory.
 
@@ -52,6 +63,8 @@ def compare(
       callback: called with a task and its record, as it begins and at each evaluation.
       trainers: what `prepare` gave, if it has been called before.
       executor: does the runs; by default they are done here, one after another.
+      announce: called with a line on what the seeds can show, before anything is trained, and with
+        another on what the tuning runs suggest, before the reported runs.
 
     Returns:
       The record that is written.
@@ -64,11 +77,17 @@ def compare(
     trainers = trainers or prepare(config)
     write_config(config, directory / "config.yaml")
     executor = executor or SerialExecutor(trainers, directory, callback)
+    _announce(announce, outlook(config))
     tuning = _tune(config, executor)
     learning_rates = {
         name: _learning_rate(config, trainer.config, tuning[name])
         for name, trainer in trainers.items()
     }
+    pilots = {
+        name: [run for run in runs if run.learning_rate == learning_rates[name]]
+        for name, runs in tuning.items()
+    }
+    _announce(announce, forecast(config, pilots))
     first = config.run.seed
     # Seeds outside, arms inside: the running differences are paired from the first seed on.
     reported = executor.execute([
@@ -79,8 +98,24 @@ def compare(
     runs = (*chain.from_iterable(tuning.values()), *reported)
     command = f"gelu-jax compare runs/{directory.name}/config.yaml"
     found = record(directory.name, config, trainers, runs, executor.environment, command)
+    found = replace(found, looks=_looks(directory, config))
     write_results(found, directory)
     return found
+
+
+def _announce(announce: Callable[[str], object], line: str) -> None:
+    if line:
+        announce(line)
+
+
+def _looks(directory: Path, config: CompareConfig) -> tuple[int, ...]:
+    """The numbers of seeds at which this comparison has been evaluated, with the present one."""
+    before: tuple[int, ...] = ()
+    with suppress(ConfigError):
+        found = read_results(directory)
+        if is_same_comparison(config, found.config):
+            before = found.looks or (from_dict(found.config, CompareConfig).seeds,)
+    return tuple(sorted({*before, config.seeds}))
 
 
 def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]:

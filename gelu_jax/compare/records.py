@@ -3,12 +3,12 @@
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from gelu_jax.errors import ConfigError, Problem, check, no_such
 from gelu_jax.files import write_file
@@ -58,6 +58,8 @@ class Comparison:
       data: "description" and "hash" of the dataset.
       command: what repeats it.
       metric: the loss by which arms are compared.
+      looks: the numbers of seeds at which the comparison has been evaluated, ascending; nothing in
+        files from before they were recorded, which have been looked at once.
       schema_version: of this record.
 
     Raises:
@@ -76,6 +78,7 @@ class Comparison:
     data: Mapping[str, str]
     command: str
     metric: Metric = "validation loss"
+    looks: tuple[int, ...] = ()
     schema_version: Literal[1] = SCHEMA_VERSION
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -133,7 +136,9 @@ def json_schema() -> dict[str, Any]:
 
 
 def write_results(comparison: Comparison, directory: Path) -> None:
-    """Writes `results.json`; numbers that are not finite become strings.
+    """Writes `results.json`, in which null is a loss or time that is not finite.
+
+    Data frames read null as NaN. In the config such numbers are the words that it may have them as.
 
     Args:
       comparison: what to write.
@@ -142,11 +147,15 @@ def write_results(comparison: Comparison, directory: Path) -> None:
     Raises:
       OSError: it cannot be written; a file that stood there is untouched.
     """
-    write_file(directory / "results.json", to_json(comparison, inf_nan_mode="strings") + b"\n")
+    config = from_json(to_json(comparison.config, inf_nan_mode="strings"))
+    text = to_json(replace(comparison, config=config), inf_nan_mode="null")
+    write_file(directory / "results.json", text + b"\n")
 
 
 def read_results(directory: Path) -> Comparison:
-    """Reads `results.json` back, equal to what was written.
+    """Reads `results.json` back, equal to what was written, but for infinite losses, now NaN.
+
+    Older files have the words "NaN", "Infinity" and "-Infinity" for them, which are read too.
 
     Args:
       directory: of a training or a comparison.

@@ -1,11 +1,11 @@
 """Model families: BERT to LLaVA, loaded from the files in which their weights are published.
 
-A family is one file: a function from the fields of its config.json to a config of ours, and a
-table that says which of its tensors holds which of our parameters, and in which layout. The same
-table loads and saves. To add one: write that file (`mistral.py` is 20 lines, `llama.py` 75), list
-it in `registry.py`, add a case to tests/golden/make_families.py and run that script; the parity,
-round-trip and live tests then find it by themselves. What a new family computes differently is a
-field of a config in `gelu_jax.nn`, or a module there that is made of the same blocks.
+A family is one file: a function from the fields of a config.json to a config of ours, and a weight
+map that says which tensor holds which parameter, and in which layout. The same map loads and saves.
+To add one: write that file (`mistral.py` is 18 lines, `llama.py` 66), list it in `registry.py`, add
+a case to tests/golden/make_families.py and run that script; the parity, round-trip and live tests
+then find it by themselves. What a new family computes differently is a field of a config in
+`gelu_jax.nn`, or a module there that is made of the same blocks.
 """
 
 from gelu_jax.families.embeddings import sentence_embeddings

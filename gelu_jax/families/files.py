@@ -38,7 +38,7 @@ class TensorInfo(NamedTuple):
 
 def _safetensors() -> Any:
     try:
-        import safetensors.numpy
+        import safetensors
     except ImportError:
         raise ImportError("safetensors is missing: pip install 'gelu-jax[families]'") from None
     return safetensors
@@ -156,13 +156,16 @@ def write_tensors(folder: Path, shards: Iterable[Mapping[str, NDArray[Any]]], co
       shards: the tensors of each file by name; one file's at a time are in memory.
       count: how many files there are.
     """
+    _safetensors()
+    from safetensors.numpy import save_file
+
     files: dict[str, str] = {}
     size = 0
     for number, tensors in enumerate(shards, 1):
         file = WEIGHTS if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
         whole = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
         with replacing(folder / file) as draft:
-            _safetensors().numpy.save_file(whole, draft, metadata={"format": "pt"})
+            save_file(whole, draft, metadata={"format": "pt"})
         files |= dict.fromkeys(tensors, file)
         size += sum(tensor.nbytes for tensor in whole.values())
     if count > 1:

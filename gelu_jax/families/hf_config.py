@@ -1,7 +1,8 @@
 """A config.json read field by field: each value has its kind, each mistake its line.
 
-Not pydantic, of which a family would need a model that says each field a second time before the
-function that maps it to a config of ours, and which would be a dependency of loading weights.
+pydantic would not make this smaller: a family would declare its fields in a model, and name them
+again in the function that maps them to a config of ours. Here that function is the declaration, and
+loading weights needs no package but safetensors.
 """
 
 import json
@@ -20,8 +21,8 @@ _LIMIT = 2**31
 class HFConfig:
     """The fields of a config.json, or of a section of one.
 
-    A field that is read must be there unless a default is given, and ConfigError says what is
-    wrong with one that is not as it must be.
+    Every method raises ConfigError for a field that is not what the method returns, and for one
+    that is missing and has no default.
 
     Args:
       values: the fields by name.
@@ -41,9 +42,6 @@ class HFConfig:
         Args:
           name: the field.
           default: its value where it is absent; where that is None, the file may also say null.
-
-        Returns:
-          The number.
         """
         if default is None and self.values.get(name) is None:
             return default
@@ -58,9 +56,6 @@ class HFConfig:
         Args:
           name: the field.
           default: its value where it is absent.
-
-        Returns:
-          The numbers.
         """
         values = self._read(name, list, "a list of whole numbers", default)
         return [HFConfig({name: value}, self.prefix).integer(name) for value in values]
@@ -71,9 +66,6 @@ class HFConfig:
         Args:
           name: the field.
           default: its value where it is absent.
-
-        Returns:
-          The number.
         """
         value = self._read(name, (int, float), "a number", default)
         if 0 < value < 1e300:
@@ -86,9 +78,6 @@ class HFConfig:
         Args:
           name: the field.
           default: its value where it is absent.
-
-        Returns:
-          The value.
         """
         return self._read(name, bool, "true or false", default)
 
@@ -98,9 +87,6 @@ class HFConfig:
         Args:
           name: the field.
           default: its value where it is absent.
-
-        Returns:
-          The value.
         """
         return self._read(name, str, "a string", default)
 
@@ -111,9 +97,6 @@ class HFConfig:
           name: the field.
           choices: what is supported.
           default: its value where it is absent.
-
-        Returns:
-          The value.
         """
         choices = tuple(choices)
         value = self.string(name, default)
@@ -149,9 +132,6 @@ class HFConfig:
 
         Args:
           name: the field.
-
-        Returns:
-          Its fields.
         """
         values = self._read(name, dict, "a section", _REQUIRED)
         return HFConfig(values, f"{self.prefix}{name}.")
@@ -161,9 +141,6 @@ class HFConfig:
 
         Args:
           **values: the others.
-
-        Returns:
-          All of them.
         """
         return HFConfig(values | dict(self.values), self.prefix)
 

@@ -171,8 +171,7 @@ def _aliases(family: Family[Any], weight_map: WeightMap, tensors: Collection[str
     """Of the family's aliases those with which more of the tensors are found."""
 
     def found(aliases: Aliases) -> int:
-        entries = renamed(weight_map, aliases)
-        return sum(entry.name.format(entry.first_layer) in tensors for entry in entries)
+        return sum(entry.tensor_name() in tensors for entry in renamed(weight_map, aliases))
 
     chosen: Aliases = ()
     for alias in family.aliases:

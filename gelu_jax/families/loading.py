@@ -29,8 +29,8 @@ def load(
 ) -> Any:
     """The model in a directory of config.json and safetensors files, ready to call.
 
-    Reads one tensor at a time, straight into its place: the peak of memory is the weights' size and
-    a few times that of the largest tensor (measured on 1 GB: benchmarks/results/loading.md).
+    Reads one tensor at a time, straight into its parameter: the peak of memory is the weights' size
+    and a few times that of the largest tensor (measured on 1 GB: benchmarks/results/loading.md).
 
     Args:
       path: the directory, or a repository id of the model hub, which is looked up in the hub's
@@ -101,22 +101,22 @@ def _layer_values(
 ) -> dict[str, jax.Array]:
     """One layer's values of the parameters whose paths have a prefix, by the rest of the path."""
 
-    def wanted(part: Part) -> bool:
+    def belongs(part: Part) -> bool:
         return part.layer == layer and part.entry.path.startswith(prefix)
 
     return {
         part.entry.path.removeprefix(prefix): _put(value, dtype, None)
         for name, parts in plan.parts.items()
-        if any(map(wanted, parts))
+        if any(map(belongs, parts))
         for part, value in _read(plan, name)
-        if wanted(part)
+        if belongs(part)
     }
 
 
 def _parameters(
     plan: LoadPlan, dtype: DTypeLike | None, placement: Placement
 ) -> dict[str, jax.Array]:
-    """The parameters by path, read and placed a tensor at a time."""
+    """The parameters by path; one tensor at a time is read."""
     shapes = {path: leaf.shape for path, leaf in leaves_of(plan.model)[0]}
     shardings = {path: _sharding(placement, path, shape) for path, shape in shapes.items()}
     values: dict[str, jax.Array] = {}
@@ -130,13 +130,13 @@ def _parameters(
             if path not in values:
                 values[path] = jnp.zeros(shapes[path], dtype or value.dtype, device=sharding)
             piece = _put(value, values[path].dtype, _of_a_layer(sharding))
-            # Waited for, so that no more than one piece is in memory beside its place.
+            # Waited for, so that no more than one layer is in memory beside the stack.
             values[path] = _writer(sharding)(values[path], piece, layer).block_until_ready()
     return values
 
 
 def _read(plan: LoadPlan, name: str) -> Iterator[tuple[Part, Array]]:
-    """What a tensor holds."""
+    """The parts of a tensor, with their values."""
     tensor = read_tensor(plan.tensors[name], name)
     return zip(plan.parts[name], from_tensor(tensor, plan.parts[name]), strict=True)
 
@@ -151,7 +151,7 @@ def _sharding(placement: Placement, path: str, shape: Shape) -> Sharding | None:
 
 @cache
 def _writer(sharding: Sharding | None) -> Callable[..., jax.Array]:
-    """Writes a layer into its place in the stack, which is given away and comes back filled."""
+    """Writes one layer of a stack, whose buffer is donated."""
 
     def write(whole: jax.Array, piece: jax.Array, layer: ArrayLike) -> jax.Array:
         return jax.lax.dynamic_update_index_in_dim(whole, piece, layer, 0)

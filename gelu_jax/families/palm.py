@@ -56,7 +56,7 @@ def _weight_map(config: TransformerConfig) -> WeightMap:
     """The modules are numbered in sequence, the embedding first."""
     return (
         Entry("embedding", "0.weight"),
-        *prefixed(_LAYER, "layers.", "{}.fn.", first_layer=1),
+        *prefixed(_LAYER, "layers.", "{1}.fn."),
         Entry("final_norm.scale", f"{config.num_layers + 1}.gamma"),
         Entry("embedding", f"{config.num_layers + 2}.weight"),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from gelu_jax.families.bert import BERT
 from gelu_jax.families.clip import CLIP
@@ -18,4 +19,6 @@ from gelu_jax.families.vit import VIT
 
 _ALL = (BERT, CLIP, EFFICIENTNET, GEMMA, GPT2, LLAMA, LLAVA, MISTRAL, PALM, T5, VIT)
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({family.model_type: family for family in _ALL})
+FAMILIES: Mapping[str, Family[Any]] = MappingProxyType(
+    {family.model_type: family for family in _ALL}
+)

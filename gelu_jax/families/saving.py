@@ -91,6 +91,5 @@ def _shards(
 
 
 def _tensor(parts: list[Part], leaves: Mapping[str, Array]) -> Array:
-    values = (leaves[part.entry.path] for part in parts)
-    layers = (... if part.layer is None else part.layer for part in parts)
-    return to_tensor([value[layer] for value, layer in zip(values, layers, strict=True)], parts)
+    values = [leaves[part.entry.path][... if part.layer is None else part.layer] for part in parts]
+    return to_tensor(values, parts)

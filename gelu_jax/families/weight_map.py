@@ -22,24 +22,32 @@ _UNCHANGED = "... -> ..."
 class Entry:
     """A parameter, the tensor that holds it, and its layout there.
 
-    Entries that name one tensor are concatenated in it, in the order of the map. An entry for a
-    parameter that an earlier one holds already is a tied copy: it is not written, and a file that
-    has it must have the same values in it.
+    Entries that name one tensor are concatenated in it, in the order of the map. A second entry for
+    a parameter is a tied copy: it is not written, and where a file has it, both must be equal.
 
     Attributes:
       path: the parameter, as a path in the model; one that the model lacks is passed over.
-      name: the tensor. ``{}`` stands for the number of a layer: there is one tensor for each, and
-        the parameter has a leading layer axis.
+      name: the tensor. Where there is one for each layer, ``{}`` stands for the layer's number,
+        counted from 0 (``{1}`` from 1), and the parameter has a leading layer axis.
       pattern: from the tensor to the parameter (without its layer axis), as `rearrange` reads it.
       axis: the axis of the tensor that entries are concatenated along.
-      first_layer: the number of the first layer in names.
     """
 
     path: str
     name: str
     pattern: str = _UNCHANGED
     axis: int = 0
-    first_layer: int = 0
+
+    def tensor_name(self, layer: int = 0) -> str:
+        """The tensor of one layer.
+
+        Args:
+          layer: its index, from 0.
+
+        Returns:
+          The name.
+        """
+        return self.name.format(layer, layer + 1)
 
 
 WeightMap = tuple[Entry, ...]
@@ -119,24 +127,18 @@ def feed_forward(path: str, inputs: Sequence[str], out: str) -> WeightMap:
     return (*chain.from_iterable(branches), *linear(path + ".{}_out", out))
 
 
-def prefixed(
-    entries: Iterable[Entry], path: str = "", name: str = "", *, first_layer: int = 0
-) -> WeightMap:
+def prefixed(entries: Iterable[Entry], path: str, name: str) -> WeightMap:
     """The entries of a part of a model.
 
     Args:
       entries: with paths and names within the part.
       path: what stands before each path.
       name: what stands before each name.
-      first_layer: the number of the first layer in names.
 
     Returns:
       The entries in the whole model.
     """
-    return tuple(
-        replace(entry, path=path + entry.path, name=name + entry.name, first_layer=first_layer)
-        for entry in entries
-    )
+    return tuple(replace(e, path=path + e.path, name=name + e.name) for e in entries)
 
 
 Aliases = tuple[tuple[str, str], ...]
@@ -198,13 +200,12 @@ def tensor_parts(
     for path, entry in _holders(weight_map).items():
         if path not in shapes:
             continue
-        shape = shapes[path]
-        if "{}" not in entry.name:
-            tensors.setdefault(entry.name, []).append(Part(entry, None, shape))
-            continue
-        for layer in range(shape[0])[:most_layers]:
-            name = entry.name.format(entry.first_layer + layer)
-            tensors.setdefault(name, []).append(Part(entry, layer, shape[1:]))
+        layers, shape = [None], shapes[path]
+        if "{" in entry.name:
+            layers, shape = range(shape[0])[:most_layers], shape[1:]
+        for layer in layers:
+            name = entry.tensor_name(layer or 0)
+            tensors.setdefault(name, []).append(Part(entry, layer, shape))
     return tensors
 
 
@@ -223,7 +224,7 @@ def tied_names(weight_map: WeightMap) -> dict[str, str]:
 
 
 def _holders(weight_map: WeightMap) -> dict[str, Entry]:
-    """The entry that holds each parameter: the first."""
+    """The entry of each parameter; later ones for the same are tied copies."""
     holders: dict[str, Entry] = {}
     for entry in weight_map:
         holders.setdefault(entry.path, entry)

@@ -1,1 +1,1 @@
-"""Equation → config → module, one file for each part of a transformer."""
+"""The parts of a transformer, one file each: equation → config → module."""

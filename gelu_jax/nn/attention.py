@@ -19,9 +19,13 @@ from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far: the first `length` of s places are filled.
+    """Keys and values of earlier tokens, in s slots per row.
 
-    ``mask`` is True where a place holds a real token, False at padding and at empty places.
+    Attributes:
+      keys: (b, s, g, k).
+      values: (b, s, g, k).
+      mask: (b, s), True where a slot holds a real token, False at padding and in empty slots.
+      length: number of slots filled, from the first on; an integer scalar.
     """
 
     keys: Float[Array, "b s g k"]
@@ -44,8 +48,20 @@ def attention(
     """softmax(QKᵀ·scale + bias) V (Vaswani et al. 2017, equation 1), the softmax in float32.
 
     g key/value heads serve h query heads in order, h/g each (Ainslie et al. 2023): g = h is
-    multi-head, g = 1 multi-query. Causal: query i sees keys j ≤ i. A window: |i − j| < window.
-    ``mask`` is True where a query may look; ``scale`` None means 1/√k.
+    multi-head, g = 1 multi-query.
+
+    Args:
+      query: (b, t, h, k), of any floating dtype.
+      key: (b, s, g, k).
+      value: (b, s, g, k).
+      causal: whether query i attends to keys j ≤ i alone.
+      window: query i attends to keys with |i − j| < window alone; None for no limit.
+      mask: (b or 1, h or 1, t or 1, s), True where a query may attend. A query that may attend to
+        no key gets a mean of the values.
+      bias: added to the scores, (b or 1, h or 1, t, s).
+      scale: multiplies the scores; None for 1/√k.
+    Returns:
+      An array (b, t, h, k) of the dtype of value.
 
     >>> q = k = v = jnp.ones((1, 3, 2, 4))
     >>> attention(q, k, v).shape
@@ -59,10 +75,10 @@ def attention(
     if bias is not None:
         scores = scores + _by_group(bias, g).astype(wide)
     queries, keys = scores.shape[-2:]
-    for seen in (mask, _within_reach(queries, keys, causal, window)):
-        if seen is not None:
-            # Finite, so that a row that sees nothing gets a mean of the values and no NaN.
-            scores = jnp.where(_by_group(seen, g), scores, 0.7 * jnp.finfo(wide).min)
+    for visible in (mask, _visible(queries, keys, causal, window)):
+        if visible is not None:
+            # Finite, so that a row that attends to nothing gets a mean of the values and no NaN.
+            scores = jnp.where(_by_group(visible, g), scores, 0.7 * jnp.finfo(wide).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     return jnp.einsum("bgrts,bsgk->btgrk", weights, value).reshape(query.shape)
 
@@ -72,7 +88,7 @@ def _by_group(x: Array, g: int) -> Array:
     return x[:, :, None] if x.shape[1] == 1 else x.reshape(x.shape[0], g, -1, *x.shape[2:])
 
 
-def _within_reach(
+def _visible(
     queries: int, keys: int, causal: bool, window: int | None
 ) -> Bool[Array, "1 1 t s"] | None:
     if not causal and window is None:
@@ -84,11 +100,26 @@ def _within_reach(
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """What an attention layer is made of; `gelu_jax.nn.parameters` says how it starts.
+    """What an attention layer is made of; `gelu_jax.nn.parameters` says how it is initialised.
 
-    ``num_kv_heads`` None means num_heads; ``head_dim`` None means d_model / num_heads;
-    ``window`` None means no limit; ``rotary`` None means that the layer knows no positions;
-    ``scale`` None means 1/√head_dim; ``out_bias`` None means use_bias.
+    Attributes:
+      d_model: width of input and output.
+      num_heads: query heads h.
+      num_kv_heads: key/value heads g, a divisor of num_heads; None for num_heads.
+      head_dim: entries k of a head; None for d_model / num_heads.
+      causal: whether a token attends to itself and earlier tokens alone.
+      window: a token attends to tokens closer than this alone; None for no limit.
+      rotary: rotary positions; None for none.
+      scale: multiplies the scores; None for 1/√k.
+      use_bias: whether query, key and value have a bias.
+      out_bias: whether the output has a bias; None for use_bias.
+      init_std: standard deviation of all kernels; None for 1/√fan_in each.
+      output_init_scale: multiplies the standard deviation of `w_out`.
+      dtype: dtype that the layer computes in.
+      param_dtype: dtype that the parameters are stored in.
+
+    Raises:
+      ConfigError: a field has a wrong value.
     """
 
     d_model: int
@@ -126,17 +157,24 @@ class AttentionConfig:
 
     @property
     def kv_heads(self) -> int:
-        """Heads that hold keys and values."""
+        """Number of key/value heads g."""
         return self.num_kv_heads or self.num_heads
 
     @property
     def head_size(self) -> int:
-        """Entries of one head."""
+        """Entries k of one head."""
         return self.head_dim or self.d_model // self.num_heads
 
 
 class Attention(nnx.Module):
-    """The layer as an NNX module: ``w_query``, ``w_key``, ``w_value``, ``w_out``, and biases.
+    """The layer as an NNX module.
+
+    Parameters: ``w_query`` (d, h, k), ``w_key`` and ``w_value`` (d, g, k), ``w_out`` (h, k, d);
+    their biases ``b_query``, ``b_key``, ``b_value`` and ``b_out``, or None.
+
+    Args:
+      config: the layer's config.
+      rngs: source of the initial values.
 
     >>> layer = Attention(AttentionConfig(8, num_heads=4, num_kv_heads=1), rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((1, 3, 8))).shape
@@ -168,7 +206,14 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None
     ) -> Float[Array, "b t d"]:
-        """Attends within x; ``mask`` is True at real tokens, False at padding."""
+        """Attends within x.
+
+        Args:
+          x: (b, t, d), of any floating dtype.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+        Returns:
+          An array (b, t, d) of ``config.dtype``.
+        """
         return self.attend(x, mask=mask)[0]
 
     def attend(
@@ -179,10 +224,19 @@ class Attention(nnx.Module):
         mask: Bool[Array, "b t"] | None = None,
         bias: Float[Array, "#b #h t s"] | None = None,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
-        """Attends to the cache as well, where one is given, and returns it with x's keys added.
+        """Attends within x, and to earlier tokens in a cache.
 
-        ``bias`` is added to the scores. A token's rotary position is the number of real tokens
-        before it. The caller keeps within the cache's places: writing past the end is not checked.
+        A token's rotary position is the number of real tokens before it. Whether the cache has
+        slots left for x is not checked.
+
+        Args:
+          x: (b, t, d), of any floating dtype.
+          cache: keys and values of earlier tokens; None attends within x alone.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+          bias: added to the scores, (b or 1, h or 1, t, s), where s counts the cache's slots.
+        Returns:
+          An array (b, t, d) of ``config.dtype``; and the cache with the keys and values of x
+          added, or None.
         """
         c = self.config
         x = x.astype(c.dtype)
@@ -191,19 +245,26 @@ class Attention(nnx.Module):
         key = self._heads(x, self.w_key, self.b_key, positions)
         value = self._heads(x, self.w_value, self.b_value)
         if cache is None:
-            look = partial(attention, causal=c.causal, window=c.window)
-            seen = None if mask is None else mask[:, None, None, :]
+            attend = partial(attention, causal=c.causal, window=c.window)
+            visible = None if mask is None else mask[:, None, None, :]
         else:
-            look = partial(attention, causal=False)
-            seen = _seen(cache.length, x.shape[1], cache.keys.shape[1], c.window)
+            attend = partial(attention, causal=False)
+            visible = _visible_slots(cache.length, x.shape[1], cache.keys.shape[1], c.window)
             cache = _extend(cache, key, value, mask)
-            key, value, seen = cache.keys, cache.values, seen & cache.mask[:, None, None, :]
-        return self._out(look(query, key, value, mask=seen, bias=bias, scale=c.scale)), cache
+            key, value, visible = cache.keys, cache.values, visible & cache.mask[:, None, None, :]
+        return self._out(attend(query, key, value, mask=visible, bias=bias, scale=c.scale)), cache
 
     def project_kv(
         self, y: Float[Array, "b s d"], *, mask: Bool[Array, "b s"] | None = None
     ) -> Cache:
-        """The keys and values of another sequence, for `cross_attend`."""
+        """Projects another sequence to keys and values, for `cross_attend`.
+
+        Args:
+          y: the other sequence, such as an encoder's output, (b, s, d).
+          mask: (b, s), True at real tokens, False at padding; None for no padding.
+        Returns:
+          Keys and values of all s tokens.
+        """
         y = y.astype(self.config.dtype)
         key = self._heads(y, self.w_key, self.b_key)
         value = self._heads(y, self.w_value, self.b_value)
@@ -211,12 +272,19 @@ class Attention(nnx.Module):
         return Cache(key, value, mask, jnp.asarray(y.shape[1], jnp.int32))
 
     def cross_attend(self, x: Float[Array, "b t d"], memory: Cache) -> Float[Array, "b t d"]:
-        """Attends to the memory alone, all of it (Vaswani et al. 2017, section 3.2.3)."""
+        """Attends to another sequence alone, to all of it (Vaswani et al. 2017, section 3.2.3).
+
+        Args:
+          x: (b, t, d), of any floating dtype.
+          memory: keys and values of the other sequence, as `project_kv` returns them.
+        Returns:
+          An array (b, t, d) of ``config.dtype``.
+        """
         query = self._heads(x.astype(self.config.dtype), self.w_query, self.b_query)
-        seen = memory.mask[:, None, None, :]
+        visible = memory.mask[:, None, None, :]
         scale = self.config.scale
         return self._out(
-            attention(query, memory.keys, memory.values, causal=False, mask=seen, scale=scale)
+            attention(query, memory.keys, memory.values, causal=False, mask=visible, scale=scale)
         )
 
     def _heads(
@@ -237,7 +305,14 @@ class Attention(nnx.Module):
         return y if self.b_out is None else y + cast(self.b_out, dtype)
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
-        """A cache with places for `length` tokens."""
+        """An empty cache.
+
+        Args:
+          batch_size: rows b.
+          length: slots per row.
+        Returns:
+          A cache with every slot empty, in ``config.dtype``.
+        """
         c = self.config
         zeros = jnp.zeros((batch_size, length, c.kv_heads, c.head_size), c.dtype)
         empty = jnp.zeros((batch_size, length), bool)
@@ -246,18 +321,18 @@ class Attention(nnx.Module):
 
 def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache:
     mask = jnp.ones(key.shape[:2], bool) if mask is None else mask
-    place = (0, cache.length, 0, 0)
+    start = (0, cache.length, 0, 0)
     return Cache(
-        jax.lax.dynamic_update_slice(cache.keys, key, place),
-        jax.lax.dynamic_update_slice(cache.values, value, place),
-        jax.lax.dynamic_update_slice(cache.mask, mask, place[:2]),
+        jax.lax.dynamic_update_slice(cache.keys, key, start),
+        jax.lax.dynamic_update_slice(cache.values, value, start),
+        jax.lax.dynamic_update_slice(cache.mask, mask, start[:2]),
         cache.length + key.shape[1],
     )
 
 
-def _seen(
-    start: Int[Array, ""], queries: int, places: int, window: int | None
+def _visible_slots(
+    start: Int[Array, ""], queries: int, slots: int, window: int | None
 ) -> Bool[Array, "1 1 t s"]:
-    query, key = (start + jnp.arange(queries))[:, None], jnp.arange(places)
-    seen = key <= query
-    return (seen if window is None else seen & (key > query - window))[None, None]
+    query, key = (start + jnp.arange(queries))[:, None], jnp.arange(slots)
+    visible = key <= query
+    return (visible if window is None else visible & (key > query - window))[None, None]

@@ -1,8 +1,9 @@
-"""Axes by name: a module says which axis is which, for whoever spreads it over several devices.
+"""Logical axis names of parameters, for sharding over several devices.
 
-A module class has a table ``axes`` from its parameters to letters of the axis alphabet: b batch,
-t time, d model, f hidden, h heads, g key/value heads, k head size, v vocabulary. What lies where
-is decided in one place, `gelu_jax.training.mesh.RULES`; without it nothing here has any effect.
+A module class has a table ``axes`` from its parameters to one letter per axis: b batch, t time,
+d model, f hidden, h heads, g key/value heads, k head size, v vocabulary. Which mesh axis each is
+sharded along is decided in one place, `gelu_jax.training.mesh.RULES`; without it nothing here has
+any effect.
 """
 
 from collections.abc import Mapping
@@ -20,10 +21,13 @@ Axes = Mapping[str, str]
 
 
 def axis_names(tree: Any) -> list[str]:
-    """The axes of each leaf of a tree with modules in it; "" for what no module names.
+    """The axis names of each leaf of a tree with modules in it.
 
-    The parameters of a stack of layers have more axes, which come before the named ones. Of a
-    Linen module (`gelu_jax.linen`), the axes of the parameters that it makes.
+    Args:
+      tree: any tree; a Linen module of `gelu_jax.linen` stands for the parameters that it makes.
+    Returns:
+      One string per leaf, in the order of `jax.tree.leaves`; "" for a leaf that no module names.
+      Axes that a leaf has beyond its names, as in a stack of layers, come before the named ones.
 
     >>> import gelu_jax as gj
     >>> from flax import nnx
@@ -37,7 +41,7 @@ def axis_names(tree: Any) -> list[str]:
 
 
 def _names(node: Any, path: Any) -> str:
-    """Those of the innermost module on the way to a leaf that names the next step."""
+    """The entry of the innermost module on the path to a leaf that names its next step."""
     names = ""
     for key in path:
         match key:
@@ -51,12 +55,18 @@ def _names(node: Any, path: Any) -> str:
             case DictKey():
                 node = node[key.key]
             case _:
-                raise TypeError(f"{key!r}: no key of a module, a sequence or a dict")
+                raise TypeError(f"{key!r}: not a key of a module, a sequence or a dict")
     return names
 
 
 def with_sharding_constraint(x: Array, axes: str) -> Array:
-    """x itself; where the named axes have places on a mesh, x is spread out by them.
+    """Shards x along the mesh axes that its named axes map to; the values do not change.
+
+    Args:
+      x: array of any shape.
+      axes: one name per axis of x, "-" for an axis that is not sharded.
+    Returns:
+      x, which is left as it is where no mesh is in use.
 
     >>> with_sharding_constraint(jax.numpy.ones((2, 3)), "b d").shape
     (2, 3)

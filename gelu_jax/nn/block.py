@@ -1,8 +1,8 @@
-"""The transformer block: nothing but the residual wiring of its parts."""
+"""The transformer block: the residual wiring of attention and feed-forward, in three styles."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from flax import nnx
@@ -14,17 +14,56 @@ from gelu_jax.nn.attention import Attention, AttentionConfig, Cache
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig, dropout
 from gelu_jax.nn.norm import Norm, NormConfig
 
-Attend = Callable[[Array], tuple[Array, Cache | None]]
-Feed = Callable[[Array], Array]
+Part = Callable[[Array], Array]
+
+
+def _pre_norm(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn: Part) -> Array:
+    """GPT-2, LLaMA: each part sees the normed stream (Radford et al. 2019, section 2.3)."""
+    x = x + attn(block.attention_norm(x))
+    if cross_attn is not None:
+        x = x + cross_attn(block.cross_attention_norm(x))
+    return x + ffn(block.feed_forward_norm(x))
+
+
+def _post_norm(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn: Part) -> Array:
+    """BERT: the stream itself is normed after each part (Vaswani et al. 2017, section 3.1)."""
+    x = block.attention_norm(x + attn(x))
+    if cross_attn is not None:
+        x = block.cross_attention_norm(x + cross_attn(x))
+    return block.feed_forward_norm(x + ffn(x))
+
+
+def _parallel(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn: Part) -> Array:
+    """PaLM: one norm, and the parts side by side (Chowdhery et al. 2022, section 2)."""
+    h = block.attention_norm(x)
+    x = x + attn(h)
+    if cross_attn is not None:
+        x = x + cross_attn(h)
+    return x + ffn(h)
+
+
+_STYLES: Mapping[str, Callable[..., Array]] = {
+    "pre_norm": _pre_norm,
+    "post_norm": _post_norm,
+    "parallel": _parallel,
+}
 
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """The parts of a block and how the residual stream runs through them.
+    """The parts of a block, and how the residual stream runs through them.
 
-    ``"pre_norm"`` (GPT-2, LLaMA), ``"post_norm"`` (BERT), ``"parallel"`` (PaLM). Dropout falls on
-    what each part adds to the stream. ``cross_attention``, where there is one, stands between
-    the other two and looks at a memory (the decoder of T5).
+    Attributes:
+      norm: the block's norms.
+      attention: the self-attention.
+      feed_forward: the feed-forward block.
+      style: "pre_norm" (GPT-2, LLaMA), "post_norm" (BERT) or "parallel" (PaLM).
+      dropout_rate: dropout of what each part adds to the residual stream, in [0, 1).
+      cross_attention: attention to an encoder's output, between the other two (the decoder of
+        T5); None for none.
+
+    Raises:
+      ConfigError: a field has a wrong value, or widths differ.
     """
 
     norm: NormConfig
@@ -38,12 +77,14 @@ class BlockConfig:
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
-        yield from checks.one_of(tuple(_WIRINGS), style=self.style)
-        yield from checks.rate(dropout_rate=self.dropout_rate)
+        yield from checks.one_of(tuple(_STYLES), style=self.style)
+        yield from checks.below_one(dropout_rate=self.dropout_rate)
         widths = {
             "attention.d_model": self.attention.d_model,
             "feed_forward.d_model": self.feed_forward.d_model,
         }
+        if self.feed_forward.d_out is not None:
+            widths["feed_forward.d_out"] = self.feed_forward.d_out
         if self.cross_attention is not None:
             widths["cross_attention.d_model"] = self.cross_attention.d_model
         yield from checks.equal(self.d_model, "norm.d_model", widths)
@@ -57,7 +98,11 @@ class BlockConfig:
 class Block(nnx.Module):
     """The block as an NNX module: ``attention``, ``feed_forward``, and a norm before or after each.
 
-    The stream keeps the dtype of x; each part computes in its own.
+    The residual stream keeps the dtype of x; each part computes in its own.
+
+    Args:
+      config: the block's config.
+      rngs: source of the initial values.
 
     >>> parts = NormConfig(8), AttentionConfig(8, num_heads=2), FeedForwardConfig(8, d_ff=32)
     >>> Block(BlockConfig(*parts), rngs=nnx.Rngs(0))(jax.numpy.ones((1, 3, 8))).shape
@@ -65,16 +110,16 @@ class Block(nnx.Module):
     """
 
     def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        self.attention = Attention(config.attention, rngs=rngs)
-        self.feed_forward = FeedForward(config.feed_forward, rngs=rngs)
-        self.attention_norm = Norm(config.norm, rngs=rngs)
-        one_norm = config.style == "parallel"
-        self.feed_forward_norm = None if one_norm else Norm(config.norm, rngs=rngs)
-        cross = config.cross_attention
+        c = self.config = config
+        cross, one_norm = c.cross_attention, c.style == "parallel"
+        self.attention = Attention(c.attention, rngs=rngs)
+        self.feed_forward = FeedForward(c.feed_forward, rngs=rngs)
+        self.attention_norm = Norm(c.norm, rngs=rngs)
+        # Any: None only where the block's style does not call it
+        self.feed_forward_norm: Any = None if one_norm else Norm(c.norm, rngs=rngs)
         self.cross_attention = None if cross is None else Attention(cross, rngs=rngs)
-        self.cross_attention_norm = (
-            None if cross is None or one_norm else Norm(config.norm, rngs=rngs)
+        self.cross_attention_norm: Any = (
+            None if cross is None or one_norm else Norm(c.norm, rngs=rngs)
         )
 
     def __call__(
@@ -84,7 +129,15 @@ class Block(nnx.Module):
         mask: Bool[Array, "b t"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
-        """Runs the stream through the block; ``mask`` is True at real tokens."""
+        """Applies the block.
+
+        Args:
+          x: residual stream, (b, t, d).
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+          dropout_key: PRNG key of all dropout in the block; None drops nothing.
+        Returns:
+          The residual stream after the block, (b, t, d), of the dtype of x.
+        """
         return self.attend(x, mask=mask, dropout_key=dropout_key)[0]
 
     def attend(
@@ -97,64 +150,36 @@ class Block(nnx.Module):
         memory: Cache | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
-        """The same with a key/value cache, returned with x's keys added.
+        """Applies the block with a key/value cache.
 
-        ``bias`` is added to the attention's scores; ``memory`` is what a cross-attention sees.
+        Args:
+          x: residual stream, (b, t, d).
+          cache: keys and values of earlier tokens; None attends within x alone.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+          bias: added to the scores of the self-attention, (b or 1, h or 1, t, s).
+          memory: keys and values of the encoder's output; required where the block has
+            cross-attention.
+          dropout_key: PRNG key of all dropout in the block; None drops nothing.
+        Returns:
+          The residual stream after the block, (b, t, d), of the dtype of x; and the cache with the
+          keys and values of x added, or None.
         """
         rate = self.config.dropout_rate
         keys = [None] * 4 if dropout_key is None else jax.random.split(dropout_key, 4)
 
-        def attend(h: Array) -> tuple[Array, Cache | None]:
-            y, extended = self.attention.attend(h, cache, mask=mask, bias=bias)
-            return dropout(y, rate, keys[0]), extended
+        def attn(h: Array) -> Array:
+            nonlocal cache
+            y, cache = self.attention.attend(h, cache, mask=mask, bias=bias)
+            return dropout(y, rate, keys[0])
 
-        def feed(h: Array) -> Array:
+        def ffn(h: Array) -> Array:
             return dropout(self.feed_forward(h, dropout_key=keys[1]), rate, keys[2])
 
-        def cross_attend(h: Array) -> Array:
+        def cross_attn(h: Array) -> Array:
             assert self.cross_attention is not None
             assert memory is not None, "memory: a block with cross-attention needs one"
             return dropout(self.cross_attention.cross_attend(h, memory), rate, keys[3])
 
-        feeds = (feed,) if self.cross_attention is None else (cross_attend, feed)
-        norms = self.attention_norm, self.cross_attention_norm, self.feed_forward_norm
-        wire = _WIRINGS[self.config.style]
-        y, cache = wire(x, tuple(n for n in norms if n is not None), attend, feeds)
+        cross = None if self.cross_attention is None else cross_attn
+        y = _STYLES[self.config.style](self, x, attn, cross, ffn)
         return y.astype(x.dtype), cache
-
-
-def _pre_norm(
-    x: Array, norms: tuple[Norm, ...], attend: Attend, feeds: tuple[Feed, ...]
-) -> tuple[Array, Cache | None]:
-    first, *rest = norms
-    y, cache = attend(first(x))
-    x = x + y
-    for norm, feed in zip(rest, feeds, strict=True):
-        x = x + feed(norm(x))
-    return x, cache
-
-
-def _post_norm(
-    x: Array, norms: tuple[Norm, ...], attend: Attend, feeds: tuple[Feed, ...]
-) -> tuple[Array, Cache | None]:
-    first, *rest = norms
-    y, cache = attend(x)
-    x = first(x + y)
-    for norm, feed in zip(rest, feeds, strict=True):
-        x = norm(x + feed(x))
-    return x, cache
-
-
-def _parallel(
-    x: Array, norms: tuple[Norm, ...], attend: Attend, feeds: tuple[Feed, ...]
-) -> tuple[Array, Cache | None]:
-    h = norms[0](x)
-    y, cache = attend(h)
-    return sum((feed(h) for feed in feeds), x + y), cache
-
-
-_WIRINGS: Mapping[str, Callable[..., tuple[Array, Cache | None]]] = {
-    "pre_norm": _pre_norm,
-    "post_norm": _post_norm,
-    "parallel": _parallel,
-}

@@ -1,6 +1,6 @@
-"""Branches beyond the plain activations: clamped ones, and ones with parameters that are learned.
+"""Branches beyond the plain activations: clamped ones, and ones with learned parameters.
 
-A clamped SwiGLU is a variant like any other, a tuple of two branches that do not know each other.
+A clamped SwiGLU is a variant like any other: a tuple of two independent branches.
 """
 
 import math
@@ -19,7 +19,12 @@ from gelu_jax.nn.parameters import constant
 
 @dataclass(frozen=True)
 class Clamped:
-    """φ(min(x, L)): the gate is clamped before its activation."""
+    """φ(min(x, L)): the gate is clamped before its activation.
+
+    Attributes:
+      phi: the activation φ.
+      limit: L.
+    """
 
     phi: Elementwise
     limit: float
@@ -31,7 +36,12 @@ class Clamped:
 
 @dataclass(frozen=True)
 class Capped:
-    """min(φ(x), L): the gate is clamped after its activation."""
+    """min(φ(x), L): the gate is clamped after its activation.
+
+    Attributes:
+      phi: the activation φ.
+      limit: L.
+    """
 
     phi: Elementwise
     limit: float
@@ -43,7 +53,12 @@ class Capped:
 
 @dataclass(frozen=True)
 class Clip:
-    """clip(x, −L, L) + shift, the other branch of a clamped pair."""
+    """clip(x, −L, L) + shift: the other branch of a clamped pair.
+
+    Attributes:
+      limit: L.
+      shift: added after clipping.
+    """
 
     limit: float
     shift: float = 0.0
@@ -57,6 +72,11 @@ class Clip:
 def gpt_oss_swiglu(limit: float = 7.0) -> tuple[Clamped, Clip]:
     """g·σ(1.702g)·(u + 1) with g = min(gate, L), u = clip(up, ±L) (gpt-oss model card 2025).
 
+    Args:
+      limit: L.
+    Returns:
+      The two branches, gate first.
+
     >>> gate, up = gpt_oss_swiglu()
     >>> round(float(gate(9.0) * up(-9.0)), 3)  # 7·σ(1.702·7)·(−7 + 1)
     -42.0
@@ -66,6 +86,11 @@ def gpt_oss_swiglu(limit: float = 7.0) -> tuple[Clamped, Clip]:
 
 def clamped_swiglu(limit: float = 10.0) -> tuple[Clamped, Clip]:
     """silu(min(gate, L))·clip(up, ±L), as in DeepSeek-V4 (L = 10), HY-V4 and GLM5.
+
+    Args:
+      limit: L.
+    Returns:
+      The two branches, gate first.
 
     >>> gate, up = clamped_swiglu()
     >>> round(float(gate(99.0) * up(99.0)), 2)  # 10·σ(10)·10
@@ -77,6 +102,11 @@ def clamped_swiglu(limit: float = 10.0) -> tuple[Clamped, Clip]:
 def step_swiglu(limit: float) -> tuple[Capped, Clip]:
     """min(silu(gate), L)·clip(up, ±L), as in Step-3.7, whose config states L for each layer.
 
+    Args:
+      limit: L.
+    Returns:
+      The two branches, gate first.
+
     >>> gate, up = step_swiglu(7.0)
     >>> float(gate(99.0) * up(99.0))
     49.0
@@ -85,7 +115,11 @@ def step_swiglu(limit: float) -> tuple[Capped, Clip]:
 
 
 class LearnedBranch(nnx.Module):
-    """A branch with scalar parameters; its block makes one for itself, in its ``param_dtype``."""
+    """A branch with scalar parameters of its own, of which each block has a copy.
+
+    Args:
+      param_dtype: dtype that the parameters are stored in.
+    """
 
     num_parameters: int = 1
 
@@ -93,11 +127,21 @@ class LearnedBranch(nnx.Module):
         raise NotImplementedError
 
     def __call__(self, x: ArrayLike) -> Array:
+        """Applies the activation.
+
+        Args:
+          x: array of any shape and floating dtype.
+        Returns:
+          An array of the shape and dtype of x.
+        """
         raise NotImplementedError
 
 
 class PReLU(LearnedBranch):
     """x where positive, a·x elsewhere; a starts at ¼ (He et al. 2015, equation 1).
+
+    Args:
+      param_dtype: dtype that a is stored in.
 
     >>> PReLU()(jnp.array([-4.0, 4.0]))
     Array([-1.,  4.], dtype=float32)
@@ -112,6 +156,9 @@ class PReLU(LearnedBranch):
 
 class Swish(LearnedBranch):
     """x·σ(βx); β starts at 1, where it is silu (Ramachandran et al. 2017, section 4).
+
+    Args:
+      param_dtype: dtype that β is stored in.
 
     >>> bool(Swish()(1.0) == silu(1.0))
     True
@@ -130,6 +177,9 @@ class XIELU(LearnedBranch):
     """`gelu_jax.activations.xielu` with αp = softplus(a), αn = ½ + softplus(b), β = ½.
 
     Both α start at 0.8 (Huang & Schlag 2024, section 4.2).
+
+    Args:
+      param_dtype: dtype that a and b are stored in.
 
     >>> round(float(XIELU()(2.0)), 4)  # 0.8·2² + ½·2
     4.2

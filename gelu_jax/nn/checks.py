@@ -1,4 +1,8 @@
-"""What the configs of this floor check of their fields."""
+"""Checks of config fields: each function yields one `Problem` for every field that fails it.
+
+>>> [str(problem) for problem in positive(d_model=0, d_ff=8, window=None)]
+['d_model = 0: must be above 0']
+"""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,64 +12,130 @@ from jax.typing import DTypeLike
 from gelu_jax.errors import Problem, nearest
 
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
+_TRIALS = 100_000  # distances tried in the search for the nearest divisor: some 10 ms
 
 
 def positive(**fields: int | float | None) -> Iterator[Problem]:
-    """Every number given must be above zero; None stands for a default and passes."""
+    """Every number must be above 0.
+
+    Args:
+      **fields: numbers by field name; None stands for a default and passes.
+    Returns:
+      The problems found.
+    """
     for field, value in fields.items():
         if value is not None and not value > 0:
-            yield Problem(field, value, "must be above 0; nearest: 1")
+            yield Problem(field, value, "must be above 0")
 
 
-def rate(**fields: float) -> Iterator[Problem]:
-    """Every rate must lie in [0, 1)."""
+def not_negative(**fields: int | float) -> Iterator[Problem]:
+    """No number may be below 0.
+
+    Args:
+      **fields: numbers by field name.
+    Returns:
+      The problems found.
+    """
+    for field, value in fields.items():
+        if not value >= 0:
+            yield Problem(field, value, "must not be below 0")
+
+
+def below_one(**fields: float) -> Iterator[Problem]:
+    """Every dropout rate, moment decay or the like must lie in [0, 1).
+
+    Args:
+      **fields: numbers by field name.
+    Returns:
+      The problems found.
+    """
     for field, value in fields.items():
         if not 0 <= value < 1:
-            yield Problem(
-                field, value, "must lie in [0, 1); nearest: " + ("0" if value < 0 else "0.9")
-            )
+            yield Problem(field, value, "must lie in [0, 1)")
 
 
 def one_of(choices: tuple[str, ...], **fields: str) -> Iterator[Problem]:
-    """Every name must be among the choices."""
+    """Every name must be among the choices.
+
+    Args:
+      choices: the names allowed.
+      **fields: names by field name.
+    Returns:
+      The problems found, each with the choices nearest to the name.
+    """
     for field, value in fields.items():
         if value not in choices:
             yield Problem(field, value, f"unknown; {nearest(str(value), choices)}")
 
 
 def floating(**fields: DTypeLike) -> Iterator[Problem]:
-    """Every dtype must be a floating-point one that matrix products compute in."""
+    """Every dtype must be float32, bfloat16, float16 or float64.
+
+    Args:
+      **fields: dtypes by field name, as types or names.
+    Returns:
+      The problems found, each with the dtypes nearest to the name.
+    """
     for field, value in fields.items():
-        try:
-            name = jnp.dtype(value).name
-        except TypeError:
-            name = str(value)
-        if name not in _FLOATS:
+        if (name := dtype_name(value)) not in _FLOATS:
             yield Problem(field, value, f"not a floating dtype; {nearest(name, _FLOATS)}")
 
 
+def dtype_name(dtype: DTypeLike) -> str:
+    """The name of a dtype, or what was given in its place.
+
+    Args:
+      dtype: a dtype, or anything else that a config may hold by mistake.
+    Returns:
+      Such as "bfloat16".
+    """
+    try:
+        return jnp.dtype(dtype).name
+    except TypeError:
+        return str(dtype)
+
+
 def divides(whole: int, whole_name: str, **fields: int | None) -> Iterator[Problem]:
-    """Every number given must divide the whole; None stands for a default and passes."""
+    """Every number must divide the whole.
+
+    Args:
+      whole: the number to divide.
+      whole_name: the field that holds it.
+      **fields: divisors by field name; None stands for a default and passes. A whole or a divisor
+        that is not above 0 is left to `positive`.
+    Returns:
+      The problems found, each with the nearest divisor where one is found in bounded time.
+
+    >>> [str(problem) for problem in divides(16, "d_model", num_heads=5)]
+    ['num_heads = 5: must divide d_model = 16; nearest: 4']
+    """
     for field, value in fields.items():
-        if value is not None and value > 0 and whole % value:
-            best = _nearest_divisor(whole, value)
-            yield Problem(field, value, f"must divide {whole_name} = {whole}; nearest: {best}")
+        if value is not None and value > 0 and whole > 0 and whole % value:
+            found = _nearest_divisor(whole, value)
+            hint = "" if found is None else f"; nearest: {found}"
+            yield Problem(field, value, f"must divide {whole_name} = {whole}{hint}")
 
 
-def _nearest_divisor(whole: int, value: int) -> int:
-    divisors = (n for n in range(1, whole + 1) if whole % n == 0)
-    return min(divisors, key=lambda n: abs(n - value))
+def _nearest_divisor(whole: int, value: int) -> int | None:
+    """Tried outward from the value; None where there is none within `_TRIALS` of it."""
+    start = min(value, whole)  # no divisor lies beyond the whole
+    for distance in range(_TRIALS):
+        for candidate in (start - distance, start + distance):
+            if candidate > 0 and whole % candidate == 0:
+                return candidate
+    return None
 
 
 def equal(expected: object, source: str, fields: Mapping[str, object]) -> Iterator[Problem]:
-    """Every field must agree with the one at source."""
+    """Every field must equal another.
+
+    Args:
+      expected: the value of the other field.
+      source: the other field's name.
+      fields: values by field name; a name may be dotted.
+    Returns:
+      The problems found.
+    """
     for field, value in fields.items():
         if value != expected:
             yield Problem(field, value, f"must equal {source} = {expected}")
-
-
-def not_negative(**fields: int | float) -> Iterator[Problem]:
-    """No number given may be below zero."""
-    for field, value in fields.items():
-        if not value >= 0:
-            yield Problem(field, value, "must not be below 0; nearest: 0")

@@ -1,7 +1,7 @@
 """EfficientNet and its block MBConv: the use of Swish (silu) in vision (Tan & Le 2019).
 
-Batch normalisation uses the statistics that were stored with the weights: these modules are for
-what trained weights compute, and do not update them.
+For inference with trained weights: batch normalisation uses the statistics stored with them, and
+does not update them.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from gelu_jax.activations import activation
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.linear import Linear, LinearConfig, wanted
+from gelu_jax.nn.linear import Linear, LinearConfig, require_part
 from gelu_jax.nn.parameters import cast, constant, kernel
 
 
@@ -28,7 +28,15 @@ def convolution(
     stride: int = 1,
     groups: int = 1,
 ) -> Float[Array, "b u v d"]:
-    """A 2-d convolution that pads as little as gives ⌈size/stride⌉ places, more at the end.
+    """A 2-d convolution, padded ("SAME") to an output of ⌈size/stride⌉, more at the end.
+
+    Args:
+      x: (b, height, width, channels).
+      w: kernel, (p, q, channels/groups, d).
+      stride: step of the kernel along height and width.
+      groups: groups of channels that are convolved by themselves.
+    Returns:
+      An array (b, ⌈height/stride⌉, ⌈width/stride⌉, d).
 
     >>> convolution(jnp.ones((1, 5, 5, 3)), jnp.ones((3, 3, 3, 8)), stride=2).shape
     (1, 3, 3, 8)
@@ -54,7 +62,15 @@ def batch_norm(
 ) -> Float[Array, "... d"]:
     """(x − mean)/√(variance + ε)·scale + bias with stored statistics (Ioffe & Szegedy 2015).
 
-    Computed in float32 (float64 stays) and rounded once, to the dtype of x.
+    Args:
+      x: input, (..., d), of any floating dtype.
+      mean: (d,).
+      variance: (d,).
+      scale: (d,).
+      bias: (d,).
+      epsilon: added to the variance.
+    Returns:
+      An array of the shape and dtype of x: computed in float32 (float64 stays), rounded once.
 
     >>> one, zero = jnp.ones(1), jnp.zeros(1)
     >>> batch_norm(jnp.array([3.0]), one, 4 * one, one, zero, epsilon=0.0)
@@ -67,10 +83,23 @@ def batch_norm(
 
 @dataclass(frozen=True)
 class MBConvConfig:
-    """Widen by `expansion`, convolve each channel by itself, squeeze and excite, narrow.
+    """The block MBConv: widen, convolve each channel by itself, squeeze and excite, narrow.
 
-    ``d_squeeze`` is the width of the squeeze; the block adds its input to its output where
-    ``skip`` (then stride 1 and d_in = d_out are wanted).
+    Attributes:
+      d_in: channels of the input.
+      d_out: channels of the output.
+      d_squeeze: width of the squeeze-and-excitation bottleneck.
+      expansion: factor by which the channels are widened.
+      kernel_size: height and width of the depthwise kernel.
+      stride: of the depthwise convolution.
+      skip: whether the input is added to the output, which needs stride = 1 and d_in = d_out.
+      activation: name of the activation, as `gelu_jax.activation` takes it.
+      epsilon: added to the variance in batch norm.
+      dtype: dtype that the block computes in.
+      param_dtype: dtype that the parameters are stored in.
+
+    Raises:
+      ConfigError: a field has a wrong value.
     """
 
     d_in: int
@@ -100,7 +129,7 @@ class MBConvConfig:
         )
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
         if self.skip and (self.stride != 1 or self.d_in != self.d_out):
-            yield Problem("skip", self.skip, "wants stride 1 and d_in = d_out; nearest: False")
+            yield Problem("skip", self.skip, "needs stride = 1 and d_in = d_out")
 
     @property
     def d_hidden(self) -> int:
@@ -110,7 +139,18 @@ class MBConvConfig:
 
 @dataclass(frozen=True)
 class ConvNormConfig:
-    """A square kernel without bias, and batch norm; groups = d_in convolves each channel alone."""
+    """A convolution with a square kernel and no bias, then batch norm.
+
+    Attributes:
+      d_in: channels of the input.
+      d_out: channels of the output.
+      kernel_size: height and width of the kernel.
+      stride: of the convolution.
+      groups: groups of channels that are convolved by themselves; d_in for a depthwise convolution.
+      epsilon: added to the variance in batch norm.
+      dtype: dtype that the pair computes in.
+      param_dtype: dtype that the parameters are stored in.
+    """
 
     d_in: int
     d_out: int
@@ -123,7 +163,14 @@ class ConvNormConfig:
 
 
 class ConvNorm(nnx.Module):
-    """The pair as an NNX module."""
+    """The pair as an NNX module.
+
+    Parameters: ``w``, ``scale`` and ``bias``; batch statistics: ``mean`` and ``variance``.
+
+    Args:
+      config: the pair's config.
+      rngs: source of the initial values.
+    """
 
     def __init__(self, config: ConvNormConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -137,6 +184,13 @@ class ConvNorm(nnx.Module):
         self.variance = nnx.BatchStat(jnp.ones((c.d_out,), c.param_dtype))
 
     def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b u v d"]:
+        """Applies convolution and batch norm.
+
+        Args:
+          x: (b, height, width, d_in).
+        Returns:
+          An array (b, ⌈height/stride⌉, ⌈width/stride⌉, d_out) of ``config.dtype``.
+        """
         c = self.config
         y = convolution(x.astype(c.dtype), cast(self.w, c.dtype), stride=c.stride, groups=c.groups)
         statistics = self.mean[...], self.variance[...], self.scale[...], self.bias[...]
@@ -144,7 +198,11 @@ class ConvNorm(nnx.Module):
 
 
 class MBConv(nnx.Module):
-    """The block as an NNX module; images are (b, height, width, channels).
+    """The block as an NNX module.
+
+    Args:
+      config: the block's config.
+      rngs: source of the initial values.
 
     >>> block = MBConv(MBConvConfig(8, 12, d_squeeze=2, stride=2), rngs=nnx.Rngs(0))
     >>> block(jnp.ones((1, 6, 6, 8))).shape
@@ -162,6 +220,13 @@ class MBConv(nnx.Module):
         self.project = _conv_norm(c, f, c.d_out, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b u v d"]:
+        """Applies the block.
+
+        Args:
+          x: (b, height, width, d_in).
+        Returns:
+          An array (b, ⌈height/stride⌉, ⌈width/stride⌉, d_out) of ``config.dtype``.
+        """
         c, phi = self.config, activation(self.config.activation)
         h = x if self.expand is None else phi(self.expand(x))
         h = phi(self.depthwise(h))
@@ -172,7 +237,23 @@ class MBConv(nnx.Module):
 
 @dataclass(frozen=True)
 class EfficientNetConfig:
-    """A stem of stride 2, MBConv blocks, a last 1 × 1 convolution, a mean over places, a head."""
+    """EfficientNet: a stem of stride 2, MBConv blocks, a 1 × 1 convolution, a mean, a head.
+
+    Attributes:
+      d_stem: channels of the stem.
+      blocks: configs of the MBConv blocks.
+      d_top: channels of the last convolution.
+      channels: of an image.
+      num_classes: classes of the classifier; None for no classifier.
+      activation: name of the activation, as `gelu_jax.activation` takes it.
+      epsilon: added to the variance in batch norm.
+      dtype: dtype that the network computes in; logits are float32.
+      param_dtype: dtype that the parameters are stored in.
+      kind: "efficientnet", which tells model configs apart in a config file.
+
+    Raises:
+      ConfigError: a field has a wrong value, or widths do not follow on each other.
+    """
 
     d_stem: int
     blocks: tuple[MBConvConfig, ...]
@@ -203,7 +284,12 @@ class EfficientNetConfig:
 
 
 class EfficientNet(nnx.Module):
-    """The network as an NNX module; calling it gives the last feature map."""
+    """The network as an NNX module.
+
+    Args:
+      config: the network's config.
+      rngs: source of the initial values.
+    """
 
     def __init__(self, config: EfficientNetConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -214,7 +300,13 @@ class EfficientNet(nnx.Module):
         self.classifier = None if classes is None else _linear(c, c.d_top, classes, rngs)
 
     def __call__(self, images: Float[Array, "b y x c"]) -> Float[Array, "b u v d"]:
-        """The last feature map."""
+        """Computes the last feature map.
+
+        Args:
+          images: (b, height, width, channels).
+        Returns:
+          Features (b, u, v, d_top).
+        """
         phi = activation(self.config.activation)
         x = phi(self.stem(images))
         for block in self.blocks:
@@ -222,12 +314,26 @@ class EfficientNet(nnx.Module):
         return phi(self.top(x))
 
     def pool(self, features: Float[Array, "b u v d"]) -> Float[Array, "b d"]:
-        """The mean over all places."""
+        """Averages a feature map over height and width.
+
+        Args:
+          features: (b, u, v, d_top).
+        Returns:
+          An array (b, d_top).
+        """
         return features.mean((1, 2))
 
     def logits(self, features: Float[Array, "b u v d"]) -> Float[Array, "b e"]:
-        """Scores of the classes in float32."""
-        head = wanted(self.classifier, "classifier")
+        """Classifies images by their last feature map.
+
+        Args:
+          features: (b, u, v, d_top).
+        Returns:
+          Logits (b, classes) in float32.
+        Raises:
+          ValueError: the model has no classifier.
+        """
+        head = require_part(self.classifier, "classifier")
         return head(self.pool(features)).astype(jnp.float32)
 
 

@@ -18,6 +18,13 @@ def matched_width(d_ff: int, variant: Variant, *, multiple_of: int = 1) -> int:
     nearest multiple (Shazeer 2020, section 2). A token meets every weight in one multiply-add,
     so the same width matches the FLOPs, forward and backward.
 
+    Args:
+      d_ff: hidden width of the ungated block.
+      variant: the branch activations of the other block.
+      multiple_of: what the width must be a multiple of.
+    Returns:
+      The other block's hidden width.
+
     >>> matched_width(2048, "swiglu", multiple_of=8), matched_width(2048, "relu")
     (1368, 2048)
     """
@@ -26,10 +33,17 @@ def matched_width(d_ff: int, variant: Variant, *, multiple_of: int = 1) -> int:
 
 
 def llama_width(d_model: int, *, multiplier: float = 1.0, multiple_of: int = 256) -> int:
-    """The d_ff of LLaMA's own rule: ⅔·4·d_model, times a multiplier, up to the next multiple.
+    """The hidden width by LLaMA's rule: ⅔·4·d_model, times a multiplier, up to the next multiple.
 
     LLaMA 7B, 13B and 65B have the defaults (Touvron et al. 2023, section 2.2); LLaMA 2 70B has
-    multiplier 1.3 and multiples of 4096. Both products are cut to whole numbers, as theirs are.
+    multiplier 1.3 and multiples of 4096. Both products are rounded down, as in LLaMA's code.
+
+    Args:
+      d_model: width of the residual stream.
+      multiplier: multiplies ⅔·4·d_model.
+      multiple_of: what the width must be a multiple of.
+    Returns:
+      d_ff.
 
     >>> llama_width(4096), llama_width(8192, multiplier=1.3, multiple_of=4096)
     (11008, 28672)
@@ -39,10 +53,14 @@ def llama_width(d_model: int, *, multiplier: float = 1.0, multiple_of: int = 256
 
 
 class Cost(NamedTuple):
-    """Of one block: all its parameters; FLOPs of the matmuls and bytes kept, for each token.
+    """What one feed-forward block costs; a multiply-add counts as two FLOPs.
 
-    A multiply-add counts as two FLOPs. ``bytes_kept`` is what stays from the forward to the
-    backward pass beside the input and the weights; None where autodiff and the compiler decide.
+    Attributes:
+      parameters: entries of all parameters.
+      flops_forward: FLOPs of the forward pass's matmuls, per token.
+      flops_backward: FLOPs of the backward pass's matmuls, per token.
+      bytes_kept: bytes held from the forward to the backward pass beside the input and the
+        weights, per token; None where autodiff and the compiler decide.
     """
 
     parameters: int
@@ -52,17 +70,22 @@ class Cost(NamedTuple):
 
 
 def cost(config: FeedForwardConfig) -> Cost:
-    """What a block costs, from its config alone.
+    """What a block costs, computed from its config.
 
     The backward pass has two matmuls for each of the forward pass, and ``residuals="input"``
-    repeats the branches' own.
+    repeats those of the branches.
+
+    Args:
+      config: the block's config.
+    Returns:
+      The block's cost.
 
     >>> cost(FeedForwardConfig(d_model=512, d_ff=1368, variant="swiglu", dtype="bfloat16"))
     Cost(parameters=2101248, flops_forward=4202496, flops_backward=8404992, bytes_kept=5472)
     """
-    n, matmul = config.num_branches, 2 * config.d_model * config.d_ff
-    forward = (n + 1) * matmul
-    repeated = n * matmul if config.residuals == "input" else 0
+    branch_flops = config.num_branches * 2 * config.d_model * config.d_ff
+    forward = branch_flops + 2 * config.d_ff * config.output_width
+    repeated = branch_flops if config.residuals == "input" else 0
     return Cost(config.num_parameters, forward, 2 * forward + repeated, _bytes_kept(config))
 
 
@@ -86,11 +109,20 @@ def measured_bytes_kept(
     scan: bool = True,
     depths: tuple[int, int] = (2, 6),
 ) -> float:
-    """Bytes that a stack of layers keeps for its backward pass, for each layer, as compiled.
+    """Bytes that each layer of a stack keeps for the backward pass, as compiled; nothing is run.
 
-    ``layer(x, weights, key)`` maps x to its like; x, weights and key may be `jax.ShapeDtypeStruct`.
     The figure is the growth of the compiled gradient's temporary memory from the one depth to
-    the other, less the layer's input, which any stack keeps. Nothing is run.
+    the other, per layer, less the layer's input, which any stack keeps.
+
+    Args:
+      layer: a function of x, weights and key that returns an array of the shape and dtype of x.
+      x: the input, or its `jax.ShapeDtypeStruct`.
+      weights: one layer's weights, any tree of arrays or `jax.ShapeDtypeStruct`.
+      key: one layer's PRNG key, its `jax.ShapeDtypeStruct`, or None.
+      scan: whether the layers are scanned, or else unrolled.
+      depths: the two depths, the smaller first.
+    Returns:
+      Bytes per layer.
     """
     low, high = depths
     grown = _temporary(layer, x, weights, key, scan, high)
@@ -111,5 +143,5 @@ def _temporary(layer: Any, x: Any, weights: Any, key: Any, scan: bool, depth: in
     )
     lowered = jax.jit(jax.grad(loss, argnums=1)).lower(x, stacked, keys)
     analysis = lowered.compile().memory_analysis()
-    assert analysis is not None, "this backend does not say how much memory a program needs"
+    assert analysis is not None, "this backend does not report the memory that a program needs"
     return analysis.temp_size_in_bytes

@@ -1,4 +1,4 @@
-"""Decoding: one token after another through the key/value cache, the best or a sampled one."""
+"""Decoding: one token after another through the key/value cache, greedy or sampled."""
 
 from functools import partial
 from typing import Any
@@ -24,15 +24,26 @@ def generate(
     cache: Any = None,
     **prompt: Any,
 ) -> Int[Array, "b n"]:
-    """The num_tokens tokens that follow a prompt, without the prompt.
+    """Continues a prompt: prefill, then a `jax.lax.scan` of one step per token.
 
-    Without a key the most likely token each time (greedy); with one, tokens drawn by `sample`.
-    ``model`` has ``decode`` and, where no ``cache`` is given, ``empty_cache``, as `Transformer`
-    has. Once a row has produced its ``end_token`` it repeats it.
-    ``prompt`` is what the model's ``decode`` takes beside the prompt's tokens: ``mask``, True at
-    real tokens, for rows padded on the left; ``images`` for LLaVA.
+    Under `jax.jit` all of it is one program.
 
-    Prefill, then one compiled step for each token; under `jax.jit`, all of it is one program.
+    Args:
+      model: has ``decode`` and, where no cache is given, ``empty_cache``, as `Transformer` does.
+      tokens: the prompt, (b, t).
+      num_tokens: number n of tokens to generate.
+      key: PRNG key, with which tokens are drawn by `sample`; None takes the most likely token.
+      temperature: as in `sample`.
+      top_k: as in `sample`.
+      top_p: as in `sample`.
+      end_token: a row that has produced it repeats it; None never ends a row.
+      cache: the cache to begin with; None for an empty one of the length needed.
+      **prompt: further arguments of ``model.decode`` for the prompt: ``mask`` (b, t), True at real
+        tokens, for rows padded on the left; ``images`` for LLaVA.
+    Returns:
+      The tokens that follow the prompt, (b, n).
+    Raises:
+      ConfigError: an option has a wrong value.
     """
     check(checks.positive(num_tokens=num_tokens))
     if cache is None:
@@ -66,11 +77,21 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Int[Array, " b"]:
-    """A token a row from softmax(logits/temperature), cut down first to top_k, then to top_p.
+    """Draws one token per row from softmax(logits/temperature), restricted to top_k, then top_p.
 
-    ``top_k``: only the k most likely. ``top_p``: only the most likely whose probabilities sum to
-    p, the one that crosses p included (Holtzman et al. 2020, section 3.1). Equal logits at the
-    edge stay together.
+    Tokens whose logits are equal at the edge are kept together.
+
+    Args:
+      logits: (b, v), of any floating dtype.
+      key: PRNG key.
+      temperature: divides the logits.
+      top_k: only the k most likely tokens; None for all.
+      top_p: only the most likely tokens whose probabilities sum to p, the one that crosses p
+        included (Holtzman et al. 2020, section 3.1); None for all.
+    Returns:
+      Tokens, (b,).
+    Raises:
+      ConfigError: an option has a wrong value.
 
     >>> logits = jnp.array([[0.0, 3.0, 2.0, -1.0]])
     >>> int(sample(logits, jax.random.key(0), top_k=1)[0])
@@ -101,4 +122,4 @@ def _greedy(logits: Float[Array, "b v"], key: Key[Array, ""]) -> Int[Array, " b"
 def _sampling_problems(temperature: float, top_k: int | None, top_p: float | None):
     yield from checks.positive(temperature=temperature, top_k=top_k, top_p=top_p)
     if top_p is not None and top_p > 1:
-        yield Problem("top_p", top_p, "must lie in (0, 1]; nearest: 1")
+        yield Problem("top_p", top_p, "must lie in (0, 1]")

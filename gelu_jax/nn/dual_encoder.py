@@ -1,4 +1,4 @@
-"""CLIP: a text tower and an image tower that meet in one space (Radford et al. 2021)."""
+"""CLIP: a text encoder and an image encoder with a common output space (Radford et al. 2021)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import check
 from gelu_jax.nn import checks
-from gelu_jax.nn.linear import linear_on
+from gelu_jax.nn.linear import linear_head
 from gelu_jax.nn.parameters import constant
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.vision import VisionConfig, VisionTransformer
@@ -17,9 +17,18 @@ from gelu_jax.nn.vision import VisionConfig, VisionTransformer
 
 @dataclass(frozen=True)
 class DualEncoderConfig:
-    """The towers, the width of their common space, and the token that ends a text.
+    """The two encoders and what joins them.
 
-    ``end_token`` None: the largest token of each text ends it, as in CLIP's first vocabulary.
+    Attributes:
+      text: the text encoder.
+      vision: the image encoder.
+      d_common: width of the common space.
+      end_token: the token that ends a text; None for the largest token of each text, as in CLIP's
+        first vocabulary.
+      kind: "dual_encoder", which tells model configs apart in a config file.
+
+    Raises:
+      ConfigError: a field has a wrong value.
     """
 
     text: TransformerConfig
@@ -33,14 +42,19 @@ class DualEncoderConfig:
 
 
 class DualEncoder(nnx.Module):
-    """The pair as an NNX module; calling it scores every image against every text."""
+    """The pair as an NNX module.
+
+    Args:
+      config: the model's config.
+      rngs: source of the initial values.
+    """
 
     def __init__(self, config: DualEncoderConfig, *, rngs: nnx.Rngs):
         c = self.config = config
         self.text = Transformer(c.text, rngs=rngs)
         self.vision = VisionTransformer(c.vision, rngs=rngs)
-        self.text_projection = linear_on(c.text, c.d_common, use_bias=False, rngs=rngs)
-        self.image_projection = linear_on(c.vision, c.d_common, use_bias=False, rngs=rngs)
+        self.text_projection = linear_head(c.text, c.d_common, use_bias=False, rngs=rngs)
+        self.image_projection = linear_head(c.vision, c.d_common, use_bias=False, rngs=rngs)
         self.log_scale = constant(2.6592, (), c.text.param_dtype)  # log(1/0.07), section 2.5
 
     def __call__(
@@ -50,7 +64,15 @@ class DualEncoder(nnx.Module):
         *,
         mask: Bool[Array, "n t"] | None = None,
     ) -> Float[Array, "b n"]:
-        """exp(s)·⟨image, text⟩ in float32, for a softmax over either."""
+        """Scores every image against every text: exp(s)·⟨image, text⟩, for a softmax over either.
+
+        Args:
+          images: (b, height, width, channels).
+          tokens: (n, t), integers below the vocabulary's size.
+          mask: (n, t), True at real tokens, False at padding; None for no padding.
+        Returns:
+          Scores (b, n) in float32.
+        """
         image, text = self.embed_images(images), self.embed_texts(tokens, mask=mask)
         scale = jnp.exp(self.log_scale[...].astype(jnp.float32))
         return scale * image.astype(jnp.float32) @ text.astype(jnp.float32).T
@@ -58,15 +80,28 @@ class DualEncoder(nnx.Module):
     def embed_texts(
         self, tokens: Int[Array, "b t"], *, mask: Bool[Array, "b t"] | None = None
     ) -> Float[Array, "b d"]:
-        """The end token's state of each text, projected, of length 1."""
+        """Embeds texts: the end token's state, projected and normed to length 1.
+
+        Args:
+          tokens: (b, t), integers below the vocabulary's size.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+        Returns:
+          Vectors (b, d_common).
+        """
         hidden = self.text.hidden(tokens, mask=mask)
         end = self.config.end_token
-        place = jnp.argmax(tokens if end is None else tokens == end, axis=1)
-        state = jnp.take_along_axis(hidden, place[:, None, None], axis=1)[:, 0]
+        last = jnp.argmax(tokens if end is None else tokens == end, axis=1)
+        state = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
         return _unit(self.text_projection(state))
 
     def embed_images(self, images: Float[Array, "b y x c"]) -> Float[Array, "b d"]:
-        """The class token's state of each image, projected, of length 1."""
+        """Embeds images: the class token's state, projected and normed to length 1.
+
+        Args:
+          images: (b, height, width, channels).
+        Returns:
+          Vectors (b, d_common).
+        """
         return _unit(self.image_projection(self.vision(images)[:, 0]))
 
 

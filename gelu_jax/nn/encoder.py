@@ -1,4 +1,4 @@
-"""BERT: a token encoder with what its pre-training puts on top of it."""
+"""BERT: a token encoder with the heads of its pre-training (Devlin et al. 2019)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.activations import activation
-from gelu_jax.nn.linear import linear_on, wanted
+from gelu_jax.nn.linear import linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, constant
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
@@ -16,10 +16,14 @@ from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The transformer, and which of BERT's tops it carries (Devlin et al. 2019, section 3.1).
+    """A transformer, and which of BERT's heads it has (Devlin et al. 2019, section 3.1).
 
-    ``pooler``: tanh of a linear map of the first token. ``masked_head``: the activation of the
-    masked-token head, None for none. ``next_sentence_head``: does sentence B follow sentence A?
+    Attributes:
+      transformer: the encoder itself; its attention is not causal.
+      pooler: whether there is a pooler, tanh of a linear map of the first token's state.
+      masked_head: activation of the masked-token head; None for no such head.
+      next_sentence_head: whether there is a head for "does sentence B follow sentence A?".
+      kind: "encoder", which tells model configs apart in a config file.
     """
 
     transformer: TransformerConfig
@@ -30,28 +34,46 @@ class EncoderConfig:
 
 
 class MaskedHead(nnx.Module):
-    """The masked-token head up to its logits, norm(φ(h W + b)), and the logits' bias."""
+    """The masked-token head up to its logits, norm(φ(h W + b)), and the logits' bias.
+
+    Args:
+      config: the encoder's config.
+      rngs: source of the initial values.
+    """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         t = config.transformer
-        self.dense = linear_on(t, t.block.d_model, rngs=rngs)
+        self.dense = linear_head(t, t.block.d_model, rngs=rngs)
         self.norm = Norm(t.block.norm, rngs=rngs)
         self.bias = constant(0.0, (t.vocab_size,), t.param_dtype)
 
     def __call__(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """Computes norm(φ(h W + b)).
+
+        Args:
+          hidden: final hidden states, (b, t, d).
+        Returns:
+          An array (b, t, d).
+        """
         return self.norm(activation(self.config.masked_head or "identity")(self.dense(hidden)))
 
 
 class Encoder(nnx.Module):
-    """The encoder as an NNX module; calling it gives the final hidden states."""
+    """The encoder as an NNX module.
+
+    Args:
+      config: the encoder's config.
+      rngs: source of the initial values.
+    """
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         t = config.transformer
         self.transformer = Transformer(t, rngs=rngs)
-        self.pooler = linear_on(t, t.block.d_model, rngs=rngs) if config.pooler else None
-        self.next_sentence_head = linear_on(t, 2, rngs=rngs) if config.next_sentence_head else None
+        self.pooler = linear_head(t, t.block.d_model, rngs=rngs) if config.pooler else None
+        next_sentence = config.next_sentence_head
+        self.next_sentence_head = linear_head(t, 2, rngs=rngs) if next_sentence else None
         self.masked_head = MaskedHead(config, rngs=rngs) if config.masked_head else None
 
     def __call__(
@@ -61,18 +83,50 @@ class Encoder(nnx.Module):
         mask: Bool[Array, "b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """The final hidden states; ``mask`` is True at real tokens."""
+        """Computes the final hidden states.
+
+        Args:
+          tokens: (b, t), integers below the vocabulary's size.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+          token_types: (b, t), segment types; None for type 0 throughout.
+        Returns:
+          Hidden states (b, t, d).
+        """
         return self.transformer.hidden(tokens, mask=mask, token_types=token_types)
 
     def pool(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b d"]:
-        """tanh(h₀ W + b): the first token's state, for classifiers."""
-        return jnp.tanh(wanted(self.pooler, "pooler")(hidden[:, 0]))
+        """Pools the first token's state for classifiers: tanh(h₀ W + b).
+
+        Args:
+          hidden: final hidden states, (b, t, d).
+        Returns:
+          An array (b, d).
+        Raises:
+          ValueError: the model has no pooler.
+        """
+        return jnp.tanh(require_part(self.pooler, "pooler")(hidden[:, 0]))
 
     def next_sentence_logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b 2"]:
-        """Scores of "B follows A" and "B is random"."""
-        return wanted(self.next_sentence_head, "next_sentence_head")(self.pool(hidden))
+        """Logits of "B follows A" and "B is random".
+
+        Args:
+          hidden: final hidden states, (b, t, d).
+        Returns:
+          Logits (b, 2).
+        Raises:
+          ValueError: the model has no such head, or no pooler.
+        """
+        return require_part(self.next_sentence_head, "next_sentence_head")(self.pool(hidden))
 
     def masked_logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-        """The masked-token head: norm(φ(h W + b)) Eᵀ + c, with E the tied embedding."""
-        head = wanted(self.masked_head, "masked_head")
+        """Logits of the masked tokens, norm(φ(h W + b)) Eᵀ + c, with E the tied embedding.
+
+        Args:
+          hidden: final hidden states, (b, t, d).
+        Returns:
+          Logits (b, t, v) in float32.
+        Raises:
+          ValueError: the model has no such head.
+        """
+        head = require_part(self.masked_head, "masked_head")
         return self.transformer.logits(head(hidden)) + cast(head.bias, jnp.float32)

@@ -1,4 +1,4 @@
-"""T5: an encoder whose states a decoder looks at, with relative positions (Raffel et al. 2020)."""
+"""T5: an encoder, a decoder that attends to it, relative positions (Raffel et al. 2020)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -17,16 +17,31 @@ from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel
 from gelu_jax.nn.position import RelativeConfig, relative_bias
-from gelu_jax.nn.stack import empty_cache, run, stack
+from gelu_jax.nn.stack import apply_layers, empty_cache, init_layers
 
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig:
     """Two stacks over one vocabulary.
 
-    ``block`` is the encoder's; the decoder's is the same with causal attention, and attention to
-    the encoder between that and the feed-forward. ``logit_scale`` multiplies the decoder's states
-    before the head (1/√d in the first T5, which ties its embedding; 1 in version 1.1).
+    Attributes:
+      vocab_size: number of tokens v.
+      num_encoder_layers: blocks of the encoder.
+      num_decoder_layers: blocks of the decoder.
+      block: the encoder's block. The decoder's is the same with causal attention, and with
+        cross-attention to the encoder between that and the feed-forward.
+      relative: buckets of the relative positions, a table in either stack.
+      tie_embeddings: whether the head is the embedding's transpose.
+      logit_scale: multiplies the decoder's states before the head (1/√d in the first T5, which
+        ties its embedding; 1 in version 1.1).
+      scan_layers: True compiles one block for all layers, False unrolls them.
+      init_std: standard deviation of embedding, head and tables; None for 1/√d.
+      dtype: dtype that embedding and head compute in; logits are float32.
+      param_dtype: dtype that embedding and head are stored in.
+      kind: "encoder_decoder", which tells model configs apart in a config file.
+
+    Raises:
+      ConfigError: a field has a wrong value.
     """
 
     vocab_size: int
@@ -57,20 +72,27 @@ class EncoderDecoderConfig:
 
     @property
     def decoder_block(self) -> BlockConfig:
-        """The decoder's block."""
+        """The config of the decoder's blocks."""
         attention = self.block.attention
         causal = replace(attention, causal=True)
         return replace(self.block, attention=causal, cross_attention=attention)
 
 
 class DecoderCache(NamedTuple):
-    """What the decoder remembers: its own tokens, and the encoder's states."""
+    """Keys and values that the decoder attends to, each with a leading layer axis.
+
+    Attributes:
+      own: those of its own earlier tokens.
+      memory: those of the encoder's output.
+    """
 
     own: Cache
     memory: Cache
 
 
-class _Tower(nnx.Module):
+class _Stack(nnx.Module):
+    """Blocks, their table of relative positions, and a final norm."""
+
     def __init__(
         self,
         config: EncoderDecoderConfig,
@@ -83,7 +105,7 @@ class _Tower(nnx.Module):
         shape = (config.relative.num_buckets, block.attention.num_heads)
         std, dtype = config.init_std, config.param_dtype
         self.relative = kernel(rngs, shape, fan_in=block.d_model, std=std, dtype=dtype)
-        self.layers = stack(block, num_layers, rngs=rngs)
+        self.layers = init_layers(block, num_layers, rngs=rngs)
         self.final_norm = Norm(block.norm, rngs=rngs)
 
     def bias(self, queries: Array, keys: Array, *, causal: bool) -> Array:
@@ -92,7 +114,15 @@ class _Tower(nnx.Module):
 
 
 class EncoderDecoder(nnx.Module):
-    """The model as an NNX module; calling it gives the logits of the targets."""
+    """The model as an NNX module.
+
+    Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``encoder`` and
+    ``decoder``, each with ``layers``, ``relative`` (buckets, h) and ``final_norm``.
+
+    Args:
+      config: the model's config.
+      rngs: source of the initial values.
+    """
 
     def __init__(self, config: EncoderDecoderConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -102,8 +132,8 @@ class EncoderDecoder(nnx.Module):
         self.head = (
             None if c.tie_embeddings else kernel(rngs, shape, fan_in=d, std=std, dtype=dtype)
         )
-        self.encoder = _Tower(c, c.block, c.num_encoder_layers, rngs=rngs)
-        self.decoder = _Tower(c, c.decoder_block, c.num_decoder_layers, rngs=rngs)
+        self.encoder = _Stack(c, c.block, c.num_encoder_layers, rngs=rngs)
+        self.decoder = _Stack(c, c.decoder_block, c.num_decoder_layers, rngs=rngs)
 
     def __call__(
         self,
@@ -113,11 +143,20 @@ class EncoderDecoder(nnx.Module):
         mask: Bool[Array, "b s"] | None = None,
         target_mask: Bool[Array, "b t"] | None = None,
     ) -> Float[Array, "b t v"]:
-        """Logits in float32; ``mask`` is True at real tokens of the input."""
+        """Computes the logits of the targets (teacher forcing).
+
+        Args:
+          tokens: the input, (b, s), integers in [0, v).
+          targets: the decoder's input, (b, t), integers in [0, v).
+          mask: (b, s), True at real tokens of the input; None for no padding.
+          target_mask: (b, t), True at real tokens of the targets; None for no padding.
+        Returns:
+          Logits (b, t, v) in float32.
+        """
         memory = self.project_kv(self.encode(tokens, mask=mask), mask=mask)
-        here = jnp.arange(targets.shape[1])
-        bias = self.decoder.bias(here, here, causal=True)
-        x, _ = run(
+        positions = jnp.arange(targets.shape[1])
+        bias = self.decoder.bias(positions, positions, causal=True)
+        x, _ = apply_layers(
             self.decoder.layers,
             self._embed(targets),
             mask=target_mask,
@@ -130,17 +169,31 @@ class EncoderDecoder(nnx.Module):
     def encode(
         self, tokens: Int[Array, "b s"], *, mask: Bool[Array, "b s"] | None = None
     ) -> Float[Array, "b s d"]:
-        """The encoder's final hidden states."""
-        here = jnp.arange(tokens.shape[1])
-        bias = self.encoder.bias(here, here, causal=False)
-        scan = self.config.scan_layers
-        x, _ = run(self.encoder.layers, self._embed(tokens), mask=mask, bias=bias, scan=scan)
+        """Computes the encoder's final hidden states.
+
+        Args:
+          tokens: the input, (b, s), integers in [0, v).
+          mask: (b, s), True at real tokens; None for no padding.
+        Returns:
+          Hidden states (b, s, d).
+        """
+        positions = jnp.arange(tokens.shape[1])
+        bias = self.encoder.bias(positions, positions, causal=False)
+        layers, x = self.encoder.layers, self._embed(tokens)
+        x, _ = apply_layers(layers, x, mask=mask, bias=bias, scan=self.config.scan_layers)
         return self.encoder.final_norm(x)
 
     def project_kv(
         self, hidden: Float[Array, "b s d"], *, mask: Bool[Array, "b s"] | None = None
     ) -> Cache:
-        """The encoder's states as every layer of the decoder looks at them."""
+        """Projects the encoder's states to the keys and values of every cross-attention.
+
+        Args:
+          hidden: the encoder's final hidden states, (b, s, d).
+          mask: (b, s), True at real tokens; None for no padding.
+        Returns:
+          Keys and values with a leading layer axis.
+        """
 
         def layer(cross: Any) -> Cache:
             return cross.project_kv(hidden, mask=mask)
@@ -154,21 +207,36 @@ class EncoderDecoder(nnx.Module):
         *,
         mask: Bool[Array, "b s"] | None = None,
     ) -> DecoderCache:
-        """Encodes the input: a cache with places for `length` tokens of output."""
+        """Encodes the input and makes a cache for `decode`.
+
+        Args:
+          tokens: the input, (b, s), integers in [0, v).
+          length: tokens of output that fit into a row.
+          mask: (b, s), True at real tokens; None for no padding.
+        Returns:
+          A cache with no output in it yet.
+        """
         own = empty_cache(self.decoder.layers, tokens.shape[0], length)
         return DecoderCache(own, self.project_kv(self.encode(tokens, mask=mask), mask=mask))
 
     def decode(
         self, tokens: Int[Array, "b t"], cache: DecoderCache
     ) -> tuple[Float[Array, "b t v"], DecoderCache]:
-        """Logits of the next t tokens of output, and the cache with them added."""
-        places = jnp.arange(cache.own.keys.shape[2])
-        here = cache.own.length[0] + jnp.arange(tokens.shape[1])
-        x, own = run(
+        """Computes the logits of the next t tokens of output.
+
+        Args:
+          tokens: (b, t), integers in [0, v).
+          cache: as `start` or this method made it.
+        Returns:
+          Logits (b, t, v) in float32, and the cache with the t tokens added.
+        """
+        slots = jnp.arange(cache.own.keys.shape[2])
+        positions = cache.own.length[0] + jnp.arange(tokens.shape[1])
+        x, own = apply_layers(
             self.decoder.layers,
             self._embed(tokens),
             cache.own,
-            bias=self.decoder.bias(here, places, causal=True),
+            bias=self.decoder.bias(positions, slots, causal=True),
             memory=cache.memory,
             scan=self.config.scan_layers,
         )

@@ -1,4 +1,4 @@
-"""The feed-forward block: FFN(x) = (∏ᵢ φᵢ(x Wᵢ + bᵢ)) W_out + b_out.
+"""The feed-forward block: FFN(x) = h W_out + b_out, h = ∏ᵢ φᵢ(x Wᵢ + bᵢ).
 
 A variant is the tuple of its branch activations φᵢ (`gelu_jax.nn.variants`); everything else
 (parameter count, matched width, initialisation, the Linen module) follows from the tuple.
@@ -21,11 +21,11 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.parameters import cast, constant, kernel
-from gelu_jax.nn.remat import Residuals, in_chunks, keeping, memory_problems
+from gelu_jax.nn.remat import Residuals, checkpoint_if, in_chunks, residual_problems
 from gelu_jax.nn.variants import (
     Variant,
+    branch_functions,
     branches,
-    functions,
     learned_branches,
     num_learned,
     variant_problems,
@@ -51,48 +51,57 @@ def feed_forward(
 ) -> Float[Array, "... e"]:
     """The feed-forward equation, (∏ᵢ φᵢ(x Wᵢ + bᵢ)) W_out + b_out (Shazeer 2020, equations 5–6).
 
-    ``w_in`` holds one kernel a branch, in the order of the variant's activations: for "swiglu"
-    the gate, then the up projection. Dropout, where a key is given, falls on the hidden layer.
-    The result has the dtype of x; ``rounding`` is explained at `branch_product`.
-
-    ``residuals`` names what is kept for the backward pass beside x and the weights, for n
-    branches in tensors of d_ff entries a token: ``"preactivation"`` n, no matmul repeated;
-    ``"input"`` none, the branches' matmuls repeated; ``"all"`` what plain autodiff keeps.
-    ``residual_dtype`` stores the pre-activations in fewer bytes: the output stays exact, the
-    gradient is taken at the stored values (float8_e4m3fn: its cosine to the exact one ≥ 0.999).
-
-    ``chunk_size`` takes that many places of the axis before d at a time, each chunk with a dropout
-    key of its own. With ``residuals="input"`` the memory in use beside x and the result does not
-    grow with their number; a batch of several rows is copied, as wide as d.
-
-    Raises ValueError for an unknown variant or choice, and for a wrong number of kernels.
+    Args:
+      x: input, (..., d), of any floating dtype.
+      w_in: one kernel (d, f) per branch, in the order of the variant's activations: for "swiglu"
+        the gate, then the up projection.
+      w_out: output kernel, (f, e).
+      variant: the branch activations, as in `branches`.
+      b_in: one bias (f,) per branch, or None.
+      b_out: output bias, (e,), or None.
+      dropout_rate: probability with which an entry of the hidden layer is zeroed.
+      dropout_key: PRNG key of the dropout; None drops nothing.
+      residuals: what is kept for the backward pass beside x and the weights, in tensors of f
+        entries per token, for n branches: "preactivation" n, with no matmul repeated; "input"
+        none, with the branches' matmuls repeated; "all" what plain autodiff keeps.
+      residual_dtype: narrow dtype ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16") of the
+        stored pre-activations. The output stays exact; derivatives are taken at the stored values
+        (float8_e4m3fn: cosine to the exact gradient at least 0.999). None stores them as they are.
+      chunk_size: number of tokens (along the axis before d) computed at a time, each chunk with a
+        dropout key of its own. With ``residuals="input"`` the memory in use beside x and the
+        result does not grow with the number of tokens; a batch of several rows is copied, as wide
+        as d. None computes all at once.
+      rounding: "once" or "hf", as in `branch_product`.
+    Returns:
+      An array (..., e) of the dtype of x.
+    Raises:
+      ValueError: an unknown variant or choice, or a wrong number of kernels.
 
     >>> x, gate, up, out = jnp.ones((2, 4)), jnp.ones((4, 8)), jnp.ones((4, 8)), jnp.ones((8, 4))
     >>> feed_forward(x, (gate, up), out, variant="swiglu").shape
     (2, 4)
     """
     check(_choice_problems(residuals, residual_dtype, chunk_size, rounding))
-    phis = _functions(variant, w_in)
 
-    def leave(ps: Sequence[Array], leaving: Any, key: Array | None) -> Array:
-        phis, w_out, b_out = leaving
+    # A checkpointed function keeps only its arguments for the backward pass, where it is computed
+    # again: the residual choice is where the checkpoint begins.
+
+    @checkpoint_if(residuals == "input")
+    def block(x: Array, weights: Any, key: Any) -> Array:
+        w_in, b_in, phis, w_out, b_out = weights
+        ps = _pre_activations(x, w_in, b_in)
+        return output(ps, phis, w_out, b_out, key)
+
+    @checkpoint_if(residuals == "preactivation", residual_dtype)
+    def output(ps: Sequence[Array], phis: Any, w_out: Array, b_out: Any, key: Any) -> Array:
         # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
         ps, key = jax.lax.optimization_barrier((ps, key))
-        h = dropout(_product(ps, phis, x.dtype, rounding), dropout_rate, key)
+        h = dropout(_product(phis, ps, x.dtype, rounding), dropout_rate, key)
         y = h @ w_out
         return y if b_out is None else y + b_out
 
-    block = keeping(residuals, residual_dtype, enter=_pre_activations, leave=leave)
-    if chunk_size is not None:
-        block = in_chunks(block, chunk_size)
-    return block(x, ((w_in, b_in), (phis, w_out, b_out)), dropout_key)
-
-
-def _choice_problems(
-    residuals: str, residual_dtype: DTypeLike | None, chunk_size: int | None, rounding: str
-) -> Iterator[Problem]:
-    yield from memory_problems(residuals, residual_dtype, chunk_size)
-    yield from checks.one_of(("once", "hf"), rounding=rounding)
+    apply = block if chunk_size is None else in_chunks(block, chunk_size)
+    return apply(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
 
 
 def branch_product(
@@ -103,16 +112,25 @@ def branch_product(
     b_in: Sequence[Float[Array, " f"]] | None = None,
     rounding: Rounding = "once",
 ) -> Float[Array, "... f"]:
-    """The hidden layer h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), in float32 from pre-activations to product.
+    """The hidden layer h = ∏ᵢ φᵢ(x Wᵢ + bᵢ).
 
-    The pre-activations have the dtype of ``x @ w``; activations and product are computed in
-    float32 (float64 stays) and rounded once, to the dtype of x. ``rounding="hf"`` rounds every
-    activation and every product, the order of ``act(gate) * up`` in torch models.
+    The pre-activations have the dtype of ``x @ w``; activations and their product are computed in
+    float32 (float64 stays).
 
-    Raises ValueError for an unknown variant or a wrong number of kernels.
+    Args:
+      x: input, (..., d), of any floating dtype.
+      w_in: one kernel (d, f) per branch, in the order of the variant's activations.
+      variant: the branch activations, as in `branches`.
+      b_in: one bias (f,) per branch, or None.
+      rounding: "once" rounds the product alone to the dtype of x; "hf" rounds every activation
+        and every product, the order of ``act(gate) * up`` in torch models.
+    Returns:
+      An array (..., f) of the dtype of x.
+    Raises:
+      ValueError: an unknown variant, or a wrong number of kernels.
     """
     phis = _functions(variant, w_in)
-    return _product(_pre_activations(x, (w_in, b_in)), phis, x.dtype, rounding)
+    return _product(phis, _pre_activations(x, w_in, b_in), x.dtype, rounding)
 
 
 def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ...]:
@@ -121,17 +139,18 @@ def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ..
         raise ValueError(
             f"w_in = {len(w_in)} kernels: variant {variant!r} has {len(phis)} branches"
         )
-    return functions(phis)
+    return branch_functions(phis)
 
 
-def _pre_activations(x: Array, entering: Any) -> list[Array]:
-    w_in, b_in = entering
+def _pre_activations(
+    x: Array, w_in: Sequence[Array], b_in: Sequence[Array] | None
+) -> Sequence[Array]:
     ps = [x @ w for w in w_in]
     return ps if b_in is None else [p + b for p, b in zip(ps, b_in, strict=True)]
 
 
 def _product(
-    ps: Sequence[Array], phis: Sequence[Elementwise], dtype: DTypeLike, rounding: Rounding
+    phis: Sequence[Elementwise], ps: Sequence[Array], dtype: DTypeLike, rounding: Rounding
 ) -> Array:
     wide = jnp.promote_types(dtype, jnp.float32)
     within = wide if rounding == "once" else dtype
@@ -140,9 +159,16 @@ def _product(
 
 
 def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
-    """Zeroes entries with probability rate and scales the rest by 1/(1 − rate).
+    """Zeroes entries with probability `rate` and scales the rest by 1/(1 − rate).
 
-    No key, or a rate of 0, leaves x as it is (Srivastava et al. 2014).
+    The "inverted" dropout of Srivastava et al. 2014.
+
+    Args:
+      x: array of any shape and floating dtype.
+      rate: in [0, 1); 0 leaves x as it is.
+      key: PRNG key; None leaves x as it is.
+    Returns:
+      An array of the shape and dtype of x.
     """
     if key is None or rate == 0.0:
         return x
@@ -151,7 +177,26 @@ def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
 
 @dataclass(frozen=True)
 class FeedForwardConfig:
-    """What a feed-forward block is made of; `gelu_jax.nn.parameters` says how its parameters start.
+    """What a feed-forward block is made of; `gelu_jax.nn.parameters` says how it is initialised.
+
+    Attributes:
+      d_model: width of the input.
+      d_ff: width of the hidden layer.
+      variant: the branch activations, as in `branches`.
+      use_bias: whether every branch and the output have a bias.
+      dropout_rate: dropout of the hidden layer, in [0, 1).
+      residuals: what is kept for the backward pass, as in `feed_forward`.
+      residual_dtype: narrow dtype of the kept pre-activations, as in `feed_forward`.
+      chunk_size: tokens computed at a time, as in `feed_forward`; None computes all at once.
+      rounding: where low precision is rounded, as in `branch_product`.
+      init_std: standard deviation of all kernels; None for 1/√fan_in each.
+      output_init_scale: multiplies the standard deviation of `w_out`.
+      dtype: dtype that the block computes in.
+      param_dtype: dtype that the parameters are stored in.
+      d_out: width of the output; None for d_model.
+
+    Raises:
+      ConfigError: a field has a wrong value.
 
     >>> FeedForwardConfig(d_model=512, d_ff=1368, variant="swiglu").num_parameters
     2101248
@@ -170,13 +215,16 @@ class FeedForwardConfig:
     output_init_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    d_out: int | None = None
 
     def __post_init__(self):
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
-        yield from checks.positive(d_model=self.d_model, d_ff=self.d_ff, init_std=self.init_std)
-        yield from checks.rate(dropout_rate=self.dropout_rate)
+        yield from checks.positive(
+            d_model=self.d_model, d_ff=self.d_ff, init_std=self.init_std, d_out=self.d_out
+        )
+        yield from checks.below_one(dropout_rate=self.dropout_rate)
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
         yield from _choice_problems(
             self.residuals, self.residual_dtype, self.chunk_size, self.rounding
@@ -184,53 +232,122 @@ class FeedForwardConfig:
         yield from variant_problems(self.variant)
 
     @property
+    def output_width(self) -> int:
+        """Width of the output."""
+        return self.d_out or self.d_model
+
+    @property
     def num_branches(self) -> int:
-        """How many kernels ``w_in`` holds."""
+        """Number of kernels in `w_in`."""
         return len(branches(self.variant))
 
     @property
     def num_parameters(self) -> int:
-        """Weights and biases of the block, and what its branches learn."""
-        n, d, f = self.num_branches, self.d_model, self.d_ff
-        return (n + 1) * d * f + self.use_bias * (n * f + d) + num_learned(self.variant)
+        """Entries of weights and biases, and what the branches themselves learn."""
+        n, d, f, e = self.num_branches, self.d_model, self.d_ff, self.output_width
+        return n * d * f + f * e + self.use_bias * (n * f + e) + num_learned(self.variant)
 
 
-class FeedForward(nnx.Module):
-    """The block as an NNX module: parameters ``w_in`` (one a branch), ``w_out``, and biases.
+def _choice_problems(
+    residuals: str, residual_dtype: DTypeLike | None, chunk_size: int | None, rounding: str
+) -> Iterator[Problem]:
+    yield from residual_problems(residuals, residual_dtype, chunk_size)
+    yield from checks.one_of(("once", "hf"), rounding=rounding)
 
-    Computes in ``config.dtype`` whatever the dtype of its input, as flax's own layers do.
+
+class HiddenLayer(nnx.Module):
+    """The hidden layer alone as an NNX module, h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), then dropout.
+
+    Parameters: ``w_in``, one kernel (d, f) per branch; ``b_in``, a bias (f,) for each, or None;
+    ``learned``, the modules of branches with parameters of their own, or None.
+
+    Args:
+      config: the block that this is the hidden layer of; what concerns its output is not used.
+      rngs: source of the initial values.
+
+    >>> HiddenLayer(FeedForwardConfig(d_model=4, d_ff=8), rngs=nnx.Rngs(0))(jnp.ones((2, 4))).shape
+    (2, 8)
+    """
+
+    axes: ClassVar[Axes] = {"w_in": "d f", "b_in": "f"}
+
+    def __init__(self, config: FeedForwardConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        d, f, std, dtype = config.d_model, config.d_ff, config.init_std, config.param_dtype
+        self.w_in = nnx.List(
+            kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype) for _ in range(config.num_branches)
+        )
+        zeros = (constant(0.0, (f,), dtype) for _ in self.w_in)
+        self.b_in = nnx.List(zeros) if config.use_bias else None
+        self.learned = learned_branches(config.variant, dtype)
+
+    def __call__(
+        self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
+    ) -> Float[Array, "... f"]:
+        """Computes h in ``config.dtype``.
+
+        Args:
+          x: input, (..., d), of any floating dtype.
+          dropout_key: PRNG key of the dropout; None drops nothing.
+        Returns:
+          An array (..., f) of ``config.dtype``.
+        """
+        c = self.config
+        h = branch_product(
+            x.astype(c.dtype),
+            [cast(w, c.dtype) for w in self.w_in],
+            variant=branch_functions(c.variant, self.learned),
+            b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
+            rounding=c.rounding,
+        )
+        return dropout(h, c.dropout_rate, dropout_key)
+
+
+class FeedForward(HiddenLayer):
+    """The block as an NNX module: a hidden layer, then h W_out + b_out.
+
+    Parameters: those of `HiddenLayer`; ``w_out``, (f, e); ``b_out``, (e,), or None.
+
+    Args:
+      config: the block's config.
+      rngs: source of the initial values.
 
     >>> ffn = FeedForward(FeedForwardConfig(d_model=4, d_ff=8), rngs=nnx.Rngs(0))
     >>> ffn(jnp.ones((2, 4))).shape
     (2, 4)
     """
 
-    axes: ClassVar[Axes] = {"w_in": "d f", "w_out": "f d", "b_in": "f", "b_out": "d"}
+    axes: ClassVar[Axes] = {**HiddenLayer.axes, "w_out": "f d", "b_out": "d"}
 
     def __init__(self, config: FeedForwardConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        d, f, std, dtype = config.d_model, config.d_ff, config.init_std, config.param_dtype
         # w_out and the first branch are drawn first, so that variants of one width share them.
+        self._init_output(config, rngs)
+        super().__init__(config, rngs=rngs)
+
+    def _init_output(self, config: FeedForwardConfig, rngs: nnx.Rngs) -> None:
+        f, e, std, dtype = config.d_ff, config.output_width, config.init_std, config.param_dtype
         self.w_out = kernel(
-            rngs, (f, d), fan_in=f, std=std, scale=config.output_init_scale, dtype=dtype
+            rngs, (f, e), fan_in=f, std=std, scale=config.output_init_scale, dtype=dtype
         )
-        self.w_in = nnx.List(
-            kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype) for _ in range(config.num_branches)
-        )
-        bias = config.use_bias
-        self.b_in = nnx.List(constant(0.0, (f,), dtype) for _ in self.w_in) if bias else None
-        self.b_out = constant(0.0, (d,), dtype) if bias else None
-        self.learned = learned_branches(config.variant, dtype)
+        self.b_out = constant(0.0, (e,), dtype) if config.use_bias else None
 
     def __call__(
         self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
-    ) -> Float[Array, "... d"]:
+    ) -> Float[Array, "... e"]:
+        """Computes the block in ``config.dtype``, whatever the dtype of x, as flax's layers do.
+
+        Args:
+          x: input, (..., d), of any floating dtype.
+          dropout_key: PRNG key of the dropout; None drops nothing.
+        Returns:
+          An array (..., e) of ``config.dtype``.
+        """
         c = self.config
         return feed_forward(
             x.astype(c.dtype),
             [cast(w, c.dtype) for w in self.w_in],
             cast(self.w_out, c.dtype),
-            variant=functions(c.variant, self.learned),
+            variant=branch_functions(c.variant, self.learned),
             b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
             b_out=None if self.b_out is None else cast(self.b_out, c.dtype),
             dropout_rate=c.dropout_rate,

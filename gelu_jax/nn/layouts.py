@@ -1,6 +1,7 @@
 """How checkpoints lay out weights, as patterns in the notation of einops; lossless both ways.
 
-Nothing is read off a shape: a (1024, 1024) kernel is as much a transpose as it is not.
+Nothing is read off a shape: a (1024, 1024) kernel is as much a transpose as it is not. Of einops
+only `rearrange` is needed, which is too little to make it a dependency of the core.
 """
 
 import re
@@ -10,11 +11,9 @@ from math import prod
 from types import MappingProxyType
 from typing import Any
 
-from jax import Array
-
 from gelu_jax.errors import nearest
 
-Tensor = Array | Any  # jax or numpy: whatever has the array API
+Tensor = Any  # of jax or numpy: whatever has the array API
 Shape = tuple[int, ...]
 
 # From the tensor of a checkpoint to n branches, one for each activation of the variant.

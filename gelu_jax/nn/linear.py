@@ -1,4 +1,4 @@
-"""A linear map with its bias: poolers, projections and classifiers are made of it."""
+"""A linear map with its bias, of which poolers, projections and classifiers are made."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,19 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """x W + b from d_in to d_out; ``use_bias`` False leaves b out."""
+    """What a linear map is made of.
+
+    Attributes:
+      d_in: width of the input.
+      d_out: width of the output.
+      use_bias: whether b is added.
+      init_std: standard deviation of W; None for 1/√d_in.
+      dtype: dtype that the map computes in.
+      param_dtype: dtype that the parameters are stored in.
+
+    Raises:
+      ConfigError: a field has a wrong value.
+    """
 
     d_in: int
     d_out: int
@@ -36,7 +48,11 @@ class LinearConfig:
 
 
 class Linear(nnx.Module):
-    """The map as an NNX module: parameters ``w`` (d, e) and, where wanted, ``b``.
+    """The map x W + b as an NNX module: parameters ``w`` (d, e), and ``b`` (e,) or None.
+
+    Args:
+      config: the map's config.
+      rngs: source of the initial values.
 
     >>> Linear(LinearConfig(4, 3), rngs=nnx.Rngs(0))(jnp.ones((2, 4))).shape
     (2, 3)
@@ -48,12 +64,28 @@ class Linear(nnx.Module):
         self.b = constant(0.0, (c.d_out,), c.param_dtype) if c.use_bias else None
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... e"]:
+        """Applies the map.
+
+        Args:
+          x: input, (..., d), of any floating dtype.
+        Returns:
+          An array (..., e) of ``config.dtype``.
+        """
         y = x.astype(self.config.dtype) @ cast(self.w, self.config.dtype)
         return y if self.b is None else y + cast(self.b, self.config.dtype)
 
 
-def linear_on(config: Any, d_out: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> Linear:
-    """A map from the hidden states of the stack that the config describes, in its dtypes."""
+def linear_head(config: Any, d_out: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> Linear:
+    """A linear map of a model's hidden states.
+
+    Args:
+      config: the model's config, which gives width, dtypes and init_std: it has a ``block``.
+      d_out: width of the output.
+      use_bias: whether a bias is added.
+      rngs: source of the initial values.
+    Returns:
+      The map.
+    """
     return Linear(
         LinearConfig(
             config.block.d_model,
@@ -67,8 +99,17 @@ def linear_on(config: Any, d_out: int, *, use_bias: bool = True, rngs: nnx.Rngs)
     )
 
 
-def wanted(part: Part | None, name: str) -> Part:
-    """An optional part of a model, where it has it; ValueError where it does not."""
+def require_part(part: Part | None, name: str) -> Part:
+    """An optional part of a model that a method needs.
+
+    Args:
+      part: the part, or None where the model has none.
+      name: its name.
+    Returns:
+      The part.
+    Raises:
+      ValueError: the model has none.
+    """
     if part is None:
         raise ValueError(f"{name}: this model has none")
     return part

@@ -13,20 +13,31 @@ from jaxtyping import Array, Float, Key
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, with_sharding_constraint
-from gelu_jax.nn.feed_forward import branch_product, dropout
+from gelu_jax.nn.feed_forward import FeedForwardConfig, HiddenLayer
 from gelu_jax.nn.parameters import cast, constant, kernel
-from gelu_jax.nn.variants import (
-    Variant,
-    branches,
-    functions,
-    learned_branches,
-    variant_problems,
-)
+from gelu_jax.nn.variants import Variant, variant_problems
 
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """num_layers hidden layers of width d_ff; the GELU paper's MNIST network is 8 × 128."""
+    """What the classifier is made of; the GELU paper's MNIST network is 8 × 128.
+
+    Attributes:
+      d_in: entries of one example.
+      num_classes: number of classes.
+      num_layers: number of hidden layers.
+      d_ff: width of every hidden layer.
+      variant: the branch activations, as in `branches`.
+      use_bias: whether every branch and the head have a bias.
+      dropout_rate: dropout after every hidden layer, in [0, 1).
+      init_std: standard deviation of all kernels; None for 1/√fan_in each.
+      dtype: dtype that the network computes in; logits are float32.
+      param_dtype: dtype that the parameters are stored in.
+      kind: "mlp", which tells model configs apart in a config file.
+
+    Raises:
+      ConfigError: a field has a wrong value.
+    """
 
     d_in: int
     num_classes: int
@@ -51,37 +62,37 @@ class MLPConfig:
             d_ff=self.d_ff,
             init_std=self.init_std,
         )
-        yield from checks.rate(dropout_rate=self.dropout_rate)
+        yield from checks.below_one(dropout_rate=self.dropout_rate)
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
         yield from variant_problems(self.variant)
 
-
-class HiddenLayer(nnx.Module):
-    """One hidden layer: h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), then dropout."""
-
-    axes: ClassVar[Axes] = {"w_in": "d f", "b_in": "f"}
-
-    def __init__(self, config: MLPConfig, d_in: int, *, rngs: nnx.Rngs):
-        c, f = config, config.d_ff
-        self.config = config
-        self.w_in = nnx.List(
-            kernel(rngs, (d_in, f), fan_in=d_in, std=c.init_std, dtype=c.param_dtype)
-            for _ in branches(c.variant)
+    @property
+    def hidden_layers(self) -> tuple[FeedForwardConfig, ...]:
+        """The config of each hidden layer: the first has the width of an example as its input."""
+        return tuple(
+            FeedForwardConfig(
+                d_model=width,
+                d_ff=self.d_ff,
+                variant=self.variant,
+                use_bias=self.use_bias,
+                dropout_rate=self.dropout_rate,
+                init_std=self.init_std,
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+            )
+            for width in (self.d_in, *[self.d_ff] * (self.num_layers - 1))
         )
-        zeros = (constant(0.0, (f,), c.param_dtype) for _ in self.w_in)
-        self.b_in = nnx.List(zeros) if c.use_bias else None
-        self.learned = learned_branches(c.variant, c.param_dtype)
-
-    def __call__(self, x: Array, dropout_key: Array | None) -> Array:
-        c = self.config
-        w_in = [cast(w, c.dtype) for w in self.w_in]
-        b_in = None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in]
-        h = branch_product(x, w_in, variant=functions(c.variant, self.learned), b_in=b_in)
-        return dropout(h, c.dropout_rate, dropout_key)
 
 
 class MLP(nnx.Module):
     """The classifier as an NNX module (Hendrycks & Gimpel 2016, section 3.1).
+
+    Parameters: ``layers``, a `HiddenLayer` each; ``head``, (f, classes); ``head_bias``, (classes,),
+    or None.
+
+    Args:
+      config: the network's config.
+      rngs: source of the initial values.
 
     >>> MLP(MLPConfig(d_in=64, num_classes=10), rngs=nnx.Rngs(0))(jnp.ones((2, 64))).shape
     (2, 10)
@@ -90,40 +101,56 @@ class MLP(nnx.Module):
     axes: ClassVar[Axes] = {"head": "f v", "head_bias": "v"}
 
     def __init__(self, config: MLPConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        c, f = config, config.d_ff
-        widths = [c.d_in] + [f] * (c.num_layers - 1)
+        c = self.config = config
         # A key for each layer, so that what one layer draws never shifts another.
         *keys, head_key = jax.random.split(rngs.params(), c.num_layers + 1)
         self.layers = nnx.List(
-            HiddenLayer(c, d_in, rngs=nnx.Rngs(key)) for d_in, key in zip(widths, keys, strict=True)
+            HiddenLayer(layer, rngs=nnx.Rngs(key))
+            for layer, key in zip(c.hidden_layers, keys, strict=True)
         )
-        self.head = kernel(
-            nnx.Rngs(head_key), (f, c.num_classes), fan_in=f, std=c.init_std, dtype=c.param_dtype
-        )
-        self.head_bias = constant(0.0, (c.num_classes,), c.param_dtype) if c.use_bias else None
+        shape, dtype = (c.d_ff, c.num_classes), c.param_dtype
+        self.head = kernel(nnx.Rngs(head_key), shape, fan_in=c.d_ff, std=c.init_std, dtype=dtype)
+        self.head_bias = constant(0.0, (c.num_classes,), dtype) if c.use_bias else None
 
     def __call__(
         self, x: Float[Array, "b *shape"], *, dropout_key: Key[Array, ""] | None = None
     ) -> Float[Array, "b c"]:
-        """Logits in float32."""
+        """Computes the logits.
+
+        Args:
+          x: examples, (b, ...), d_in entries each.
+          dropout_key: PRNG key of the dropout; None drops nothing.
+        Returns:
+          Logits (b, classes) in float32.
+        """
         n = self.config.num_layers
         keys = [None] * n if dropout_key is None else jax.random.split(dropout_key, n)
-        h = self.enter(x)
+        h = self.flatten(x)
         for layer, key in zip(self.layers, keys, strict=True):
-            # Laid out at every layer: left to itself, XLA (jax 0.12, CPU) computes a wrong gradient
-            # where a mesh spreads the kernels along both axes.
-            h = layer(with_sharding_constraint(h, "b d"), key)
+            # Constrained at every layer: left to itself, XLA (jax 0.12, CPU) computes a wrong
+            # gradient where a mesh shards the kernels along both axes.
+            h = layer(with_sharding_constraint(h, "b d"), dropout_key=key)
         return self.logits(h)
 
-    def enter(self, x: Float[Array, "b *shape"]) -> Float[Array, "b d"]:
-        """What the first layer sees: all axes of x but the first flattened to d_in entries."""
+    def flatten(self, x: Float[Array, "b *shape"]) -> Float[Array, "b d"]:
+        """Flattens the examples: the input of the first layer.
+
+        Args:
+          x: examples, (b, ...), d_in entries each.
+        Returns:
+          An array (b, d_in) of ``config.dtype``.
+        """
         return x.reshape(len(x), -1).astype(self.config.dtype)
 
     def logits(self, h: Float[Array, "b f"]) -> Float[Array, "b c"]:
-        """The head's scores of the classes, in float32."""
-        c = self.config
-        y = h @ cast(self.head, c.dtype)
-        return (y if self.head_bias is None else y + cast(self.head_bias, c.dtype)).astype(
-            jnp.float32
-        )
+        """Applies the head.
+
+        Args:
+          h: output of the last layer, (b, f).
+        Returns:
+          Logits (b, classes) in float32.
+        """
+        dtype = self.config.dtype
+        y = h @ cast(self.head, dtype)
+        y = y if self.head_bias is None else y + cast(self.head_bias, dtype)
+        return y.astype(jnp.float32)

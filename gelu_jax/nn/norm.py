@@ -25,7 +25,13 @@ def layer_norm(
 ) -> Float[Array, "... d"]:
     """LayerNorm, (x − mean x)/√(var x + ε)·scale + bias (Ba et al. 2016, equation 4).
 
-    Computed in float32 (float64 stays) and rounded once, to the dtype of x.
+    Args:
+      x: input, (..., d), of any floating dtype.
+      scale: (d,).
+      bias: (d,), or None.
+      epsilon: added to the mean of squares.
+    Returns:
+      An array of the shape and dtype of x: computed in float32 (float64 stays), rounded once.
 
     >>> layer_norm(jnp.array([1.0, 3.0]), jnp.ones(2), epsilon=0.0)
     Array([-1.,  1.], dtype=float32)
@@ -44,7 +50,13 @@ def rms_norm(
 ) -> Float[Array, "... d"]:
     """RMSNorm, x/√(mean x² + ε)·scale (+ bias) (Zhang & Sennrich 2019, equation 4).
 
-    Computed in float32 (float64 stays) and rounded once, to the dtype of x.
+    Args:
+      x: input, (..., d), of any floating dtype.
+      scale: (d,).
+      bias: (d,), or None.
+      epsilon: added to the mean of squares.
+    Returns:
+      An array of the shape and dtype of x: computed in float32 (float64 stays), rounded once.
 
     >>> rms_norm(jnp.array([1.0, -1.0]), jnp.ones(2), epsilon=0.0)
     Array([ 1., -1.], dtype=float32)
@@ -63,9 +75,19 @@ _NORMS = {"layer": layer_norm, "rms": rms_norm}
 
 @dataclass(frozen=True)
 class NormConfig:
-    """LayerNorm (``kind="layer"``, bias or not) or RMSNorm (``kind="rms"``).
+    """What a norm is made of.
 
-    ``zero_centered``: the parameter is the scale minus 1, as in Gemma's weights.
+    Attributes:
+      d_model: width of the input.
+      kind: "layer" for LayerNorm, "rms" for RMSNorm.
+      use_bias: whether a bias is added.
+      epsilon: added to the mean of squares.
+      zero_centered: whether the parameter is the scale minus 1, as in Gemma's weights.
+      dtype: dtype of the output; the norm itself is computed in float32.
+      param_dtype: dtype that the parameters are stored in.
+
+    Raises:
+      ConfigError: a field has a wrong value.
     """
 
     d_model: int
@@ -86,7 +108,11 @@ class NormConfig:
 
 
 class Norm(nnx.Module):
-    """The norm as an NNX module: parameters ``scale`` and, where wanted, ``bias``.
+    """The norm as an NNX module: parameters ``scale`` (d,), and ``bias`` (d,) or None.
+
+    Args:
+      config: the norm's config.
+      rngs: not used, since scales start at 1 and biases at 0; taken as every module takes it.
 
     >>> Norm(NormConfig(4, kind="rms"), rngs=nnx.Rngs(0))(jnp.ones((2, 4))).shape
     (2, 4)
@@ -95,14 +121,19 @@ class Norm(nnx.Module):
     axes: ClassVar[Axes] = {"scale": "d", "bias": "d"}
 
     def __init__(self, config: NormConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        start = 0.0 if config.zero_centered else 1.0
-        self.scale = constant(start, (config.d_model,), config.param_dtype)
-        self.bias = (
-            constant(0.0, (config.d_model,), config.param_dtype) if config.use_bias else None
-        )
+        c = self.config = config
+        start = 0.0 if c.zero_centered else 1.0
+        self.scale = constant(start, (c.d_model,), c.param_dtype)
+        self.bias = constant(0.0, (c.d_model,), c.param_dtype) if c.use_bias else None
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        """Applies the norm.
+
+        Args:
+          x: input, (..., d), of any floating dtype.
+        Returns:
+          An array (..., d) of ``config.dtype``.
+        """
         c = self.config
         bias = None if self.bias is None else self.bias[...]
         scale = self.scale[...]

@@ -1,4 +1,4 @@
-"""Parameters: how they start, and the dtype they are read in.
+"""Parameters: their initial values, and the dtype they are read in.
 
 | tensor                                  | ``init_std=None`` (fan-in) | ``init_std=s`` |
 |-----------------------------------------|----------------------------|----------------|
@@ -31,16 +31,42 @@ def kernel(
     scale: float = 1.0,
     dtype: DTypeLike,
 ) -> nnx.Param[Array]:
-    """A normal parameter of standard deviation scale·std, where std None means 1/√fan_in."""
+    """A parameter with normal initial values.
+
+    Args:
+      rngs: source of the values.
+      shape: of the parameter.
+      fan_in: number of inputs that each output sums over.
+      std: standard deviation; None for 1/√fan_in.
+      scale: multiplies the standard deviation.
+      dtype: of the parameter.
+    Returns:
+      The parameter.
+    """
     deviation = scale * (fan_in**-0.5 if std is None else std)
     return nnx.Param(deviation * jax.random.normal(rngs.params(), shape, dtype))
 
 
 def constant(value: float, shape: tuple[int, ...], dtype: DTypeLike) -> nnx.Param[Array]:
-    """A parameter that starts at one value: biases at 0, norm scales at 1."""
+    """A parameter whose entries start at one value: biases at 0, norm scales at 1.
+
+    Args:
+      value: the initial value.
+      shape: of the parameter.
+      dtype: of the parameter.
+    Returns:
+      The parameter.
+    """
     return nnx.Param(jnp.full(shape, value, dtype))
 
 
 def cast(param: nnx.Param[Array], dtype: DTypeLike) -> Array:
-    """A parameter's value in the dtype that its module computes in."""
+    """A parameter's value in the dtype that its module computes in.
+
+    Args:
+      param: the parameter.
+      dtype: of the result.
+    Returns:
+      An array of the parameter's shape.
+    """
     return param[...].astype(dtype)

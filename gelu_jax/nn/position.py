@@ -1,4 +1,4 @@
-"""Where a token stands: rotary positions (learned ones are an embedding of the Transformer)."""
+"""Positions of tokens: rotary and relative (learned ones are a table of the Transformer)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +13,19 @@ from gelu_jax.nn import checks
 
 @dataclass(frozen=True)
 class RotaryScaling:
-    """LLaMA 3's stretch: pairs that turn less than low times over the original context turn
-    `factor` times slower, those that turn more than high times stay, those between are mixed.
+    """How LLaMA 3 stretches rotary positions to longer contexts.
+
+    Pairs that turn less often than low over the original context turn `factor` times slower, those
+    that turn more often than high are left alone, those between are interpolated.
+
+    Attributes:
+      factor: how much slower.
+      low_frequency_factor: turns over the original context up to which a pair is slowed down fully.
+      high_frequency_factor: turns over the original context from which a pair is left alone.
+      original_positions: tokens of the original context.
+
+    Raises:
+      ConfigError: a field has a wrong value.
     """
 
     factor: float = 8.0
@@ -38,7 +49,16 @@ class RotaryScaling:
 
 @dataclass(frozen=True)
 class RotaryConfig:
-    """Base θ of the frequencies, the share of each head that is rotated, and a stretch."""
+    """What rotary positions are made of.
+
+    Attributes:
+      theta: base θ of the frequencies.
+      fraction: share of each head that is rotated, in (0, 1].
+      scaling: a stretch to longer contexts; None for none.
+
+    Raises:
+      ConfigError: a field has a wrong value.
+    """
 
     theta: float = 10_000.0
     fraction: float = 1.0
@@ -50,7 +70,7 @@ class RotaryConfig:
     def _problems(self) -> Iterator[Problem]:
         yield from checks.positive(theta=self.theta, fraction=self.fraction)
         if self.fraction > 1:
-            yield Problem("fraction", self.fraction, "must lie in (0, 1]; nearest: 1")
+            yield Problem("fraction", self.fraction, "must lie in (0, 1]")
 
 
 def rotary(
@@ -60,8 +80,15 @@ def rotary(
 ) -> Float[Array, "b t h k"]:
     """Rotates pairs (x_i, x_{i+r/2}) of the first r = fraction·k entries by position·θ^(−2i/r).
 
-    Angles and rotation in float32 (float64 stays), one rounding to the dtype of x. The pairing of
-    halves is that of GPT-NeoX and LLaMA's public weights (Su et al. 2021, equation 34).
+    Su et al. 2021, equation 34; the pairing of halves is that of GPT-NeoX and of LLaMA's public
+    weights.
+
+    Args:
+      x: queries or keys, (b, t, h, k), of any floating dtype.
+      positions: of the tokens, (b or 1, t).
+      config: base, share and stretch.
+    Returns:
+      An array of the shape and dtype of x: computed in float32 (float64 stays), rounded once.
 
     >>> x = jnp.array([1.0, 0.0]).reshape(1, 1, 1, 2)
     >>> [round(float(entry), 4) for entry in rotary(x, jnp.array([[1]])).ravel()]  # cos 1, sin 1
@@ -93,24 +120,40 @@ def token_positions(
     mask: Bool[Array, "b t"] | None = None,
     earlier: Bool[Array, "b s"] | None = None,
 ) -> Int[Array, "#b t"]:
-    """The position of each token: how many real tokens stand before it in its row.
+    """The position of each token: the number of real tokens before it in its row.
 
-    ``mask`` is True at real tokens, ``earlier`` the mask of a cache: a row that is padded on the
-    left gets the positions that it would have alone.
+    A row that is padded on the left gets the positions that it has without padding.
+
+    Args:
+      num_tokens: t.
+      mask: (b, t), True at real tokens; None for no padding.
+      earlier: (b, s), the mask of a cache with the tokens before them; None for none.
+    Returns:
+      Positions, (b or 1, t).
 
     >>> token_positions(4, jnp.array([[False, False, True, True]]))
     Array([[0, 0, 0, 1]], dtype=int32)
     """
     if mask is None:
-        here = jnp.arange(num_tokens)[None]
+        positions = jnp.arange(num_tokens)[None]
     else:
-        here = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
-    return here if earlier is None else here + earlier.sum(1, keepdims=True, dtype=jnp.int32)
+        positions = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+    if earlier is None:
+        return positions
+    return positions + earlier.sum(1, keepdims=True, dtype=jnp.int32)
 
 
 @dataclass(frozen=True)
 class RelativeConfig:
-    """T5's buckets of distances: half of them one distance each, the rest wider and wider."""
+    """T5's buckets of distances: half of them hold one distance each, the others grow in width.
+
+    Attributes:
+      num_buckets: a multiple of 4.
+      max_distance: distances from here on share the last bucket.
+
+    Raises:
+      ConfigError: a field has a wrong value.
+    """
 
     num_buckets: int = 32
     max_distance: int = 128
@@ -120,7 +163,9 @@ class RelativeConfig:
 
     def _problems(self) -> Iterator[Problem]:
         if self.num_buckets < 4 or self.num_buckets % 4:
-            yield Problem("num_buckets", self.num_buckets, "must be a multiple of 4; nearest: 4")
+            best = max(4, 4 * round(self.num_buckets / 4))
+            reason = f"must be a multiple of 4; nearest: {best}"
+            yield Problem("num_buckets", self.num_buckets, reason)
         if not self.max_distance > self.num_buckets // 2:
             reason = f"must be above num_buckets / 2; nearest: {self.num_buckets // 2 + 1}"
             yield Problem("max_distance", self.max_distance, reason)
@@ -134,22 +179,32 @@ def relative_bias(
     *,
     causal: bool,
 ) -> Float[Array, "1 h t s"]:
-    """The table's row for the bucket of key − query, for attention to add to its scores.
+    """A bias of the attention scores that depends on key − query (Raffel et al. 2020, section 2.1).
 
     Full attention gives half of the buckets to keys that come later; causal attention gives all
-    to the past (Raffel et al. 2020, section 2.1).
+    to the past.
+
+    Args:
+      table: a row (h,) for each of n buckets.
+      queries: positions of the queries, (t,).
+      keys: positions of the keys, (s,).
+      config: the buckets.
+      causal: whether the attention is.
+    Returns:
+      A bias (1, h, t, s) for `attention`.
 
     >>> table = jnp.arange(8.0)[:, None]
-    >>> here = jnp.arange(3)
-    >>> relative_bias(table, here, here, RelativeConfig(8, 16), causal=False)[0, 0]
+    >>> positions = jnp.arange(3)
+    >>> relative_bias(table, positions, positions, RelativeConfig(8, 16), causal=False)[0, 0]
     Array([[0., 5., 6.],
            [1., 0., 5.],
            [2., 1., 0.]], dtype=float32)
     """
     buckets = config.num_buckets if causal else config.num_buckets // 2
     distance = queries[:, None] - keys
-    far = jnp.minimum(jnp.maximum(distance, 0) if causal else abs(distance), config.max_distance)
-    bucket = jnp.asarray(_buckets(buckets, config.max_distance))[far]
+    steps = jnp.maximum(distance, 0) if causal else abs(distance)
+    table_of_buckets = jnp.asarray(_buckets(buckets, config.max_distance))
+    bucket = table_of_buckets[jnp.minimum(steps, config.max_distance)]
     later = 0 if causal else jnp.where(distance < 0, buckets, 0)
     return table[bucket + later].transpose(2, 0, 1)[None]
 

@@ -1,11 +1,13 @@
-"""Holding less: what a block keeps for its backward pass, and how many tokens it takes at once.
+"""What a block keeps for its backward pass, and how many tokens it computes at a time.
 
-F is one d_ff-wide tensor a token, in the compute dtype, held from the forward to the backward pass.
-The input x and the weights are not counted: x is the output of a norm, which keeps it anyway.
+F is one tensor of d_ff entries per token in the compute dtype, held from the forward to the
+backward pass. The input x and the weights are not counted: x is the output of a norm, which keeps
+it anyway.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -20,110 +22,141 @@ Residuals = Literal["preactivation", "input", "all"]
 
 _RESIDUALS = ("preactivation", "input", "all")
 _RESIDUAL_DTYPES = ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16")
-_GREATEST_SQUARE = 256.0  # float8_e4m3fn ends at 448
+_MAX_SQUARE = 256.0  # the greatest square stored; float8_e4m3fn ends at 448
 
-Enter = Callable[[Array, Any], list[Array]]
-Leave = Callable[[list[Array], Any, Key[Array, ""] | None], Array]
-Whole = Callable[[Array, Any, Key[Array, ""] | None], Array]
+Function = Callable[..., Array]
+Quantized = tuple[UInt[Array, "... f"], Float[Array, "... 1"]]
 
 
-def memory_problems(
+def residual_problems(
     residuals: str, residual_dtype: DTypeLike | None, chunk_size: int | None
 ) -> Iterator[Problem]:
-    """What is wrong with the memory choices of a block."""
+    """Checks what a block is told to keep.
+
+    Args:
+      residuals: a name of `Residuals`.
+      residual_dtype: dtype of the stored pre-activations; None for the compute dtype.
+      chunk_size: tokens computed at a time; None for all.
+    Returns:
+      The problems found.
+    """
     yield from checks.one_of(_RESIDUALS, residuals=residuals)
     yield from checks.positive(chunk_size=chunk_size)
     if residual_dtype is None:
         return
-    yield from checks.one_of(_RESIDUAL_DTYPES, residual_dtype=_name(residual_dtype))
+    name = checks.dtype_name(residual_dtype)
+    yield from checks.one_of(_RESIDUAL_DTYPES, residual_dtype=name)
     if residuals != "preactivation":
-        reason = f"residuals = {residuals!r} stores no pre-activation; nearest: None"
-        yield Problem("residual_dtype", _name(residual_dtype), reason)
+        reason = f"residuals = {residuals!r} stores no pre-activations"
+        yield Problem("residual_dtype", name, reason)
 
 
-def _name(dtype: DTypeLike) -> str:
-    try:
-        return jnp.dtype(dtype).name
-    except TypeError:
-        return str(dtype)
+def checkpoint_if(
+    condition: bool, dtype: DTypeLike | None = None
+) -> Callable[[Function], Function]:
+    """A decorator: where the condition holds, the function keeps only its arguments for backward.
 
+    Everything else is computed again in the backward pass (`jax.checkpoint`). The forward value
+    does not change.
 
-def keeping(residuals: Residuals, dtype: DTypeLike | None, *, enter: Enter, leave: Leave) -> Whole:
-    """leave(enter(x, entering), leaving, key), as a function of x, (entering, leaving) and key.
-
-    From forward to backward it holds what ``residuals`` names: ``"preactivation"`` the tensors
-    between the two halves (as ``dtype``, where one is given), and `leave` runs again but for its
-    last matmul; ``"input"`` x alone, and `enter` runs again too; ``"all"`` whatever autodiff keeps.
+    Args:
+      condition: whether to checkpoint.
+      dtype: the function's first argument, a list of arrays (..., f), is kept in this narrow
+        dtype, and derivatives of every order are taken at the values so stored; None keeps it
+        as it is, and derivatives are exact.
+    Returns:
+      The decorator.
     """
-    # A checkpointed function keeps its arguments: the choice is where the checkpoint begins.
-    if residuals == "preactivation":
-        leave = jax.checkpoint(leave) if dtype is None else _differentiated_at(leave, dtype)
-
-    def whole(x: Array, weights: Any, key: Key[Array, ""] | None) -> Array:
-        entering, leaving = weights
-        return leave(enter(x, entering), leaving, key)
-
-    return jax.checkpoint(whole) if residuals == "input" else whole
+    if not condition:
+        return lambda function: function
+    return jax.checkpoint if dtype is None else partial(_checkpoint_quantized, dtype=dtype)
 
 
-def _differentiated_at(leave: Leave, dtype: DTypeLike) -> Leave:
-    """`leave` itself; its derivative is taken at the pre-activations as ``dtype`` holds them."""
-
+def _checkpoint_quantized(function: Function, *, dtype: DTypeLike) -> Function:
     @jax.custom_jvp
-    def exact(ps: list[Array], leaving: Any, key: Array | None) -> Array:
-        return leave(ps, leaving, key)
+    def exact(ps: Sequence[Array], *args: Any) -> Array:
+        return function(ps, *args)
 
     @exact.defjvp
     def _(primals: Any, tangents: Any) -> tuple[Array, Array]:  # pyright: ignore[reportUnusedFunction]
-        ps, leaving, key = primals
+        ps, *args = primals
+        stored = [quantize(p, dtype) for p in ps]
 
+        # Keeps its arguments but ps, of which it uses only the derivative.
         @jax.checkpoint
-        def tangent(stored: list[Any], leaving: Any, key: Array | None, tangents: Any) -> Array:
-            rough = [decode(s, dtype, p.dtype) for s, p in zip(stored, ps, strict=True)]
-            return jax.jvp(leave, (rough, leaving, key), tangents)[1]
+        def tangent(ps: Any, stored: Any, args: Any, tangents: Any) -> Array:
+            near = [_straight_through(p, s, dtype) for p, s in zip(ps, stored, strict=True)]
+            return jax.jvp(function, (near, *args), tangents)[1]
 
-        stored = [encode(p, dtype) for p in ps]
-        return leave(ps, leaving, key), tangent(stored, leaving, key, tangents)
+        return exact(ps, *args), tangent(ps, stored, args, tangents)
 
     return exact
 
 
-def encode(
-    p: Float[Array, "... f"], dtype: DTypeLike
-) -> tuple[UInt[Array, "... f"], Float[Array, "... 1"]]:
-    """Each token's p in a narrow dtype, as bits, and the token's greatest |p|.
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _straight_through(p: Array, stored: Quantized, dtype: DTypeLike) -> Array:
+    """The stored value of p, with the derivative of p itself (Bengio et al. 2013)."""
+    return dequantize(stored, dtype, p.dtype)
 
-    What is stored is the signed square of p: float8_e4m3fn spans 18 octaves, of which the
-    pre-activations of one token need fewer, and a square trades half of them for half the relative
-    error, 2⁻⁵ at most. No sign is lost, so that relu's derivative is exact. The bits are an integer
-    array because XLA's CPU compiler widens a float8 carried through a loop to two bytes.
 
-    >>> stored = encode(jnp.array([0.5, -4.0, 0.0]), jnp.float8_e4m3fn)
-    >>> decode(stored, jnp.float8_e4m3fn, jnp.float32)
+@_straight_through.defjvp
+def _straight_through_jvp(dtype: DTypeLike, primals: Any, tangents: Any) -> tuple[Array, Array]:  # pyright: ignore[reportUnusedFunction]
+    return _straight_through(*primals, dtype), tangents[0]
+
+
+def quantize(p: Float[Array, "... f"], dtype: DTypeLike) -> Quantized:
+    """Stores each token's signed squares of p in a narrow dtype, scaled by its greatest |p|.
+
+    float8_e4m3fn spans 18 octaves, of which the pre-activations of one token need fewer; a square
+    trades half of them for half the relative error, at most 2⁻⁵. No sign is lost, so that relu's
+    derivative is exact.
+
+    Args:
+      p: pre-activations of any floating dtype, (..., f).
+      dtype: a float of 1 or 2 bytes.
+    Returns:
+      The bits, (..., f), as unsigned integers (XLA's CPU compiler widens a float8 carried through
+      a loop to two bytes), and the greatest |p| of each token, (..., 1), in float32.
+
+    >>> stored = quantize(jnp.array([0.5, -4.0, 0.0]), jnp.float8_e4m3fn)
+    >>> dequantize(stored, jnp.float8_e4m3fn, jnp.float32)
     Array([ 0.5, -4. ,  0. ], dtype=float32)
     """
     wide = p.astype(jnp.float32)
-    greatest = jnp.maximum(jnp.abs(wide).max(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
-    square = _GREATEST_SQUARE * jnp.square(wide / greatest)
+    absmax = jnp.maximum(jnp.abs(wide).max(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)
+    square = _MAX_SQUARE * jnp.square(wide / absmax)
     least = float(jnp.finfo(dtype).smallest_subnormal)
     narrow = (jnp.sign(wide) * jnp.maximum(square, least)).astype(dtype)
-    return jax.lax.bitcast_convert_type(narrow, f"uint{8 * narrow.dtype.itemsize}"), greatest
+    return jax.lax.bitcast_convert_type(narrow, f"uint{8 * narrow.dtype.itemsize}"), absmax
 
 
-def decode(
-    stored: tuple[UInt[Array, "... f"], Float[Array, "... 1"]], dtype: DTypeLike, to: DTypeLike
-) -> Float[Array, "... f"]:
-    """What `encode` stored, in the dtype ``to``."""
-    bits, greatest = stored
-    square = jax.lax.bitcast_convert_type(bits, dtype).astype(jnp.float32) / _GREATEST_SQUARE
-    return (greatest * jnp.sign(square) * jnp.sqrt(jnp.abs(square))).astype(to)
+def dequantize(stored: Quantized, dtype: DTypeLike, to: DTypeLike) -> Float[Array, "... f"]:
+    """The values that `quantize` stored.
+
+    Args:
+      stored: what `quantize` returned.
+      dtype: the narrow dtype that it was given.
+      to: dtype of the result.
+    Returns:
+      An array (..., f).
+    """
+    bits, absmax = stored
+    square = jax.lax.bitcast_convert_type(bits, dtype).astype(jnp.float32) / _MAX_SQUARE
+    return (absmax * jnp.sign(square) * jnp.sqrt(jnp.abs(square))).astype(to)
 
 
-def in_chunks(block: Whole, size: int) -> Whole:
-    """The block over ``size`` places of the next-to-last axis at a time, by `jax.lax.scan`.
+def in_chunks(block: Function, size: int) -> Function:
+    """Applies a block to `size` tokens at a time, along the axis before the last, by a scan.
 
-    The last chunk is padded with zeros. Each chunk has a dropout key of its own. The gradients of
-    low-precision weights are summed over the chunks in float32 and rounded once.
+    The last chunk is padded with zeros. The gradients of low-precision weights are summed over the
+    chunks in float32 and rounded once.
+
+    Args:
+      block: a function of x (..., t, d), a tree of weights and a dropout key or None, which
+        returns an array (..., t, e).
+      size: tokens in a chunk.
+    Returns:
+      The same function of whole sequences; each chunk draws from a dropout key of its own.
     """
 
     def chunked(x: Array, weights: Any, key: Key[Array, ""] | None) -> Array:
@@ -138,13 +171,13 @@ def in_chunks(block: Whole, size: int) -> Whole:
             # of one shape, XLA would hold the zeros that both start from as a third buffer.
             return None, block(chunk[0], narrow, chunk[1]).ravel()
 
-        _, y = jax.lax.scan(step, None, (_cut(x, n, size), keys))
-        return _joined(y, x.shape[:-1], size)
+        _, y = jax.lax.scan(step, None, (_split(x, n, size), keys))
+        return _join(y, x.shape[:-1], size)
 
     return chunked
 
 
-def _cut(x: Float[Array, "... t d"], n: int, size: int) -> Float[Array, "n ... s d"]:
+def _split(x: Float[Array, "... t d"], n: int, size: int) -> Float[Array, "n ... s d"]:
     *lead, t, d = x.shape
     padded = jnp.pad(x, [(0, 0)] * len(lead) + [(0, n * size - t), (0, 0)])
     if math.prod(lead) == 1:  # XLA would copy what it moves, if only past an axis of one
@@ -152,7 +185,7 @@ def _cut(x: Float[Array, "... t d"], n: int, size: int) -> Float[Array, "n ... s
     return jnp.moveaxis(padded.reshape(*lead, n, size, d), -3, 0)
 
 
-def _joined(y: Float[Array, "n r"], shape: Sequence[int], size: int) -> Float[Array, "... t e"]:
+def _join(y: Float[Array, "n r"], shape: Sequence[int], size: int) -> Float[Array, "... t e"]:
     *lead, t = shape
     y = y.reshape(len(y), *lead, size, -1)
     y = y if math.prod(lead) == 1 else jnp.moveaxis(y, 0, -3)

@@ -1,4 +1,4 @@
-"""Our feed-forward block in a model that somebody else wrote."""
+"""Puts our feed-forward block into a model that somebody else wrote."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,13 @@ Where = type[nnx.Module] | Callable[[str, nnx.Module], bool]
 
 
 class Replaced(NamedTuple):
-    """One block that was replaced: where, which tensors it kept, and which start anew."""
+    """One block that was replaced.
+
+    Attributes:
+      path: of the block in the model, dotted.
+      kept: parameters of the new block whose values come from the old one.
+      initialised: parameters of the new block with new initial values.
+    """
 
     path: str
     kept: tuple[str, ...]
@@ -34,15 +40,24 @@ def replace_feed_forward(
 ) -> tuple[Replaced, ...]:
     """Puts a `FeedForward` in place of every feed-forward block of an NNX model.
 
-    ``where`` is the class of the blocks, or a function of a module's path and itself. ``w_in`` and
-    ``w_out`` say where such a block holds its linear layers, as dotted paths in the order of its
-    branches (``"gate"``, ``"layers.0"``): anything with a ``kernel`` (d, f) and a ``bias`` or none.
-    ``config`` holds fields of `FeedForwardConfig`; what it leaves open (d_model, d_ff, use_bias,
-    dtype, param_dtype) stays as it was, and so does every tensor whose shape does. The new block
-    is called as ``block(x)`` or ``block(x, dropout_key=key)``.
+    The model is changed in place, and not at all where this raises. A new block is called as
+    ``block(x)`` or ``block(x, dropout_key=key)``; it keeps every tensor whose shape it keeps.
 
-    Raises ValueError where nothing matches or the layers are not there, ConfigError where the
-    fields do not fit. The model is changed in place, and not at all where this raises.
+    Args:
+      model: the model.
+      where: the class of the old blocks, or a function of a module's path and the module that says
+        whether it is one.
+      w_in: where an old block holds the linear layers of its branches, in order, as dotted paths
+        ("gate", "layers.0"): anything with a ``kernel`` (d, f) and a ``bias``, which may be None.
+      w_out: where it holds its output layer, with a ``kernel`` (f, d).
+      rngs: source of new initial values.
+      **config: fields of `FeedForwardConfig`; d_model, d_ff, use_bias, dtype and param_dtype stay
+        as they were unless given.
+    Returns:
+      What was replaced, one entry per block.
+    Raises:
+      ValueError: nothing matches, or a block has no such layers.
+      ConfigError: a field has a wrong value.
 
     >>> class Theirs(nnx.Module):
     ...     def __init__(self, rngs):
@@ -86,12 +101,12 @@ def _replacement(
     rngs: nnx.Rngs,
     config: dict[str, Any],
 ) -> tuple[FeedForward, Replaced]:
-    entering = [_linear(path, old, name) for name in w_in]
-    leaving = _linear(path, old, w_out)
-    block = FeedForward(FeedForwardConfig(**(_fields(entering[0], leaving) | config)), rngs=rngs)
-    theirs = {f"w_in.{i}": layer.kernel for i, layer in enumerate(entering)}
-    theirs |= {f"b_in.{i}": layer.bias for i, layer in enumerate(entering)}
-    theirs |= {"w_out": leaving.kernel, "b_out": leaving.bias}
+    inputs = [_linear(path, old, name) for name in w_in]
+    output = _linear(path, old, w_out)
+    block = FeedForward(FeedForwardConfig(**(_fields(inputs[0], output) | config)), rngs=rngs)
+    theirs = {f"w_in.{i}": layer.kernel for i, layer in enumerate(inputs)}
+    theirs |= {f"b_in.{i}": layer.bias for i, layer in enumerate(inputs)}
+    theirs |= {"w_out": output.kernel, "b_out": output.bias}
     kept, initialised = list[str](), list[str]()
     for steps, _ in nnx.to_flat_state(nnx.state(block)):
         name = ".".join(map(str, steps))
@@ -102,8 +117,9 @@ def _replacement(
     return block, Replaced(path, tuple(kept), tuple(initialised))
 
 
-def _fields(entering: Any, leaving: Any) -> dict[str, Any]:
-    kernel, out = entering.kernel, leaving.kernel
+def _fields(branch: Any, output: Any) -> dict[str, Any]:
+    """The fields of `FeedForwardConfig` that the old block's layers show."""
+    kernel, out = branch.kernel, output.kernel
     if kernel.ndim != 2 or out.shape != kernel.shape[::-1]:
         shapes = tuple(kernel.shape), tuple(out.shape)
         check([Problem("w_in, w_out", shapes, "must be kernels of shape (d, f) and (f, d)")])
@@ -111,8 +127,8 @@ def _fields(entering: Any, leaving: Any) -> dict[str, Any]:
     return {
         "d_model": d_model,
         "d_ff": d_ff,
-        "use_bias": entering.bias is not None,
-        "dtype": getattr(entering, "dtype", None) or kernel.dtype,
+        "use_bias": branch.bias is not None,
+        "dtype": getattr(branch, "dtype", None) or kernel.dtype,
         "param_dtype": kernel.dtype,
     }
 

@@ -11,8 +11,25 @@ from gelu_jax.nn.axes import with_sharding_constraint
 from gelu_jax.nn.block import Block, BlockConfig
 
 
-def in_stack(block: BlockConfig, num_layers: int) -> BlockConfig:
-    """The block as it stands in a stack: its output kernels start 1/√(2·layers) smaller."""
+def init_layers(block: BlockConfig, num_layers: int, *, rngs: nnx.Rngs) -> Block:
+    """Makes a stack of blocks; the output kernels start 1/√(2·layers) smaller than in one block.
+
+    Each layer draws from a key of its own, so that what one part draws never shifts another: arms
+    of a comparison start from equal values wherever they have the same parameters.
+
+    Args:
+      block: the config of every block.
+      num_layers: number of blocks.
+      rngs: source of the initial values.
+    Returns:
+      One `Block` whose parameters have a leading axis of num_layers.
+    """
+    keys = jax.random.split(rngs.params(), num_layers)
+    config = _scaled_for_depth(block, num_layers)
+    return jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+
+
+def _scaled_for_depth(block: BlockConfig, num_layers: int) -> BlockConfig:
     scale = (2 * num_layers) ** -0.5
     cross = block.cross_attention
     return replace(
@@ -23,28 +40,19 @@ def in_stack(block: BlockConfig, num_layers: int) -> BlockConfig:
     )
 
 
-def stack(block: BlockConfig, num_layers: int, *, rngs: nnx.Rngs) -> Block:
-    """num_layers blocks in one.
+def first_layers(layers: Block, num_layers: int) -> Block:
+    """The first blocks of a stack.
 
-    Each layer draws from a key of its own, so that what one part draws never shifts another: arms
-    of a comparison start from equal values wherever they have the same parameters.
+    Args:
+      layers: a stack, as `init_layers` makes it.
+      num_layers: how many; a negative number counts from the end, as in a slice.
+    Returns:
+      A stack of that many blocks.
     """
-    keys = jax.random.split(rngs.params(), num_layers)
-    config = in_stack(block, num_layers)
-    return jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
-
-
-def depth(layers: Block) -> int:
-    """How many layers a stack has."""
-    return layers.attention.w_query.shape[0]
-
-
-def first(layers: Block, num_layers: int) -> Block:
-    """The first layers of a stack; a negative number counts from the end, as in a slice."""
     return jax.tree.map(lambda leaf: leaf[:num_layers], layers)
 
 
-def run(
+def apply_layers(
     layers: Block,
     x: Float[Array, "b t d"],
     cache: Cache | None = None,
@@ -55,11 +63,23 @@ def run(
     dropout_key: Key[Array, ""] | None = None,
     scan: bool = True,
 ) -> tuple[Float[Array, "b t d"], Cache | None]:
-    """Runs the stream through all layers; cache and memory have a leading layer axis too.
+    """Applies all blocks of a stack, one after another.
 
-    ``scan``: one compiled block for all layers; False unrolls them (the same results).
+    Args:
+      layers: a stack, as `init_layers` makes it.
+      x: residual stream, (b, t, d).
+      cache: keys and values of earlier tokens, with a leading layer axis; None for none.
+      mask: (b, t), True at real tokens, False at padding; None for no padding.
+      bias: added to the scores of every self-attention, (b or 1, h or 1, t, s).
+      memory: keys and values of the encoder's output for every cross-attention, with a leading
+        layer axis; None where the blocks have none.
+      dropout_key: PRNG key of all dropout; None drops nothing.
+      scan: True compiles one block for all layers, False unrolls them; the results are the same.
+    Returns:
+      The residual stream after the last block, (b, t, d); and the cache with the keys and values
+      of x added, or None.
     """
-    num_layers = depth(layers)
+    num_layers = layers.attention.w_query.shape[0]
     keys = None if dropout_key is None else jax.random.split(dropout_key, num_layers)
 
     def layer(x: Array, inputs: tuple[Block, Cache | None, Cache | None, Array | None]):
@@ -72,5 +92,13 @@ def run(
 
 
 def empty_cache(layers: Block, batch_size: int, length: int) -> Cache:
-    """A key/value cache with places for `length` tokens in every layer."""
+    """An empty key/value cache for every block of a stack.
+
+    Args:
+      layers: a stack, as `init_layers` makes it.
+      batch_size: rows b.
+      length: tokens that fit into a row.
+    Returns:
+      A cache with a leading layer axis.
+    """
     return jax.vmap(lambda layer: layer.attention.empty_cache(batch_size, length))(layers)

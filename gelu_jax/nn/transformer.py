@@ -17,19 +17,32 @@ from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel
 from gelu_jax.nn.position import token_positions
-from gelu_jax.nn.stack import empty_cache, in_stack, run, stack
+from gelu_jax.nn.stack import apply_layers, empty_cache, init_layers
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
     """A stack of equal blocks over tokens; causal attention makes it a decoder, full an encoder.
 
-    ``max_positions``: places of a learned position table, None for none (rotary positions belong
-    to the attention). ``tie_embeddings``: the head is the embedding's transpose.
-    ``scan_layers``: one compiled block for all layers, so that compile time does not grow with
-    depth; False unrolls them (same parameters, same results).
-    ``embedding_scale`` multiplies the tokens' rows (Gemma); ``token_types`` and ``embedding_norm``
-    are BERT's: a table of segment types, and a norm before the first block.
+    Attributes:
+      vocab_size: number of tokens v.
+      num_layers: number of blocks.
+      block: the config of every block.
+      max_positions: rows of a learned position table; None for no table (rotary positions belong
+        to the attention).
+      tie_embeddings: whether the head is the embedding's transpose.
+      scan_layers: True compiles one block for all layers, so that compile time does not grow with
+        depth; False unrolls them (same parameters, same results).
+      init_std: standard deviation of embedding, head and tables; None for 1/√d.
+      dtype: dtype that embedding and head compute in; logits are float32.
+      param_dtype: dtype that embedding and head are stored in.
+      embedding_scale: multiplies the tokens' embeddings (Gemma).
+      token_types: number of segment types, each with an embedding (BERT); None for no table.
+      embedding_norm: whether there is a norm before the first block (BERT).
+      kind: "transformer", which tells model configs apart in a config file.
+
+    Raises:
+      ConfigError: a field has a wrong value.
     """
 
     vocab_size: int
@@ -60,16 +73,18 @@ class TransformerConfig:
         )
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
 
-    @property
-    def layer(self) -> BlockConfig:
-        """The block as it stands in the stack: its output kernels start 1/√(2·layers) smaller."""
-        return in_stack(self.block, self.num_layers)
-
 
 class Transformer(nnx.Module):
-    """The model as an NNX module; ``layers`` is one `Block` with a leading layer axis.
+    """The model as an NNX module.
 
-    A post-norm stack ends in its last block's norm; the others have a ``final_norm``.
+    Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``positions`` (t, d) and
+    ``token_types`` (n, d), or None; ``layers``, one `Block` with a leading layer axis;
+    ``embedding_norm``, or None; ``final_norm``, None where a post-norm stack ends in its last
+    block's norm.
+
+    Args:
+      config: the model's config.
+      rngs: source of the initial values.
     """
 
     axes: ClassVar[Axes] = {
@@ -90,7 +105,7 @@ class Transformer(nnx.Module):
         self.embedding = table(config.vocab_size)
         self.head = None if config.tie_embeddings else table(config.vocab_size)
         self.positions = None if config.max_positions is None else table(config.max_positions)
-        self.layers = stack(config.block, config.num_layers, rngs=rngs)
+        self.layers = init_layers(config.block, config.num_layers, rngs=rngs)
         self.token_types = None if config.token_types is None else table(config.token_types)
         self.embedding_norm = Norm(norm, rngs=rngs) if config.embedding_norm else None
         post_norm = config.block.style == "post_norm"
@@ -103,7 +118,15 @@ class Transformer(nnx.Module):
         mask: Bool[Array, "b t"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t v"]:
-        """Logits in float32; ``mask`` is True at real tokens."""
+        """Computes the logits.
+
+        Args:
+          tokens: (b, t), integers in [0, v).
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+          dropout_key: PRNG key of all dropout; None drops nothing.
+        Returns:
+          Logits (b, t, v) in float32.
+        """
         return self.logits(self.hidden(tokens, mask=mask, dropout_key=dropout_key))
 
     def hidden(
@@ -114,8 +137,17 @@ class Transformer(nnx.Module):
         token_types: Int[Array, "b t"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
-        """The final hidden states, what an encoder is used for."""
-        return self.run(
+        """Computes the final hidden states, the output of an encoder.
+
+        Args:
+          tokens: (b, t), integers in [0, v).
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+          token_types: (b, t), segment types; None for type 0 throughout.
+          dropout_key: PRNG key of all dropout; None drops nothing.
+        Returns:
+          Hidden states (b, t, d).
+        """
+        return self.apply_layers(
             self.embed(tokens), mask=mask, token_types=token_types, dropout_key=dropout_key
         )[0]
 
@@ -126,52 +158,91 @@ class Transformer(nnx.Module):
         *,
         mask: Bool[Array, "b t"] | None = None,
     ) -> tuple[Float[Array, "b t v"], Cache]:
-        """Logits of the next t tokens (a prompt, or one token), and the cache with them added."""
-        hidden, cache = self.run(self.embed(tokens), cache, mask=mask)
+        """Computes the logits of the next t tokens: a prompt, or one token.
+
+        Args:
+          tokens: (b, t), integers in [0, v).
+          cache: keys and values of the tokens before them, as `empty_cache` or this method made it.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+        Returns:
+          Logits (b, t, v) in float32, and the cache with the t tokens added.
+        """
+        hidden, cache = self.apply_layers(self.embed(tokens), cache, mask=mask)
         return self.logits(hidden), cache
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
-        """A key/value cache with places for `length` tokens in every layer."""
+        """An empty key/value cache for every layer.
+
+        Args:
+          batch_size: rows b.
+          length: tokens that fit into a row, prompt and continuation together.
+        Returns:
+          A cache for `decode`, with a leading layer axis.
+        """
         return empty_cache(self.layers, batch_size, length)
 
     def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
-        """The tokens' rows of the embedding, scaled, before positions."""
+        """Looks up the tokens' embeddings and scales them; positions are not added.
+
+        Args:
+          tokens: (b, t), integers in [0, v).
+        Returns:
+          Embeddings (b, t, d).
+        """
         scale = jnp.asarray(self.config.embedding_scale, self.config.dtype)
         return self._rows(self.embedding, "v", tokens) * scale
 
     def _rows(self, table: nnx.Param[Array], axis: str, indices: Int[Array, "..."]) -> Array:
-        """Rows of a table, which is whole along d while it is looked up in."""
+        """Looks up rows of a table, which is not sharded along d meanwhile."""
         return with_sharding_constraint(cast(table, self.config.dtype), f"{axis} -")[indices]
 
-    def run(
+    def apply_layers(
         self,
-        rows: Float[Array, "b t d"],
+        embeddings: Float[Array, "b t d"],
         cache: Cache | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], Any]:
-        """Hidden states of embedded tokens, or of rows that stand in for them, and the cache.
+        """Computes the final hidden states of embedded tokens, or of vectors in their place.
 
-        ``token_types`` None means type 0 throughout.
+        Args:
+          embeddings: (b, t, d), as `embed` returns them.
+          cache: keys and values of earlier tokens; None for none.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+          token_types: (b, t), segment types; None for type 0 throughout.
+          dropout_key: PRNG key of all dropout; None drops nothing.
+        Returns:
+          Hidden states (b, t, d), and the cache with the t tokens added, or None.
         """
-        x = self.enter(rows, cache, mask=mask, token_types=token_types)
+        x = self.block_input(embeddings, cache, mask=mask, token_types=token_types)
         scan = self.config.scan_layers
-        x, cache = run(self.layers, x, cache, mask=mask, dropout_key=dropout_key, scan=scan)
-        return self.leave(x), cache
+        x, cache = apply_layers(
+            self.layers, x, cache, mask=mask, dropout_key=dropout_key, scan=scan
+        )
+        return self.final_hidden(x), cache
 
-    def enter(
+    def block_input(
         self,
-        rows: Float[Array, "b t d"],
+        embeddings: Float[Array, "b t d"],
         cache: Cache | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """What the first block sees of embedded tokens: positions and types added, normed."""
+        """The input of the first block: learned positions and token types added, normed.
+
+        Args:
+          embeddings: (b, t, d), as `embed` returns them.
+          cache: keys and values of earlier tokens; None for none.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+          token_types: (b, t), segment types; None for type 0 throughout.
+        Returns:
+          An array (b, t, d) of ``config.dtype``.
+        """
         dtype = self.config.dtype
-        x = rows.astype(dtype)
+        x = embeddings.astype(dtype)
         if self.positions is not None:
             earlier = None if cache is None else cache.mask[0]
             x = x + self._rows(self.positions, "t", token_positions(x.shape[1], mask, earlier))
@@ -180,12 +251,24 @@ class Transformer(nnx.Module):
             x = x + cast(self.token_types, dtype)[types]
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
-    def leave(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
-        """What the last block gives, after the final norm where there is one."""
+    def final_hidden(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
+        """Applies the final norm, where there is one.
+
+        Args:
+          x: output of the last block, (b, t, d).
+        Returns:
+          Hidden states (b, t, d).
+        """
         return x if self.final_norm is None else self.final_norm(x)
 
     def logits(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t v"]:
-        """The head's scores over the vocabulary, in float32 (float64 stays)."""
+        """Applies the head.
+
+        Args:
+          hidden: final hidden states, (b, t, d).
+        Returns:
+          Logits (b, t, v) in float32 (float64 stays).
+        """
         table = self.embedding if self.head is None else self.head
         weights = cast(table, self.config.dtype)
         wide = jnp.promote_types(weights.dtype, jnp.float32)

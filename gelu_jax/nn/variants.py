@@ -45,11 +45,14 @@ VARIANTS: Mapping[str, tuple[Branch, ...]] = MappingProxyType(
 def branches(variant: Variant) -> tuple[Branch, ...]:
     """The branches of a variant.
 
-    A variant is a name of `VARIANTS`, any spelling that `activation` knows (one branch), or a
-    tuple with one entry a branch: a name, ``"module:function"``, a function, or the class of a
-    `LearnedBranch`.
-
-    Raises ValueError for a name that nothing answers to.
+    Args:
+      variant: a name of `VARIANTS`, any spelling that `activation` knows (one branch), or a tuple
+        with one entry per branch: a name, ``"module:function"``, a function, or the class of a
+        `LearnedBranch`.
+    Returns:
+      One function, or class of a `LearnedBranch`, per branch.
+    Raises:
+      ValueError: an unknown name.
 
     >>> len(branches("swiglu")), len(branches("gelu_new")), len(branches(("xielu", abs)))
     (2, 1, 2)
@@ -80,7 +83,13 @@ def _imported(name: str) -> Branch:
 
 
 def variant_problems(variant: Variant) -> Iterator[Problem]:
-    """What is wrong with a variant, for the configs that have one."""
+    """Checks the variant of a config.
+
+    Args:
+      variant: as in `branches`.
+    Returns:
+      The problems found.
+    """
     try:
         branches(variant)
     except ValueError as error:
@@ -88,25 +97,44 @@ def variant_problems(variant: Variant) -> Iterator[Problem]:
 
 
 def num_learned(variant: Variant) -> int:
-    """How many parameters the branches themselves learn."""
+    """Counts the parameters that the branches themselves learn.
+
+    Args:
+      variant: as in `branches`.
+    Returns:
+      Their number.
+    """
     return sum(phi.num_parameters for phi in branches(variant) if isinstance(phi, type))
 
 
 def learned_branches(variant: Variant, param_dtype: DTypeLike) -> nnx.List[LearnedBranch] | None:
-    """One module for each branch that learns; None where none does."""
+    """Makes the modules of the branches that have parameters.
+
+    Args:
+      variant: as in `branches`.
+      param_dtype: dtype that the parameters are stored in.
+    Returns:
+      One module for each such branch, in order; None where there is none.
+    """
     modules = [phi(param_dtype) for phi in branches(variant) if isinstance(phi, type)]
     return nnx.List(modules) if modules else None
 
 
-def functions(
+def branch_functions(
     variant: Variant, learned: Sequence[LearnedBranch] | None = None
 ) -> tuple[Elementwise, ...]:
-    """The variant's branches as callables that are trees: a module stands where it has a class.
+    """The variant's branches as functions that are also JAX trees of their parameters.
 
-    Raises ValueError where a branch learns and its module is missing.
+    Args:
+      variant: as in `branches`.
+      learned: the modules of the branches that have parameters, as `learned_branches` made them.
+    Returns:
+      One function per branch.
+    Raises:
+      ValueError: a branch has parameters, and its module is missing.
     """
     modules = iter(learned or ())
     found = [next(modules, None) if isinstance(phi, type) else phi for phi in branches(variant)]
     if None in found:
-        raise ValueError(f"variant = {variant!r}: a branch learns; give the module in its place")
+        raise ValueError(f"variant = {variant!r}: a branch has parameters; give its module instead")
     return tuple(phi if isinstance(phi, nnx.Module | Partial) else Partial(phi) for phi in found)

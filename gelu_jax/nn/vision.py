@@ -1,4 +1,4 @@
-"""The vision transformer: patches → blocks; and what stands on it to classify images."""
+"""The vision transformer: patches → blocks; and the heads that classify images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,16 +12,22 @@ from jaxtyping import Array, Float
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.block import BlockConfig
-from gelu_jax.nn.linear import linear_on, wanted
+from gelu_jax.nn.linear import linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, constant, kernel
-from gelu_jax.nn.stack import first, run, stack
+from gelu_jax.nn.stack import apply_layers, first_layers, init_layers
 
 
 def patch_embedding(
     images: Float[Array, "b y x c"], w: Float[Array, "p q c d"]
 ) -> Float[Array, "b n d"]:
-    """Each p × q patch times a matrix, row by row (Dosovitskiy et al. 2021, equation 1).
+    """Multiplies each p × q patch by a matrix (Dosovitskiy et al. 2021, equation 1).
+
+    Args:
+      images: (b, y, x, c); p divides y and q divides x.
+      w: (p, q, c, d).
+    Returns:
+      Patches (b, n, d), row by row.
 
     >>> patch_embedding(jnp.ones((1, 4, 4, 3)), jnp.ones((2, 2, 3, 8))).shape
     (1, 4, 8)
@@ -36,7 +42,22 @@ def patch_embedding(
 class VisionConfig:
     """A stack of equal blocks over the patches of square images, a class token first.
 
-    ``patch_bias``: of the patches' map (ViT). ``embedding_norm``: before the first block (CLIP).
+    Attributes:
+      image_size: height and width of an image.
+      patch_size: height and width of a patch, a divisor of image_size.
+      num_layers: number of blocks.
+      block: the config of every block; its attention is not causal.
+      channels: of an image.
+      patch_bias: whether the patch embedding has a bias (ViT).
+      embedding_norm: whether there is a norm before the first block (CLIP).
+      scan_layers: True compiles one block for all layers, False unrolls them.
+      init_std: standard deviation of the patch embedding, the class token and the positions; None
+        for 1/√fan_in each.
+      dtype: dtype that the embeddings compute in.
+      param_dtype: dtype that the embeddings are stored in.
+
+    Raises:
+      ConfigError: a field has a wrong value.
     """
 
     image_size: int
@@ -67,12 +88,21 @@ class VisionConfig:
 
     @property
     def num_patches(self) -> int:
-        """Patches of one image."""
+        """Number of patches n of one image."""
         return (self.image_size // self.patch_size) ** 2
 
 
 class VisionTransformer(nnx.Module):
-    """The stack as an NNX module; images are (b, height, width, channels)."""
+    """The stack as an NNX module.
+
+    Parameters: ``w_patch`` (p, p, c, d); ``b_patch`` (d,), or None; ``class_token`` (d,);
+    ``positions`` (1 + n, d); ``layers``, one `Block` with a leading layer axis;
+    ``embedding_norm``, or None; ``final_norm``.
+
+    Args:
+      config: the stack's config.
+      rngs: source of the initial values.
+    """
 
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -82,21 +112,33 @@ class VisionTransformer(nnx.Module):
         self.b_patch = constant(0.0, (d,), dtype) if c.patch_bias else None
         self.class_token = kernel(rngs, (d,), fan_in=d, std=std, dtype=dtype)
         self.positions = kernel(rngs, (1 + c.num_patches, d), fan_in=d, std=std, dtype=dtype)
-        self.layers = stack(c.block, c.num_layers, rngs=rngs)
+        self.layers = init_layers(c.block, c.num_layers, rngs=rngs)
         self.embedding_norm = Norm(c.block.norm, rngs=rngs) if c.embedding_norm else None
         self.final_norm = Norm(c.block.norm, rngs=rngs)
 
     def __call__(self, images: Float[Array, "b y x c"]) -> Float[Array, "b n d"]:
-        """Hidden states after the final norm: the class token's, then the patches'."""
+        """Computes the hidden states after the final norm.
+
+        Args:
+          images: (b, height, width, channels).
+        Returns:
+          Hidden states (b, 1 + n, d): the class token's, then the patches'.
+        """
         return self.final_norm(self.hidden(images))
 
     def hidden(
         self, images: Float[Array, "b y x c"], *, num_layers: int | None = None
     ) -> Float[Array, "b n d"]:
-        """Hidden states before the final norm, after the first num_layers (None: all)."""
-        c = self.config
-        layers = self.layers if num_layers is None else first(self.layers, num_layers)
-        return run(layers, self._embed(images), scan=c.scan_layers)[0]
+        """Computes hidden states before the final norm.
+
+        Args:
+          images: (b, height, width, channels).
+          num_layers: number of layers to apply, from the first on; None applies all.
+        Returns:
+          Hidden states (b, 1 + n, d): the class token's, then the patches'.
+        """
+        layers = self.layers if num_layers is None else first_layers(self.layers, num_layers)
+        return apply_layers(layers, self._embed(images), scan=self.config.scan_layers)[0]
 
     def _embed(self, images: Array) -> Array:
         c = self.config
@@ -109,7 +151,17 @@ class VisionTransformer(nnx.Module):
 
 @dataclass(frozen=True)
 class VisionEncoderConfig:
-    """The vision transformer, and which of ViT's tops it carries."""
+    """A vision transformer, and which of ViT's heads it has.
+
+    Attributes:
+      vision: the vision transformer itself.
+      pooler: whether there is a pooler, tanh of a linear map of the class token's state.
+      num_classes: classes of the classifier; None for no classifier.
+      kind: "vision", which tells model configs apart in a config file.
+
+    Raises:
+      ConfigError: a field has a wrong value.
+    """
 
     vision: VisionConfig
     pooler: bool = False
@@ -121,23 +173,50 @@ class VisionEncoderConfig:
 
 
 class VisionEncoder(nnx.Module):
-    """ViT as an NNX module; calling it gives the final hidden states."""
+    """ViT as an NNX module.
+
+    Args:
+      config: the model's config.
+      rngs: source of the initial values.
+    """
 
     def __init__(self, config: VisionEncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         v, classes = config.vision, config.num_classes
         self.vision = VisionTransformer(v, rngs=rngs)
-        self.pooler = linear_on(v, v.block.d_model, rngs=rngs) if config.pooler else None
-        self.classifier = None if classes is None else linear_on(v, classes, rngs=rngs)
+        self.pooler = linear_head(v, v.block.d_model, rngs=rngs) if config.pooler else None
+        self.classifier = None if classes is None else linear_head(v, classes, rngs=rngs)
 
     def __call__(self, images: Float[Array, "b y x c"]) -> Float[Array, "b n d"]:
-        """The final hidden states: the class token's, then the patches'."""
+        """Computes the final hidden states.
+
+        Args:
+          images: (b, height, width, channels).
+        Returns:
+          Hidden states (b, 1 + n, d): the class token's, then the patches'.
+        """
         return self.vision(images)
 
     def pool(self, hidden: Float[Array, "b n d"]) -> Float[Array, "b d"]:
-        """tanh(h₀ W + b): the class token's state."""
-        return jnp.tanh(wanted(self.pooler, "pooler")(hidden[:, 0]))
+        """Pools the class token's state: tanh(h₀ W + b).
+
+        Args:
+          hidden: final hidden states, (b, 1 + n, d).
+        Returns:
+          An array (b, d).
+        Raises:
+          ValueError: the model has no pooler.
+        """
+        return jnp.tanh(require_part(self.pooler, "pooler")(hidden[:, 0]))
 
     def logits(self, hidden: Float[Array, "b n d"]) -> Float[Array, "b e"]:
-        """Scores of the classes, from the class token's state, in float32."""
-        return wanted(self.classifier, "classifier")(hidden[:, 0]).astype(jnp.float32)
+        """Classifies images by the class token's state.
+
+        Args:
+          hidden: final hidden states, (b, 1 + n, d).
+        Returns:
+          Logits (b, classes) in float32.
+        Raises:
+          ValueError: the model has no classifier.
+        """
+        return require_part(self.classifier, "classifier")(hidden[:, 0]).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""LLaVA: an image tower whose patches stand among a language model's tokens (Liu et al. 2023)."""
+"""LLaVA: image patches among the tokens of a language model (Liu et al. 2023)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +12,9 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
-from gelu_jax.nn.feed_forward import feed_forward
-from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig, HiddenLayer
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
-from gelu_jax.nn.variants import Variant, branches, variant_problems
+from gelu_jax.nn.variants import Variant, variant_problems
 from gelu_jax.nn.vision import VisionConfig, VisionTransformer
 
 
@@ -23,9 +22,19 @@ from gelu_jax.nn.vision import VisionConfig, VisionTransformer
 class VisionLanguageConfig:
     """The two models and what joins them.
 
-    ``projector`` is the variant of the feed-forward block from the image tower's width to the
-    language model's. ``image_token`` holds the place of one patch in the text. ``vision_layers``:
-    the patches are taken after so many layers of the tower. ``class_token``: taken as well?
+    Attributes:
+      vision: the image encoder.
+      language: the language model.
+      image_token: the token that marks the position of one patch in the text.
+      vision_layers: the patches are taken after that many layers of the image encoder.
+      projector: variant of the feed-forward block from the image encoder's width to the language
+        model's.
+      projector_bias: whether that block has biases.
+      class_token: whether the class token's state is taken along with the patches.
+      kind: "vision_language", which tells model configs apart in a config file.
+
+    Raises:
+      ConfigError: a field has a wrong value.
     """
 
     vision: VisionConfig
@@ -45,52 +54,58 @@ class VisionLanguageConfig:
         yield from checks.positive(vision_layers=self.vision_layers)
         most = self.vision.num_layers
         if self.vision_layers > most:
-            yield Problem("vision_layers", self.vision_layers, f"the tower has {most} layers")
+            reason = f"the image encoder has {most} layers; nearest: {most}"
+            yield Problem("vision_layers", self.vision_layers, reason)
 
     @property
     def patches(self) -> int:
-        """Image tokens of one image."""
+        """Number p of image tokens of one image."""
         return self.vision.num_patches + self.class_token
 
-
-class Projector(nnx.Module):
-    """A feed-forward block between two widths; its hidden layer has the second."""
-
-    def __init__(self, config: VisionLanguageConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        d, e = config.vision.block.d_model, config.language.block.d_model
-        std, dtype = config.language.init_std, config.language.param_dtype
-        phis = branches(config.projector)
-        self.w_in = nnx.List(kernel(rngs, (d, e), fan_in=d, std=std, dtype=dtype) for _ in phis)
-        self.w_out = kernel(rngs, (e, e), fan_in=e, std=std, dtype=dtype)
-        bias = config.projector_bias
-        self.b_in = nnx.List(constant(0.0, (e,), dtype) for _ in phis) if bias else None
-        self.b_out = constant(0.0, (e,), dtype) if bias else None
-
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
-        dtype = self.config.language.dtype
-        return feed_forward(
-            x.astype(dtype),
-            [cast(w, dtype) for w in self.w_in],
-            cast(self.w_out, dtype),
-            variant=self.config.projector,
-            b_in=None if self.b_in is None else [cast(b, dtype) for b in self.b_in],
-            b_out=None if self.b_out is None else cast(self.b_out, dtype),
+    @property
+    def projector_block(self) -> FeedForwardConfig:
+        """The config of the projector; its hidden layer has the language model's width."""
+        language, width = self.language, self.language.block.d_model
+        return FeedForwardConfig(
+            d_model=self.vision.block.d_model,
+            d_ff=width,
+            d_out=width,
+            variant=self.projector,
+            use_bias=self.projector_bias,
+            init_std=language.init_std,
+            dtype=language.dtype,
+            param_dtype=language.param_dtype,
         )
 
 
-class VisionLanguage(nnx.Module):
-    """The model as an NNX module; calling it gives logits in float32.
+class Projector(FeedForward):
+    """A feed-forward block whose branches are drawn before its output, unlike `FeedForward`'s.
 
-    Each image needs ``config.patches`` image tokens in the text, in order. Without `jax.jit`
-    another number raises ValueError; under it the number cannot be seen, and the caller keeps to
-    it.
+    Args:
+      config: the block's config.
+      rngs: source of the initial values.
+    """
+
+    def __init__(self, config: FeedForwardConfig, *, rngs: nnx.Rngs):
+        HiddenLayer.__init__(self, config, rngs=rngs)
+        self._init_output(config, rngs)
+
+
+class VisionLanguage(nnx.Module):
+    """The model as an NNX module.
+
+    Each image needs ``config.patches`` image tokens in the text, in order. Under `jax.jit` that is
+    not checked.
+
+    Args:
+      config: the model's config.
+      rngs: source of the initial values.
     """
 
     def __init__(self, config: VisionLanguageConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.vision = VisionTransformer(config.vision, rngs=rngs)
-        self.projector = Projector(config, rngs=rngs)
+        self.projector = Projector(config.projector_block, rngs=rngs)
         self.language = Transformer(config.language, rngs=rngs)
 
     def __call__(
@@ -100,8 +115,18 @@ class VisionLanguage(nnx.Module):
         images: Float[Array, "n y x c"] | None = None,
         mask: Bool[Array, "b t"] | None = None,
     ) -> Float[Array, "b t v"]:
-        """Logits of text with images in it; ``mask`` is True at real tokens."""
-        hidden, _ = self.language.run(self.embed(tokens, images), mask=mask)
+        """Computes the logits of text with images in it.
+
+        Args:
+          tokens: (b, t), integers in [0, v), image tokens among them.
+          images: (n, height, width, channels), in the order of their tokens; None for none.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+        Returns:
+          Logits (b, t, v) in float32.
+        Raises:
+          ValueError: the number of image tokens does not fit the images (not under `jax.jit`).
+        """
+        hidden, _ = self.language.apply_layers(self.embed(tokens, images), mask=mask)
         return self.language.logits(hidden)
 
     def decode(
@@ -112,39 +137,73 @@ class VisionLanguage(nnx.Module):
         images: Float[Array, "n y x c"] | None = None,
         mask: Bool[Array, "b t"] | None = None,
     ) -> tuple[Float[Array, "b t v"], Cache]:
-        """Logits of the next t tokens, and the cache with them added; images with the prompt."""
-        hidden, cache = self.language.run(self.embed(tokens, images), cache, mask=mask)
+        """Computes the logits of the next t tokens.
+
+        Args:
+          tokens: (b, t), integers in [0, v); image tokens in the prompt alone.
+          cache: as `empty_cache` or this method made it.
+          images: (n, height, width, channels), given with the prompt; None for none.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+        Returns:
+          Logits (b, t, v) in float32, and the cache with the t tokens added.
+        Raises:
+          ValueError: the number of image tokens does not fit the images (not under `jax.jit`).
+        """
+        embeddings = self.embed(tokens, images)
+        hidden, cache = self.language.apply_layers(embeddings, cache, mask=mask)
         return self.language.logits(hidden), cache
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
-        """The language model's key/value cache."""
+        """An empty key/value cache of the language model.
+
+        Args:
+          batch_size: rows b.
+          length: tokens that fit into a row, prompt and continuation together.
+        Returns:
+          A cache for `decode`.
+        """
         return self.language.empty_cache(batch_size, length)
 
     def embed(
         self, tokens: Int[Array, "b t"], images: Float[Array, "n y x c"] | None = None
     ) -> Float[Array, "b t d"]:
-        """The tokens' rows, and the images' projected patches where the image tokens stand."""
-        rows = self.language.embed(tokens)
+        """Embeds text and images: each image token becomes a projected patch.
+
+        Args:
+          tokens: (b, t), integers in [0, v).
+          images: (n, height, width, channels), in the order of their tokens; None for none.
+        Returns:
+          Embeddings (b, t, d).
+        Raises:
+          ValueError: the number of image tokens does not fit the images (not under `jax.jit`).
+        """
+        embeddings = self.language.embed(tokens)
         if images is None:
-            return rows
-        here = tokens == self.config.image_token
-        self._check_patches(here, images.shape[0])
-        patches = self.project(images).reshape(-1, rows.shape[-1])
-        number = (jnp.cumsum(here) - 1).reshape(here.shape)
-        return jnp.where(here[..., None], patches[number].astype(rows.dtype), rows)
+            return embeddings
+        is_patch = tokens == self.config.image_token
+        self._check_patches(is_patch, images.shape[0])
+        patches = self.project(images).reshape(-1, embeddings.shape[-1])
+        index = (jnp.cumsum(is_patch) - 1).reshape(is_patch.shape)
+        return jnp.where(is_patch[..., None], patches[index].astype(embeddings.dtype), embeddings)
 
     def project(self, images: Float[Array, "n y x c"]) -> Float[Array, "n p d"]:
-        """The patches of each image as rows of the language model."""
+        """Encodes images and projects their patches to the language model's width.
+
+        Args:
+          images: (n, height, width, channels).
+        Returns:
+          Embeddings (n, p, d).
+        """
         c = self.config
         patches = self.vision.hidden(images, num_layers=c.vision_layers)
         return self.projector(patches if c.class_token else patches[:, 1:])
 
-    def _check_patches(self, here: Any, images: int) -> None:
-        if isinstance(here, Tracer):
+    def _check_patches(self, is_patch: Any, images: int) -> None:
+        if isinstance(is_patch, Tracer):
             return
-        found, wanted = int(here.sum()), images * self.config.patches
-        if found != wanted:
+        found, needed = int(is_patch.sum()), images * self.config.patches
+        if found != needed:
             raise ValueError(
-                f"tokens: {found} image tokens, where {images} images of "
-                f"{self.config.patches} patches want {wanted}"
+                f"tokens: {found} image tokens, but {images} images of "
+                f"{self.config.patches} patches need {needed}"
             )

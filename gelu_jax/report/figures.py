@@ -8,8 +8,11 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gelu_jax.compare.analysis import Analysis
+from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.curves import LOSSES, Band, band
+from gelu_jax.compare.records import Comparison
+from gelu_jax.report.plots import colour_of
+from gelu_jax.report.verdict import is_default
 
 COLOURS = (
     "#3d3d3d", "#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#56b4e9", "#cc6677",
@@ -32,19 +35,24 @@ _STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
     "legend.frameon": False, "legend.fontsize": 8, "savefig.dpi": 300,
-    "text.parse_math": False, "svg.hashsalt": "gelu_jax",
+    "text.parse_math": False, "svg.hashsalt": "gelu_jax", "pdf.fonttype": 42,
 }  # fmt: skip
 
 
-def curves_figure(analysis: Analysis) -> dict[str, bytes]:
+def curves(results: Analysis | Comparison) -> Figure:
     """Draws the curves of all arms and, where arms are compared, their paired differences.
 
+        figure = curves(read_results(Path("runs/compare_activations")))
+        figure.axes[0].set_yscale("log")
+        figure.savefig("figure.pdf")
+
     Args:
-      analysis: the numbers.
+      results: the record of a comparison, or its analysis.
 
     Returns:
-      The bytes of the figure as "png" (300 dpi) and as "svg".
+      A matplotlib figure to restyle and save; 7 × 2.9 inches, or 4.2 wide without differences.
     """
+    analysis = results if isinstance(results, Analysis) else analyze(results)
     with rc_context(_STYLE):
         compared = [c for c in analysis.contrasts if c.seeds]
         width = 7.0 if compared else 4.2
@@ -54,13 +62,26 @@ def curves_figure(analysis: Analysis) -> dict[str, bytes]:
         _draw_curves(left, analysis)
         for axes in right:
             _draw_differences(axes, analysis)
-        return {kind: _saved(figure, kind) for kind in ("png", "svg")}
+    return figure
 
 
-def _saved(figure: Figure, kind: str) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return file.getvalue()
+def saved(figure: Figure) -> dict[str, bytes]:
+    """A figure as files that hold no date, so that the same figure gives the same bytes.
+
+    Args:
+      figure: such as `curves` gives.
+
+    Returns:
+      Its bytes as "png" (300 dpi), "svg" and "pdf".
+    """
+    dates = {"png": None, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    contents: dict[str, bytes] = {}
+    with rc_context(_STYLE):
+        for kind, metadata in dates.items():
+            file = io.BytesIO()
+            figure.savefig(file, format=kind, metadata=metadata)
+            contents[kind] = file.getvalue()
+    return contents
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -72,11 +93,17 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
     bands: list[Band] = []
     curve = LOSSES[comparison.metric]
     for index, arm in enumerate(comparison.arms):
-        runs = [run for run in comparison.runs_of(arm.name) if run.status == "finished"]
-        for run in runs if len(runs) > 1 else ():
+        runs = comparison.runs_of(arm.name)
+        finished = [run for run in runs if run.status == "finished"]
+        lost = [run for run in runs if run.status != "finished"]
+        for run in finished if len(finished) > 1 else ():
             points = curve(run)
             axes.plot(points.steps, points.values, **_style(index), lw=0.4, alpha=0.3)
-        if drawn := band([curve(run) for run in runs]):
+        for run in lost:
+            points, style = curve(run), {**_style(index), "linestyle": "dotted"}
+            label = None if finished or run is not lost[0] else f"{arm.name} ({run.status})"
+            axes.plot(points.steps, points.values, **style, lw=0.8, label=label)
+        if drawn := band([curve(run) for run in finished]):
             bands.append(drawn)
             axes.plot(drawn.steps, drawn.mean, **_style(index), lw=1.5, label=arm.name)
             axes.fill_between(
@@ -85,8 +112,9 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
             )  # fmt: skip
     axes.set(xlabel="training step", ylabel=f"{comparison.metric} ({comparison.unit})")
     axes.grid(axis="y", lw=0.4, alpha=0.4)
-    if bands:
+    if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right", handlelength=1.6)
+    if bands:
         axes.set_xlim(0, max(float(drawn.steps[-1]) for drawn in bands))
         axes.set_ylim(*_close_range(bands))
 
@@ -102,9 +130,9 @@ def _close_range(bands: list[Band]) -> tuple[float, float]:
 
 def _draw_differences(axes: Axes, analysis: Analysis) -> None:
     comparison = analysis.comparison
-    shown = [(i, c) for i, c in enumerate(analysis.contrasts, start=1) if c.seeds]
-    for row, (index, contrast) in enumerate(shown):
-        colour = COLOURS[index % len(COLOURS)]
+    shown = [contrast for contrast in analysis.contrasts if contrast.seeds]
+    for row, contrast in enumerate(shown):
+        colour = COLOURS[colour_of(analysis, contrast) % len(COLOURS)]
         count = len(contrast.seeds)
         rows = row + (np.linspace(-0.12, 0.12, count) if count > 1 else np.zeros(1))
         axes.plot(contrast.differences, rows, "o", ms=2.5, mew=0, color=colour, alpha=0.4)
@@ -112,10 +140,11 @@ def _draw_differences(axes: Axes, analysis: Analysis) -> None:
         if contrast.interval is not None:
             axes.plot(contrast.interval, (row, row), color=colour, lw=1.5)
     axes.axvline(0, color=COLOURS[0], lw=0.8)
+    baseline = f" from {comparison.first.name}" if is_default(analysis) else ""
     axes.set(
-        xlabel=f"difference from {comparison.first.name} ({comparison.unit})",
+        xlabel=f"difference{baseline} ({comparison.unit})",
         yticks=range(len(shown)),
-        yticklabels=[contrast.arm for _, contrast in shown],
+        yticklabels=[contrast.name for contrast in shown],
         ylim=(len(shown) - 0.4, -0.6),
     )
     axes.spines["left"].set_visible(False)

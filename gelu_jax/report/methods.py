@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gelu_jax.compare.analysis import ALPHA, Analysis
-from gelu_jax.compare.statistics import EXACT_PAIRS
+from gelu_jax.compare.family import EXACT_PAIRS, MOST_ARMS
 from gelu_jax.report.templates import render
+from gelu_jax.report.verdict import is_default
 
 _SAID = {"steps", "seed", "learning_rate"}  # in sentences of their own
 
@@ -34,9 +35,12 @@ def methods(analysis: Analysis) -> str:
         settings=dict(_settings(analysis.run_config)),
         mismatch=max(abs(arm.mismatch) for arm in analysis.arms),
         alpha=ALPHA,
-        is_exact=all(len(contrast.seeds) <= EXACT_PAIRS for contrast in analysis.contrasts),
+        is_default=is_default(analysis),
+        is_exact=analysis.looks[-1].pairs <= EXACT_PAIRS,
+        has_constraints=len(comparison.arms) <= MOST_ARMS,
+        levels=[f"{look.level:.2g}" for look in analysis.looks],
         gains=[
-            f"{contrast.pairing_gain:.1f} ({contrast.arm})"
+            f"{contrast.pairing_gain:.1f} ({contrast.name})"
             for contrast in analysis.contrasts
             if contrast.pairing_gain < 1e6
         ],

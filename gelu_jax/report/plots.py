@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gelu_jax.compare.analysis import Analysis
+from gelu_jax.compare.analysis import Analysis, Contrast
 from gelu_jax.compare.curves import (
     CurvePoints,
     accuracy_curve,
@@ -15,6 +15,7 @@ from gelu_jax.compare.curves import (
     training_curve,
     validation_curve,
 )
+from gelu_jax.report.verdict import is_default
 from gelu_jax.runs.record import Run
 
 MEASURES = {
@@ -39,20 +40,35 @@ def plot_data(analysis: Analysis) -> Any:
         "unit": comparison.unit,
         "tokensPerStep": comparison.tokens_per_step,
         "decimals": analysis.decimals,
-        "first": comparison.first.name,
+        "baseline": f" from {comparison.first.name}" if is_default(analysis) else "",
         "arms": [_arm(analysis, index) for index in range(len(analysis.arms))],
         "contrasts": [
             {
-                "arm": index,
+                "name": contrast.name,
+                "arm": colour_of(analysis, contrast),
                 "seeds": contrast.seeds,
                 "differences": contrast.differences,
                 "mean": contrast.mean,
                 "interval": contrast.interval or (),
             }
-            for index, contrast in enumerate(analysis.contrasts, start=1)
+            for contrast in analysis.contrasts
             if contrast.seeds
         ],
     })  # fmt: skip
+
+
+def colour_of(analysis: Analysis, contrast: Contrast) -> int:
+    """The arm whose colour a contrast has: the first whose loss it adds.
+
+    Args:
+      analysis: the numbers.
+      contrast: one of its contrasts.
+
+    Returns:
+      The place of the arm in the config.
+    """
+    weights = [contrast.weights.get(arm.arm.name, 0.0) for arm in analysis.arms]
+    return weights.index(max(weights))
 
 
 def _arm(analysis: Analysis, index: int) -> dict[str, Any]:

@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic_core import to_json
 
-from gelu_jax.compare.analysis import Analysis
+from gelu_jax.compare.analysis import Analysis, Contrast
 from gelu_jax.report.verdict import verdict
 
 
 def summary(analysis: Analysis, files: Sequence[Path]) -> str:
     """The verdict and every number behind it; the runs themselves are in `results.json`.
 
-    `arms` has an `ArmSummary` for each arm, `contrasts` a `Contrast` for each arm but the first,
-    and `told_apart` the pairs [lower, higher] whose losses differ significantly.
+    `arms` has an `ArmSummary` for each arm, `contrasts` a `Contrast` for each of the config's
+    contrasts or each arm but the first, `told_apart` the pairs [lower, higher] whose losses differ
+    significantly, and `looks` the numbers of seeds at which that was asked, with the level spent.
 
     Args:
       analysis: the numbers.
@@ -31,8 +33,14 @@ def summary(analysis: Analysis, files: Sequence[Path]) -> str:
         "unit": comparison.unit,
         "verdict": verdict(analysis),
         "arms": [{**vars(arm), "mean": arm.mean, "sd": arm.sd} for arm in analysis.arms],
-        "contrasts": analysis.contrasts,
+        "contrasts": [_contrast(contrast) for contrast in analysis.contrasts],
         "told_apart": sorted(analysis.significant),
+        "looks": [look._asdict() for look in analysis.looks],
         "files": files,
     }
     return to_json(found, indent=2, inf_nan_mode="strings").decode()
+
+
+def _contrast(contrast: Contrast) -> dict[str, Any]:
+    arm, baseline = contrast.pair or (None, None)
+    return {"arm": arm, "baseline": baseline, **vars(contrast)}

@@ -1,7 +1,7 @@
 """The tables of a report: one content, three renderings (HTML, Markdown, LaTeX)."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,7 +10,7 @@ from markupsafe import Markup
 from gelu_jax.compare.analysis import Analysis, ArmSummary, Contrast
 from gelu_jax.report.literature import ANCHORS
 from gelu_jax.report.templates import render
-from gelu_jax.report.verdict import p_name
+from gelu_jax.report.verdict import is_default, p_name
 from gelu_jax.report.wording import number, signed, times
 
 
@@ -49,7 +49,7 @@ def results_table(analysis: Analysis) -> Table:
       The table, with the first arm in the first row.
     """
     comparison, arms, decimals = analysis.comparison, analysis.arms, analysis.decimals
-    contrasts = (None, *analysis.contrasts)  # the first arm has none
+    contrasts = (None, *analysis.contrasts) if is_default(analysis) else ()
     columns = {
         "arm": [arm.arm.name for arm in arms],
         "parameters": [_parameters(arm) for arm in arms],
@@ -58,7 +58,7 @@ def results_table(analysis: Analysis) -> Table:
     }
     if any(arm.accuracies for arm in arms):
         columns["accuracy"] = [_accuracy(arm) for arm in arms]
-    if analysis.contrasts:
+    if analysis.contrasts and contrasts:  # the first arm has none
         heading = f"difference from {comparison.first.name}\n(95 % CI)"
         columns[heading] = [_difference(contrast, decimals) for contrast in contrasts]
         if comparison.protocol == "full":
@@ -81,13 +81,13 @@ def _loss(arm: ArmSummary, decimals: int) -> str:
 
 def _accuracy(arm: ArmSummary) -> str:
     if not arm.accuracies:
-        return "–"
+        return "none"
     return f"{100 * sum(arm.accuracies) / len(arm.accuracies):.2f} %"
 
 
 def _difference(contrast: Contrast | None, decimals: int) -> str:
-    if contrast is None or not contrast.seeds:
-        return "–"
+    if contrast is None:
+        return "baseline"
     mean = signed(contrast.mean, decimals)
     if contrast.interval is None:
         return mean
@@ -96,12 +96,14 @@ def _difference(contrast: Contrast | None, decimals: int) -> str:
 
 
 def _p_value(contrast: Contrast | None) -> str:
-    return f"{contrast.p_adjusted:.2g}" if contrast and contrast.seeds else "–"
+    return number(contrast.p_adjusted, ".2g") if contrast else ""
 
 
 def _speed_up(contrast: Contrast | None) -> str:
-    if contrast is None or math.isnan(contrast.speed_up):
-        return "–"
+    if contrast is None:
+        return ""
+    if math.isnan(contrast.speed_up):
+        return "none"
     value = "not reached" if contrast.speed_up == 0 else times(contrast.speed_up)
     if contrast.speed_up_interval is None or contrast.speed_up_interval == (0, 0):
         return value
@@ -116,31 +118,37 @@ def contrasts_table(analysis: Analysis) -> Table:
       analysis: the numbers.
 
     Returns:
-      The table; it has no row where there is one arm.
+      The table; it has no row where there is one arm. Contrasts of the config's own have their
+      difference and p-value here, the others in the main table.
     """
-    first, decimals = analysis.arms[0], f".{analysis.decimals}f"
-    header = (
-        "arm", "paired seeds", "sd of differences", "minimum detectable difference",
-        "variance reduction by pairing", "speed-up in FLOPs", "speed-up in seconds",
-    )  # fmt: skip
-    rows = [
-        (
-            contrast.arm,
-            str(len(contrast.seeds)),
-            number(contrast.sd, decimals),
-            number(contrast.detectable, decimals),
-            times(contrast.pairing_gain),
-            _speed_up_in(contrast, first.arm.flops_per_step, arm.arm.flops_per_step),
-            _speed_up_in(contrast, first.seconds_per_step, arm.seconds_per_step),
-        )
-        for contrast, arm in zip(analysis.contrasts, analysis.arms[1:], strict=True)
+    decimals, contrasts = f".{analysis.decimals}f", analysis.contrasts
+    default = is_default(analysis)
+    columns = {"arm" if default else "contrast": [contrast.name for contrast in contrasts]}
+    if not default:
+        columns["difference\n(95 % CI)"] = [_difference(c, analysis.decimals) for c in contrasts]
+        columns[p_name(analysis)] = [_p_value(c) for c in contrasts]
+    columns["paired seeds"] = [str(len(c.seeds)) for c in contrasts]
+    columns["sd of differences"] = [number(c.sd, decimals) for c in contrasts]
+    columns["minimum detectable difference"] = [number(c.detectable, decimals) for c in contrasts]
+    columns["variance reduction by pairing"] = [times(c.pairing_gain) for c in contrasts]
+    columns["speed-up in FLOPs"] = [
+        _speed_up_in(analysis, c, lambda arm: arm.arm.flops_per_step) for c in contrasts
     ]
-    return Table(header, tuple(rows))
+    columns["speed-up in seconds"] = [
+        _speed_up_in(analysis, c, lambda arm: arm.seconds_per_step) for c in contrasts
+    ]
+    return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)))
 
 
-def _speed_up_in(contrast: Contrast, first: float, arm: float) -> str:
-    """The speed-up in a unit of which one step of the two arms costs `first` and `arm`."""
-    return times(contrast.speed_up * first / arm) if arm else "–"
+def _speed_up_in(
+    analysis: Analysis, contrast: Contrast, cost: Callable[[ArmSummary], float]
+) -> str:
+    """The speed-up in another unit than steps, of which one step has a cost."""
+    if contrast.pair is None:
+        return times(math.nan)
+    costs = {arm.arm.name: cost(arm) for arm in analysis.arms}
+    arm, baseline = (costs[name] for name in contrast.pair)
+    return times(contrast.speed_up * baseline / arm) if arm else times(math.nan)
 
 
 def rates_table(analysis: Analysis) -> Table:
@@ -186,22 +194,26 @@ def difference_table(analysis: Analysis) -> Table:
         )
         for field in sorted({field for arm in arms for field in arm.difference})
     ]
-    rows.append(("hidden width", *(f"{arm.d_ff:,}" if arm.d_ff else "–" for arm in arms)))
+    rows.append(("hidden width", *(f"{arm.d_ff:,}" if arm.d_ff else "none" for arm in arms)))
     rows.append(("FLOPs per step", *(f"{arm.flops_per_step:,.0f}" for arm in arms)))
     return Table(("field", *(arm.name for arm in arms)), tuple(rows))
 
 
 def _field(config: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path; a dash where the config has none."""
+    """The value at a dotted path; "none" where the config has none."""
     value: Any = config
     for key in path.split("."):
-        value = cast(Mapping[str, Any], value).get(key, "–") if isinstance(value, Mapping) else "–"
+        value = (
+            cast(Mapping[str, Any], value).get(key, "none")
+            if isinstance(value, Mapping)
+            else "none"
+        )
     return value
 
 
 def _shown(value: object) -> str:
     if value is None:
-        return "–"
+        return "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(str, cast(Iterable[object], value)))
     return str(value)
@@ -224,16 +236,17 @@ def literature_table(analysis: Analysis) -> Table | None:
     anchors = [anchor for anchor in ANCHORS if first in anchor.losses]
     rows = [
         (
-            contrast.arm,
+            contrast.name,
             signed(contrast.mean, analysis.decimals),
-            *(_published(anchor.losses, contrast.arm, first) for anchor in anchors),
+            *(_published(anchor.losses, contrast.name, first) for anchor in anchors),
         )
         for contrast in analysis.contrasts
-        if contrast.seeds and any(contrast.arm in anchor.losses for anchor in anchors)
+        if contrast.pair == (contrast.name, first) and contrast.seeds
+        if any(contrast.name in anchor.losses for anchor in anchors)
     ]
     header = ("arm", f"here ({comparison.unit})", *(anchor.source for anchor in anchors))
     return Table(header, tuple(rows)) if rows else None
 
 
 def _published(losses: Mapping[str, float], arm: str, first: str) -> str:
-    return signed(losses[arm] - losses[first], 3) if arm in losses else "–"
+    return signed(losses[arm] - losses[first], 3) if arm in losses else "not reported"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gelu_jax.compare.analysis import ALPHA, Analysis, ArmSummary, Contrast
+from gelu_jax.compare.analysis import Analysis, ArmSummary, Contrast
 from gelu_jax.compare.statistics import fewest_pairs
 from gelu_jax.report.wording import counted, duration, listed, signed
 
@@ -40,6 +40,7 @@ def verdict(analysis: Analysis) -> Verdict:
       The sentences; `str` gives them one per line.
     """
     conclusive = analysis.comparison.protocol == "full" and len(analysis.order) > 1
+    conclusive = conclusive and is_default(analysis)
     return Verdict(
         headline=_headline(analysis),
         sentences=tuple(_sentences(analysis)),
@@ -66,10 +67,16 @@ def _level(analysis: Analysis, arm: ArmSummary) -> str:
 
 def _contrast_headline(analysis: Analysis, first: str) -> str:
     contrasts, metric = analysis.contrasts, analysis.comparison.metric
-    lower = [c.arm for c in contrasts if c.found and c.mean < 0]
-    higher = [c.arm for c in contrasts if c.found and c.mean > 0]
-    diverged = [c.arm for c in contrasts if c.diverged]
-    unclear = [c.arm for c in contrasts if not c.found and not c.diverged]
+    if not is_default(analysis):
+        found = [c.name for c in contrasts if c.found]
+        names = f": {listed(found)}" if found else ""
+        verb = "differs" if len(found) == 1 else "differ"
+        total = counted(len(contrasts), "contrast")
+        return f"{len(found) or 'None'} of {total} {verb} significantly from zero{names}."
+    lower = [c.name for c in contrasts if c.found and c.mean < 0]
+    higher = [c.name for c in contrasts if c.found and c.mean > 0]
+    diverged = [c.name for c in contrasts if c.diverged]
+    unclear = [c.name for c in contrasts if not c.found and not c.diverged]
     parts = [
         f"{listed(names)} {'reaches' if len(names) == 1 else 'reach'} "
         f"a significantly {side} {metric} than {first}"
@@ -86,6 +93,18 @@ def _contrast_headline(analysis: Analysis, first: str) -> str:
     return "; ".join(parts) + "."
 
 
+def is_default(analysis: Analysis) -> bool:
+    """Whether the contrasts are each arm against the first, tested with every pair of arms.
+
+    Args:
+      analysis: the numbers.
+
+    Returns:
+      False where the config names contrasts of its own.
+    """
+    return not analysis.comparison.config.get("contrasts")
+
+
 def _sentences(analysis: Analysis) -> Iterator[str]:
     if analysis.comparison.protocol == "smoke test":
         yield "This only shows that everything runs. For a verdict, run the full protocol."
@@ -97,19 +116,27 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
 
 
 def _sentence(analysis: Analysis, contrast: Contrast) -> str:
-    first, unit = analysis.arms[0].arm.name, analysis.comparison.unit
     if not contrast.seeds:
-        return f"{contrast.arm}: no seed finished for both {contrast.arm} and {first}."
+        return f"{contrast.name}: no seed finished for both {listed(sorted(contrast.weights))}."
     pairs = counted(len(contrast.seeds), "paired seed")
     if not any(contrast.differences):
-        return f"{contrast.arm}: exactly the same loss as {first} ({pairs})."
-    size = f"{abs(contrast.mean):.{analysis.decimals}f}"
-    side = "lower" if contrast.mean < 0 else "higher"
-    gap = f"{contrast.arm}: {size} {unit} {side} than {first}"
+        same = f"the same loss as {contrast.pair[1]}" if contrast.pair else "zero"
+        return f"{contrast.name}: exactly {same} ({pairs})."
+    gap = f"{contrast.name}: {_gap(analysis, contrast)}"
     if analysis.comparison.protocol == "smoke test":
         return f"{gap} over {pairs}."
     evidence = f"{gap} ({_evidence(analysis, contrast)}{pairs})."
     return f"{evidence} {_conclusion(analysis, contrast)}".rstrip()
+
+
+def _gap(analysis: Analysis, contrast: Contrast) -> str:
+    unit = analysis.comparison.unit
+    if contrast.pair is None:
+        return f"{signed(contrast.mean, analysis.decimals)} {unit}"
+    arm, baseline = contrast.pair
+    size = f"{abs(contrast.mean):.{analysis.decimals}f} {unit}"
+    side = f"{'lower' if contrast.mean < 0 else 'higher'} than {baseline}"
+    return f"{size} {side}" if contrast.name == arm else f"{arm} is {size} {side}"
 
 
 def _evidence(analysis: Analysis, contrast: Contrast) -> str:
@@ -127,42 +154,54 @@ def p_name(analysis: Analysis) -> str:
       analysis: the numbers.
 
     Returns:
-      "Holm-adjusted p"; "p" where there is one contrast, whose p needs no adjustment.
+      "adjusted p"; "p" where there is one contrast and one look, which need no adjustment.
     """
-    return "Holm-adjusted p" if len(analysis.contrasts) > 1 else "p"
+    return "adjusted p" if len(analysis.family) > 1 or len(analysis.looks) > 1 else "p"
 
 
 def _conclusion(analysis: Analysis, contrast: Contrast) -> str:
     if contrast.diverged:
         return "No conclusion: a run diverged, and the remaining seeds overstate its arm."
     if contrast.found:
-        return _faster(analysis, contrast)
-    return f"Inconclusive: {_limit(analysis, contrast)}. {_more(contrast)}."
+        return _faster(contrast)
+    return f"Inconclusive: {_limit(analysis, contrast)}. {_more(analysis, contrast)}."
 
 
-def _faster(analysis: Analysis, contrast: Contrast) -> str:
-    if contrast.mean > 0 or not math.isfinite(contrast.speed_up) or contrast.speed_up == 0:
+def _faster(contrast: Contrast) -> str:
+    reached = math.isfinite(contrast.speed_up) and contrast.speed_up > 0
+    if contrast.pair is None or contrast.mean > 0 or not reached:
         return ""
-    target = f"{analysis.arms[0].arm.name}'s median final loss"
+    target = f"{contrast.pair[1]}'s median final loss"
     return f"It reaches {target} in {contrast.speed_up:.2f} × fewer steps."
 
 
 def _limit(analysis: Analysis, contrast: Contrast) -> str:
     if math.isfinite(contrast.detectable):
         return f"the minimum detectable difference is {contrast.detectable:.{analysis.decimals}f}"
-    fewest = fewest_pairs(ALPHA / len(analysis.contrasts))
-    return f"with fewer than {fewest} paired seeds, {p_name(analysis)} cannot reach {ALPHA}"
+    fewest = fewest_pairs(analysis.level)
+    return f"with fewer than {fewest} paired seeds, no difference is significant"
 
 
-def _more(contrast: Contrast) -> str:
-    if contrast.more_seeds is None:
+def _more(analysis: Analysis, contrast: Contrast) -> str:
+    needed, now = contrast.seeds_needed, analysis.looks[-1].pairs
+    if needed is None:
         return "Finding a difference this small would take more than 100 seeds"
-    seconds = contrast.more_seconds
-    time = f" (about {duration(seconds)})" if math.isfinite(seconds) else ""
-    seeds = f"{counted(contrast.more_seeds, 'more seed')}{time}"
+    if now < needed <= analysis.max_seeds:
+        seeds = f"{counted(needed - now, 'more seed')}{_time(analysis, needed - now)}"
+    else:
+        after = 1 + max(run.seed for run in analysis.comparison.runs if run.purpose == "report")
+        seeds = (
+            f"a new comparison with {counted(needed, 'seed')} from {after} on"
+            f"{_time(analysis, needed)}"
+        )
     if len(contrast.seeds) < 2:
         return f"It takes at least {seeds}"
     return f"If the difference is real, {seeds} would find it with 80 % power"
+
+
+def _time(analysis: Analysis, seeds: int) -> str:
+    seconds = analysis.seconds(seeds)
+    return f" (about {duration(seconds)})" if math.isfinite(seconds) else ""
 
 
 def _order(analysis: Analysis) -> str:
@@ -191,6 +230,12 @@ def _unsaid(analysis: Analysis, low: str, high: str) -> bool:
 def _notes(analysis: Analysis) -> Iterator[str]:
     comparison = analysis.comparison
     planned = {run.seed for run in comparison.runs if run.purpose == "report"}
+    if analysis.contrasts and len(planned) > analysis.max_seeds and comparison.protocol == "full":
+        yield (
+            f"The level was planned for {counted(analysis.max_seeds, 'seed')} and is spent: the "
+            "seeds added since can hardly make a difference significant. To add seeds later, set "
+            "max_seeds before a comparison begins."
+        )
     for arm in analysis.arms:
         name, runs = arm.arm.name, len(comparison.runs_of(arm.arm.name))
         if arm.diverged:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 
 def number(value: float, form: str) -> str:
-    """A number with a typographic minus; a dash where it is not finite.
+    """A number with a typographic minus; "none" where it is not finite.
 
     Args:
       value: any number.
@@ -15,9 +15,9 @@ def number(value: float, form: str) -> str:
       The number in that form.
 
     >>> number(-0.0425, ".3f"), number(float("nan"), "g")
-    ('−0.043', '–')
+    ('−0.043', 'none')
     """
-    return f"{value:{form}}".replace("-", "−") if math.isfinite(value) else "–"
+    return f"{value:{form}}".replace("-", "−") if math.isfinite(value) else "none"
 
 
 def signed(value: float, decimals: int) -> str:
@@ -28,7 +28,7 @@ def signed(value: float, decimals: int) -> str:
       decimals: how many decimals to print.
 
     Returns:
-      The number with + or −; a dash where it is not finite.
+      The number with + or −; "none" where it is not finite.
 
     >>> signed(-0.0425, 3), signed(0.1, 2)
     ('−0.043', '+0.10')
@@ -43,12 +43,12 @@ def times(factor: float) -> str:
       factor: any number.
 
     Returns:
-      The factor in two decimals; a dash where it is not finite or not above zero.
+      The factor in two decimals; "none" where it is not finite or not above zero.
 
     >>> times(1.219), times(0.0)
-    ('1.22 ×', '–')
+    ('1.22 ×', 'none')
     """
-    return f"{factor:.2f} ×" if math.isfinite(factor) and factor > 0 else "–"
+    return f"{factor:.2f} ×" if math.isfinite(factor) and factor > 0 else "none"
 
 
 def counted(count: int, noun: str) -> str:
@@ -90,13 +90,13 @@ def ranged(numbers: Sequence[int]) -> str:
       numbers: in ascending order.
 
     Returns:
-      The numbers with commas, or the first and the last with an en dash.
+      The numbers with commas, or the first and the last with "to".
 
     >>> ranged([0, 1, 2]), ranged([3, 7])
-    ('0–2', '3, 7')
+    ('0 to 2', '3, 7')
     """
     if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
-        return f"{numbers[0]}–{numbers[-1]}"
+        return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers))
 
 

@@ -15,7 +15,10 @@ from gelu_jax.training.document import load
 
 # All that is ever written there, in the order of deleting it: without its config it is unknown
 _RUNS = ("runs/*/tuning-lr*-seed*", "runs/*/report-lr*-seed*")
-_FILES = ("results.json", "results.csv", "report.html", "curves.png", "curves.svg", "config.yaml")
+_FILES = (
+    "results.json", "results.csv", "report.html", "curves.png", "curves.svg", "curves.pdf",
+    "config.yaml",
+)  # fmt: skip
 _TRACKED = ("tensorboard", "wandb")
 _DRAFTS = tuple(f".{name}.*" for name in _FILES)  # what a killed process leaves behind
 _PATIENCE = 60.0  # seconds

@@ -13,20 +13,28 @@ The address is a hash of all that decides the result: the resolved config, the d
 import hashlib
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 
+from gelu_jax import signals
 from gelu_jax.errors import ConfigError, Problem, check, nearest
 from gelu_jax.files import is_primary
 from gelu_jax.runs.record import Purpose, Run, read_run, write_run
 from gelu_jax.training import checkpoint
 from gelu_jax.training.config import read_config, to_dict, write_config
-from gelu_jax.training.distributed import broadcast_from_primary, same_everywhere
+from gelu_jax.training.distributed import (
+    broadcast_from_primary,
+    received_anywhere,
+    same_everywhere,
+)
 from gelu_jax.training.trainer import Keys, Model, Point, State, TrainConfig, Trainer, init
 from gelu_jax.version import NUMERICS_VERSION
 
@@ -52,6 +60,11 @@ class Task:
         """What people see of it: on the screen, and as the beginning of its folder's name."""
         return f"{self.purpose}-lr{self.learning_rate:g}-seed{self.seed}"
 
+
+CHECKPOINT_SECONDS = 300.0
+"""A state is saved at the first evaluation after so long, whatever `checkpoint_every` is."""
+
+_LONG = 10.0  # seconds of training whose loss is worth a word
 
 Callback = Callable[[Task, Run], None]
 """Called with a task and its record: first as it stands on disk, then after each evaluation."""
@@ -113,23 +126,89 @@ def _train(
     trainer: Trainer, task: Task, home: Path, run: Run, state: State | None, callback: Callback
 ) -> Run:
     resume = None if state is None else (state, run.seconds[-1])
-    saved = run, state  # one name, so that no interrupt falls between the two
+    latest = _Latest(home, run, state)
     try:
-        with checkpoint.AsyncSaver(home / "checkpoint") as saver:
+        with (
+            checkpoint.AsyncSaver(home / "checkpoint") as saver,
+            latest.saved_on_signal(saver),
+        ):
             for state, point in trainer.fit(task.seed, task.learning_rate, resume):
-                run = run.append(point)
-                saved = run, state
-                write_run(run, home)  # before the state, so that no state is ahead of its curve
-                if _is_due(trainer.config, point):
-                    saver.save(point.step, state)
+                run = latest.append(point, state)
+                if latest.is_due(trainer.config, point):
+                    latest.save(saver)
                 callback(task, run)
+                _stop_together(point)
+            saver.wait()  # here, where a signal waits as well
     except (KeyboardInterrupt, SystemExit):  # there is time to keep what has been trained
-        run, state = saved
+        run, state = latest.evaluated
         if state is not None and int(state.step) > 0:
             write_run(run, home)
             checkpoint.save(home / "checkpoint", int(state.step), state)
         raise
     return run
+
+
+class _Latest:
+    """The newest evaluation of a run, and whether its state is saved."""
+
+    def __init__(self, home: Path, run: Run, state: State | None):
+        self.home = home
+        self.evaluated = run, state  # one name, so that nothing falls between the two
+        self._saved_step = 0 if state is None else int(state.step)
+        self._saved_at = self._evaluated_at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def append(self, point: Point, state: State) -> Run:
+        """Records an evaluation, unless a signal is about to save the one before it."""
+        with self._lock:
+            if not signals.ending():
+                run = self.evaluated[0].append(point)
+                self.evaluated, self._evaluated_at = (run, state), time.monotonic()
+                write_run(run, self.home)  # before the state: no state is ahead of its curve
+                return run
+        return signals.wait_for_the_end()
+
+    def is_due(self, config: TrainConfig, point: Point) -> bool:
+        """Whether a state is to be saved: by the config, and after so many minutes."""
+        if point.diverged or point.step == 0:
+            return False
+        if point.step % (config.checkpoint_every or config.steps) == 0:
+            return True
+        passed = broadcast_from_primary(lambda: time.monotonic() - self._saved_at)
+        return passed >= CHECKPOINT_SECONDS
+
+    def save(self, saver: checkpoint.AsyncSaver) -> None:
+        """Saves the state in the background, unless that has been done."""
+        with self._lock:
+            run, state = self.evaluated
+            point = run.last_point
+            if state is None or point is None or point.diverged:
+                return
+            if int(state.step) > self._saved_step:
+                saver.save(int(state.step), state)
+                self._saved_step, self._saved_at = int(state.step), time.monotonic()
+
+    def saved_on_signal(self, saver: checkpoint.AsyncSaver) -> AbstractContextManager[None]:
+        """Saves the state when a signal ends the process, while the main thread trains on."""
+        if jax.distributed.is_initialized():
+            return signals.deferred()  # all processes save together, see `_stop_together`
+
+        def save(_: int) -> str:
+            lost = time.monotonic() - self._evaluated_at
+            self.save(saver)
+            saver.wait()
+            also = f" (the {lost:.0f} seconds of training since then are lost)"
+            said = f"at step {self._saved_step}; saved{also * (lost > _LONG)}"
+            return said if self._saved_step else ""
+
+        return signals.before_exit(save)
+
+
+def _stop_together(point: Point) -> None:
+    """Stops all processes of a distributed run at the same evaluation if one got a signal."""
+    if jax.distributed.is_initialized() and (number := received_anywhere()) is not None:
+        signals.deliver(number)
+        raise KeyboardInterrupt(f"at step {point.step}; saved" if point.step else "")
 
 
 def _resume(home: Path, run: Run, like: State) -> tuple[Run, State | None]:
@@ -143,11 +222,6 @@ def _resume(home: Path, run: Run, like: State) -> tuple[Run, State | None]:
             shutil.rmtree(home / "checkpoint", ignore_errors=True)
         return run.until(-1), None
     return run.until(int(state.step)), state
-
-
-def _is_due(config: TrainConfig, point: Point) -> bool:
-    every = config.checkpoint_every or config.steps
-    return not point.diverged and point.step > 0 and point.step % every == 0
 
 
 def resolved(trainer: Trainer, task: Task) -> TrainConfig:
@@ -166,7 +240,8 @@ def resolved(trainer: Trainer, task: Task) -> TrainConfig:
 
 def versions() -> list[str]:
     """What decides a result beside config and data: jax, its backend, `NUMERICS_VERSION`."""
-    return [jax.__version__, jax.default_backend(), NUMERICS_VERSION]
+    x64 = ["x64"] if jax.config.jax_enable_x64 else []
+    return [jax.__version__, jax.default_backend(), NUMERICS_VERSION, *x64]
 
 
 def folder(
@@ -190,10 +265,24 @@ def folder(
 
 def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[str, object]:
     return {
-        "config": to_dict(resolved(trainer, task)),
+        "config": _without_unused(to_dict(resolved(trainer, task))),
         "data": trainer.data.info.hash,
         "versions": trained_by,
     }
+
+
+# Config fields that came after runs were first addressed, each with the value that changes nothing
+_ADDED = {"d_out": None}
+
+
+def _without_unused(data: Any) -> Any:
+    """A config as plain data, without the fields that older versions did not have or need."""
+    if isinstance(data, dict):
+        fields = cast(dict[str, Any], data).items()
+        return {k: _without_unused(v) for k, v in fields if k not in _ADDED or v != _ADDED[k]}
+    if isinstance(data, list):
+        return [_without_unused(item) for item in cast(list[Any], data)]
+    return data
 
 
 def find_model(directory: Path, arm: str | None = None) -> Path:

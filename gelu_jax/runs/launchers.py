@@ -178,7 +178,7 @@ class _Submitit:
             own = range(number * self._gpus, (number + 1) * self._gpus)
             self._executor.update_parameters(visible_gpus=list(own))
         try:
-            with _children_ignore_interrupts():
+            with _children_ignore_signals():
                 self._living.append(self._executor.submit(Worker(), directory))
         except RuntimeError as error:  # sbatch's own words
             reason = str(error).strip().rpartition("\n")[2]
@@ -198,10 +198,10 @@ class _Submitit:
 
 
 @contextmanager
-def _children_ignore_interrupts() -> Generator[None]:
-    """Processes started here ignore Ctrl-C, which a terminal sends to all of them: the leader gets
-    it, and they stop when it lets go."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _children_ignore_signals() -> Generator[None]:
+    """Processes started here ignore Ctrl-C and the end of the terminal, which are sent to all of
+    them: the leader gets them, and they stop when it lets go."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, TypeAdapter, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, WithJsonSchema
 from pydantic_core import to_json
 
 from gelu_jax.errors import Problem, check
@@ -22,10 +22,13 @@ from gelu_jax.training.trainer import Point
 
 Purpose = Literal["tuning", "report"]
 
-# JSON has no NaN and no infinity: a diverged loss is written as a string, and read as a float
+# JSON has no NaN and no infinity: run.json has strings for them, results.json null, which is NaN
 Number = Annotated[
     float,
-    WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}),
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    WithJsonSchema(
+        {"anyOf": [{"type": ["number", "null"]}, {"enum": ["NaN", "Infinity", "-Infinity"]}]}
+    ),
 ]
 Curve = tuple[Number, ...]
 STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")

@@ -4,8 +4,11 @@ A tracker is called after each evaluation with a task and its record, and writes
 It first sees a task with all that was recorded before, so that a resumed run is complete.
 """
 
+import errno
+import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -52,6 +55,8 @@ class Tracker(AbstractContextManager["Tracker"]):
         self._task: Task | None = None
         self._writer: Writer | None = None
         self._written = 0
+        self._lock = threading.Lock()  # a signal closes a tracker from a thread of its own
+        self._stopped = False
 
     def update(self, task: Task, run: Run) -> None:
         """Writes the points of a record that have not been written yet.
@@ -60,22 +65,34 @@ class Tracker(AbstractContextManager["Tracker"]):
           task: the run.
           run: its record so far.
         """
+        with self._lock:
+            if not self._stopped:
+                self._write(task, run)
+
+    def _write(self, task: Task, run: Run) -> None:
         if task != self._task:
-            self.close()
+            self._close()
             self._task, self._writer, self._written = task, self._begin(task), 0
         assert self._writer is not None
         for point in run.points()[self._written :]:
             self._writer.write(point["step"], dict(scalars(point)))
             self._written += 1
 
-    def close(self) -> None:
-        """Ends the run that is being written."""
+    def _close(self) -> None:
         if self._writer is not None:
             self._writer.close()
         self._task = self._writer = None
 
+    def stop(self, _: int) -> str:
+        """Ends the run that is being written, when a signal ends the process."""
+        with self._lock:
+            self._stopped = True
+            self._close()
+        return ""
+
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with self._lock:
+            self._close()
 
 
 def trackers(
@@ -92,13 +109,14 @@ def trackers(
       The trackers, to be used as contexts.
 
     Raises:
-      ConfigError: the package of a tracker is not installed.
+      ConfigError: the package of a tracker is not installed, or nobody is logged in to it.
     """
     check(
         Problem("log", kind, f"needs {package}: pip install 'gelu-jax[{kind}]'")
         for kind, package in _PACKAGES.items()
         if kind in kinds and find_spec(package) is None
     )
+    check(_login_problems() if "wandb" in kinds else [])
 
     def begin(kind: Kind, task: Task) -> Writer:
         trainer = trainers[task.arm]
@@ -110,6 +128,19 @@ def trackers(
     return tuple(
         Tracker(lambda task, kind=kind: begin(kind, task)) for kind in _PACKAGES if kind in kinds
     )
+
+
+def _login_problems() -> Iterator[Problem]:
+    """Asked before anything is written; in a terminal, wandb asks for a key."""
+    import wandb
+
+    if os.environ.get("WANDB_MODE", "online") != "online":
+        return
+    try:
+        wandb.login(verify=False)
+    except wandb.Error as error:
+        reason = str(error).partition("\n")[0]
+        yield Problem("log", "wandb", f"{reason} Or set WANDB_MODE=offline.")
 
 
 def scalars(point: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
@@ -172,22 +203,28 @@ class Wandb:
       directory: of the training or comparison.
       home: of the run, below the directory.
       config: of the run, as plain data.
+
+    Raises:
+      ConnectionError: wandb does not answer, or refuses.
     """
 
     def __init__(self, directory: Path, home: Path, config: Mapping[str, Any]):
         import wandb
 
-        self._run: Any = wandb.init(
-            project="gelu_jax",
-            group=directory.name,
-            name=home.as_posix(),
-            id=home.as_posix().replace("/", "-"),
-            resume="allow",
-            reinit="finish_previous",
-            dir=directory,
-            config=dict(config),
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+        try:
+            self._run: Any = wandb.init(
+                project="gelu_jax",
+                group=directory.name,
+                name=home.as_posix(),
+                id=home.as_posix().replace("/", "-"),
+                resume="allow",
+                reinit="finish_previous",
+                dir=directory,
+                config=dict(config),
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.Error as error:
+            raise ConnectionError(errno.EIO, str(error).partition("\n")[0], "wandb") from error
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the numbers of one step.

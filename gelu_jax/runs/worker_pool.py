@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from gelu_jax import signals
 from gelu_jax.files import write_file
 from gelu_jax.runs.directory import live_workers
 from gelu_jax.runs.execution import Callback, Task, folder
@@ -91,6 +92,7 @@ class WorkerPool:
         self._request(homes)
         while not all(record.ended for record in records.values()):
             time.sleep(POLL_SECONDS)
+            signals.check()
             self._check_workers()
             for task, record in records.items():
                 self._follow(task, record)
@@ -108,6 +110,7 @@ class WorkerPool:
             self._jobs.start(self.directory, number)
         while not (workers := sorted(self.folder.glob("worker-*.json"))):
             time.sleep(POLL_SECONDS)
+            signals.check()
             self._check_workers()
         self._first_worker = json.loads(workers[0].read_bytes())
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeVar
@@ -25,6 +25,7 @@ import jax
 from jax._src import distributed as runtime  # the client: what orbax's own barriers go through
 from rich.console import Console
 
+from gelu_jax import signals
 from gelu_jax.errors import ABSENT, ConfigError, Problem, check
 from gelu_jax.files import is_primary
 
@@ -121,6 +122,22 @@ def broadcast_from_primary(find: Callable[[], T]) -> T:
 
 
 _broadcasts = count()
+_SIGNAL = "gelu_jax/signal"
+
+
+def received_anywhere() -> int | None:
+    """The signal that this process or another one has received; the same in every process."""
+    if (own := signals.received()) is not None:
+        with suppress(RuntimeError):  # another process was first
+            _client().key_value_set(_SIGNAL, str(own))
+    return broadcast_from_primary(_first_signal)
+
+
+def _first_signal() -> int | None:
+    try:
+        return int(_client().key_value_try_get(_SIGNAL))
+    except RuntimeError:  # there is none
+        return None
 
 
 def same_everywhere(values: Mapping[str, object]) -> None:
@@ -166,6 +183,11 @@ def process_group(config: DistributedConfig, latest_step: LatestStep) -> Generat
     except RuntimeError:  # a collective failed; if because a process exited, `_watch` reports it
         time.sleep(2 * HEARTBEAT)
         raise
+    except KeyboardInterrupt:  # all processes stop at the same evaluation
+        leaving.set()
+        with suppress(RuntimeError):
+            _disconnect()
+        raise
     finally:  # jax takes the client away when this process ends for a reason of its own
         leaving.set()
         watch.join()
@@ -175,22 +197,27 @@ def process_group(config: DistributedConfig, latest_step: LatestStep) -> Generat
 def _continue_in_child(latest_step: LatestStep) -> None:
     """Returns in a child process; the parent waits for it to end, and says what that means.
 
-    The child ends with its parent, however that ends, and leaves Ctrl-C to it.
+    The child ends with its parent, however that ends, and gets its signals from it alone.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writer)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_exit_when_closed, args=(reader,), daemon=True).start()
+        for number in signals.WORDS:
+            signal.signal(number, signal.SIG_IGN)
+        threading.Thread(target=_listen, args=(reader,), daemon=True).start()
         return
     os.close(reader)
-    try:
+    ended = threading.Event()
+
+    def pass_on(number: int) -> str:
+        os.write(writer, bytes([number]))
+        ended.wait()
+        signals.leave(number, None)  # the child has said what there is to say
+
+    with signals.before_exit(pass_on):
         status = os.waitpid(child, 0)[1]
-    except KeyboardInterrupt:
-        os.close(writer)
-        os.waitpid(child, 0)
-        raise
+        ended.set()
     Console(stderr=True).show_cursor()  # an aborted progress display has left it hidden
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGABRT:
@@ -200,8 +227,9 @@ def _continue_in_child(latest_step: LatestStep) -> None:
     sys.exit(code)
 
 
-def _exit_when_closed(pipe: int) -> None:
-    os.read(pipe, 1)
+def _listen(pipe: int) -> None:
+    while number := os.read(pipe, 1):
+        signals.deliver(number[0])
     os._exit(1)
 
 

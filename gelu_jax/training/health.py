@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from gelu_jax.nn.feed_forward import FeedForward, branch_product
-from gelu_jax.nn.mlp import MLP, HiddenLayer
+from gelu_jax.nn.feed_forward import HiddenLayer, branch_product
+from gelu_jax.nn.mlp import MLP
 from gelu_jax.nn.parameters import cast
 from gelu_jax.nn.transformer import Transformer
-from gelu_jax.nn.variants import functions
+from gelu_jax.nn.variants import branch_functions
 
 _QUIET = 0.01  # of the layer's RMS
 
@@ -82,24 +82,24 @@ def _transformer(model: Transformer, tokens: Array) -> tuple[Array, _Statistics]
         block.feed_forward = measured
         return block(x), statistics
 
-    x, statistics = jax.lax.scan(layer, model.enter(model.embed(tokens)), model.layers)
-    return model.logits(model.leave(x)), statistics
+    x, statistics = jax.lax.scan(layer, model.block_input(model.embed(tokens)), model.layers)
+    return model.logits(model.final_hidden(x)), statistics
 
 
 def _mlp(model: MLP, images: Array) -> tuple[Array, _Statistics]:
-    x, statistics = model.enter(images), list[_Statistics]()
+    x, statistics = model.flatten(images), list[_Statistics]()
     for layer in model.layers:
         statistics.append(_statistics(layer, x))
-        x = layer(x, None)
+        x = layer(x)
     return model.logits(x), jax.tree.map(lambda *layers: jnp.stack(layers), *statistics)
 
 
-def _statistics(layer: FeedForward | HiddenLayer, x: Float[Array, "... d"]) -> _Statistics:
+def _statistics(layer: HiddenLayer, x: Float[Array, "... d"]) -> _Statistics:
     c = layer.config
     x = x.astype(c.dtype)
     w_in = [cast(w, c.dtype) for w in layer.w_in]
     b_in = None if layer.b_in is None else [cast(b, c.dtype) for b in layer.b_in]
-    h = branch_product(x, w_in, variant=functions(c.variant, layer.learned), b_in=b_in)
+    h = branch_product(x, w_in, variant=branch_functions(c.variant, layer.learned), b_in=b_in)
     p = branch_product(x, w_in[:1], variant=("identity",), b_in=b_in and b_in[:1])
     h, p = (jnp.abs(a.astype(jnp.float32)).reshape(-1, c.d_ff) for a in (h, p))
     quiet = h <= _QUIET * _rms(h)

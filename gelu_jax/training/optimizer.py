@@ -51,7 +51,7 @@ class OptimizerConfig:
         yield from checks.not_negative(
             warmup_steps=self.warmup_steps, weight_decay=self.weight_decay
         )
-        yield from checks.rate(b1=self.b1, b2=self.b2)
+        yield from checks.below_one(b1=self.b1, b2=self.b2)
         if self.weight_decay and self.name != "adamw":
             yield Problem("weight_decay", self.weight_decay, "only adamw has weight decay")
 

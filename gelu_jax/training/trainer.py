@@ -72,6 +72,8 @@ class TrainConfig:
     def _problems(self) -> Iterator[Problem]:
         yield from checks.positive(steps=self.steps, eval_every=self.eval_every)
         yield from checks.divides(self.steps, "steps", eval_every=self.eval_every)
+        if self.steps >= 2**31:  # they are counted in int32
+            yield Problem("steps", self.steps, "must be below 2**31")
         every = self.checkpoint_every
         if every is not None and (every <= 0 or every % self.eval_every):
             best = max(1, round(every / self.eval_every)) * self.eval_every
@@ -290,7 +292,8 @@ class Trainer:
         """The compiled programs; compiled when first needed."""
         start = time.perf_counter()
         config, data, state = self.config, self.data, self.abstract_state
-        keys, batches, learning_rate = Keys.of(0), self.abstract_batches, jnp.zeros(())
+        keys, batches = Keys.of(0), self.abstract_batches
+        learning_rate = jnp.zeros((), jnp.float32)
         size, chunk = config.batch_size, partial(_chunk, config, self.chunk_steps)
         with use_mesh(self.mesh):
             return Programs(

@@ -1,5 +1,6 @@
 """The analysis of whole comparisons whose truth is known."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import synthetic
 from synthetic import analyzed
 
-from gelu_jax.compare.analysis import analyze
+from gelu_jax.compare.analysis import Contrast, analyze
 
 
 def test_the_truth_of_the_synthetic_comparison_is_found():
@@ -49,3 +50,44 @@ def test_a_diverged_rate_counts_with_its_loss_before_training():
     assert arm.rates[1e-2] == pytest.approx(start)
     best = min(arm.rates.values())
     assert arm.sensitivity == pytest.approx(np.mean([*arm.rates.values()]) - best)
+
+
+def test_the_family_is_every_pair_of_arms():
+    analysis = analyzed("full")
+    assert {c.pair for c in analysis.family} == {
+        ("gelu", "relu"),
+        ("swiglu", "relu"),
+        ("swiglu", "gelu"),
+    }
+    assert [c.name for c in analysis.contrasts] == ["gelu", "swiglu"]
+    assert analysis.significant == {("gelu", "relu"), ("swiglu", "relu"), ("swiglu", "gelu")}
+    assert analysis.level == 0.05
+
+
+def test_another_look_spends_the_level():
+    """The same 12 seeds: looked at once, after a look at 8 that was planned, and that was not."""
+    made = synthetic.comparison(("relu", "gelu"), seeds=12, noise=0.012)
+
+    def contrast(looks: tuple[int, ...], most: int | None) -> Contrast:
+        config = {**made.config, "max_seeds": most}
+        (found,) = analyze(replace(made, looks=looks, config=config)).contrasts
+        return found
+
+    once, planned, late = contrast((), None), contrast((8, 12), 12), contrast((8, 12), None)
+    assert once == contrast((12,), None)
+    assert once.p_adjusted == once.p_value
+    assert once.p_adjusted <= planned.p_adjusted <= late.p_adjusted
+    assert once.p_adjusted < late.p_adjusted
+    assert once.interval is not None
+    assert planned.interval is not None
+    assert planned.interval[0] <= once.interval[0] <= once.interval[1] <= planned.interval[1]
+
+
+def test_an_arm_that_diverged_is_not_in_the_family():
+    made = synthetic.with_status(synthetic.comparison(), "swiglu", 103, "diverged")
+    analysis = analyze(made)
+    assert analysis.significant == {("gelu", "relu")}
+    (alone,) = analyze(synthetic.comparison(("relu", "gelu"))).contrasts
+    assert analysis.contrasts[0].p_adjusted == alone.p_adjusted
+    assert math.isnan(analysis.contrasts[1].p_adjusted)
+    assert analysis.contrasts[1].interval is None

@@ -173,11 +173,11 @@ def test_a_field_that_only_passes_its_value_on_is_no_change():
         ({"arms": {}}, "arms = {}: a comparison has at least one arm"),
         ({"arms": {"a/b": {}}}, "arms = 'a/b': cannot be the name of a folder"),
         ({"arms": {"..": {}}}, "arms = '..': cannot be the name of a folder"),
-        ({"seeds": 0}, "seeds = 0: must be above 0; nearest: 1"),
+        ({"seeds": 0}, "seeds = 0: must be above 0"),
         ({"seeds": 1001}, "seeds = 1001: more than 1000 would overlap with the tuning seeds"),
-        ({"learning_rates": (0.1, -0.1)}, "learning_rates = -0.1: must be above 0; nearest: 1"),
+        ({"learning_rates": (0.1, -0.1)}, "learning_rates = -0.1: must be above 0"),
         ({"learning_rates": (0.1, 0.1)}, "learning_rates = (0.1, 0.1): a rate is given twice"),
-        ({"multiple_of": 0}, "multiple_of = 0: must be above 0; nearest: 1"),
+        ({"multiple_of": 0}, "multiple_of = 0: must be above 0"),
     ],
 )
 def test_a_wrong_comparison_is_one_line(changes: dict[str, Any], line: str):
@@ -481,3 +481,51 @@ def test_a_config_is_read_as_it_is_written():
     assert not differs_only_in_seeds(replace(back, multiple_of=8), config)
     assert experiment.planned_runs(config) == 4
     assert experiment.planned_runs(config_of()) == 2
+
+
+# --- Looks ------------------------------------------------------------------------------------
+
+
+def test_every_number_of_seeds_that_was_looked_at_is_on_record(
+    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer]
+):
+    """Once each: the same command again is no new look, nor are other words."""
+    config = config_of(max_seeds=6)
+
+    def looks(**changes: Any) -> tuple[int, ...]:
+        return compare(replace(config, **changes), tmp_path, trainers=trainers).looks
+
+    assert looks() == (2,)
+    assert looks() == (2,)
+    assert looks(seeds=4) == (2, 4)
+    assert looks(seeds=3) == (2, 3, 4)
+    assert read_results(tmp_path).looks == (2, 3, 4)
+    assert looks(seeds=6, max_seeds=8) == (6,)  # another plan is another comparison
+
+
+def test_a_record_from_before_looks_were_recorded_was_looked_at_once(
+    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer]
+):
+    compare(config_of(), tmp_path, trainers=trainers)
+    old = json.loads((tmp_path / "results.json").read_text())
+    del old["looks"], old["config"]["max_seeds"]
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    assert read_results(tmp_path).looks == ()
+    assert compare(config_of(seeds=3), tmp_path, trainers=trainers).looks == (2, 3)
+
+
+def test_seeds_beyond_the_plan_are_refused():
+    with pytest.raises(ConfigError, match=r"seeds = 9: more than max_seeds = 8, which was fixed"):
+        config_of(seeds=9, max_seeds=8)
+
+
+def test_what_can_be_found_is_announced_before_it_is_trained(
+    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer]
+):
+    made_up.loss = distance(2e-3)
+    config = config_of(learning_rates=(1e-3, 2e-3, 4e-3), tuning_seeds=2)
+    lines: list[str] = []
+    compare(config, tmp_path, trainers=trainers, announce=lines.append)
+    assert len(lines) == 2
+    assert "can never conclude" in lines[0]
+    assert "The tuning seeds suggest swiglu +0." in lines[1]

@@ -5,9 +5,11 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import jsonschema
+import numpy as np
 import pytest
 import synthetic
 from hypothesis import given
@@ -54,7 +56,7 @@ def test_a_comparison_is_read_back_equal(tmp_path: Path):
 
 
 @given(losses=st.lists(ANY_FLOAT, min_size=2, max_size=2), seed=st.integers(0, 2**63 - 1))
-def test_every_float_survives_strict_json(tmp_path_factory, losses: list[float], seed: int):
+def test_every_finite_float_survives_strict_json(tmp_path_factory, losses: list[float], seed: int):
     directory = tmp_path_factory.mktemp("results")
     run = small_run(
         seed=seed,
@@ -63,11 +65,33 @@ def test_every_float_survives_strict_json(tmp_path_factory, losses: list[float],
         health={"x": ((losses[0],), ())},
     )
     write_results(small(run), directory)
-    strict_json(directory / "results.json")
+    written: Any = strict_json(directory / "results.json")
+    expected = [loss if math.isfinite(loss) else None for loss in losses]
+    assert written["runs"][0]["validation_loss"] == expected
     (back,) = read_results(directory).runs
-    assert list(map(repr, back.validation_loss)) == list(map(repr, losses))
-    assert list(map(repr, back.health["x"][0])) == [repr(losses[0])]
+    expected = [loss if math.isfinite(loss) else math.nan for loss in losses]
+    assert list(map(repr, back.validation_loss)) == list(map(repr, expected))
+    assert list(map(repr, back.health["x"][0])) == [repr(expected[0])]
     assert back.seed == seed
+
+
+def test_the_words_of_older_files_are_read(tmp_path: Path):
+    made = small(small_run(status="diverged", validation_loss=(5.0, math.nan)))
+    write_results(made, tmp_path)
+    path = tmp_path / "results.json"
+    for word in ("NaN", "Infinity", "-Infinity"):
+        path.write_text(path.read_text().replace("[5.0,null]", f'[5.0,"{word}"]'))
+        (back,) = read_results(tmp_path).runs
+        assert repr(back.validation_loss[1]) == repr(float(word))
+        jsonschema.validate(strict_json(path), json.loads(SCHEMA.read_text()))
+        path.write_text(path.read_text().replace(f'"{word}"', "null"))
+
+
+def test_data_frames_read_null_as_nan(tmp_path: Path):
+    write_results(small(small_run(status="diverged", validation_loss=(5.0, math.inf))), tmp_path)
+    written: Any = strict_json(tmp_path / "results.json")
+    loss = np.array(written["runs"][0]["validation_loss"], float)
+    assert np.isnan(loss).tolist() == [False, True]
 
 
 def test_not_a_number_in_the_config_is_written_as_a_word(tmp_path: Path):

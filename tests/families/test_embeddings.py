@@ -51,7 +51,7 @@ def test_batches_and_order_change_nothing(model):
 
 def test_long_texts_are_cut_and_keep_their_ends(model):
     words = [f"w{i % 50 + 4}" for i in range(100)]
-    long, cut = " ".join(words), " ".join(words[:30])  # 32 places, two of them for the ends
+    long, cut = " ".join(words), " ".join(words[:30])  # 32 positions, two of them for the ends
     vectors = families.sentence_embeddings(model, tokenizer(ends=True), [long, cut])
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
     short, cut = families.sentence_embeddings(

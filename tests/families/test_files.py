@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import flax.nnx as nnx
@@ -20,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 import gelu_jax as gj
 from gelu_jax import families
 from gelu_jax.families import files
+from gelu_jax.families.tree import in_dtype
 
 FIXTURES = Path(__file__).parents[1] / "golden" / "families"
 
@@ -99,10 +101,22 @@ def test_mixed_dtypes_come_back_byte_equal(tmp_path):
     model = families.load(path)
     assert model.config.dtype == "bfloat16"
     families.save(model, tmp_path / "saved")
-    ours, theirs = (load_file(p / "model.safetensors") for p in (tmp_path / "saved", path))
+    ours, expected = (load_file(p / "model.safetensors") for p in (tmp_path / "saved", path))
     assert {n: (t.dtype, t.tobytes()) for n, t in ours.items()} == {
-        n: (t.dtype, t.tobytes()) for n, t in theirs.items()
+        n: (t.dtype, t.tobytes()) for n, t in expected.items()
     }
+
+
+def test_computation_is_in_the_dtype_of_most_weights(tmp_path):
+    def mixed(tensors):
+        wide = "model.embed_tokens.weight"  # larger than any other tensor, not than all of them
+        return {n: t if n == wide else t.astype(ml_dtypes.bfloat16) for n, t in tensors.items()}
+
+    model = families.load(changed(copied("llama", tmp_path / "mixed"), tensors=mixed))
+    assert model.embedding.dtype == jnp.float32
+    assert model.config.dtype == "bfloat16"
+    families.save(model, tmp_path / "saved", config={})
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_float64_wants_x64(tmp_path):
@@ -196,11 +210,11 @@ def test_a_repository_id_is_looked_up_in_the_cache_and_nowhere_else(tmp_path, mo
         families.load("someone/other")
 
 
-# --- spellings and buffers ---
+# --- aliases and buffers ---
 
 
 @pytest.mark.parametrize(
-    ("name", "respell"),
+    ("name", "alias"),
     [
         ("gpt2", lambda n: n.removeprefix("transformer.")),
         ("bert", lambda n: n.replace("LayerNorm.weight", "LayerNorm.gamma")),
@@ -217,10 +231,10 @@ def test_a_repository_id_is_looked_up_in_the_cache_and_nowhere_else(tmp_path, mo
         ("efficientnet", lambda n: n.removeprefix("efficientnet.")),
     ],
 )
-def test_other_spellings_are_read_and_kept(name, respell, tmp_path):
+def test_aliases_are_read_and_kept(name, alias, tmp_path):
     path = changed(
         copied(name, tmp_path / "other"),
-        tensors=lambda ts: {respell(n): t for n, t in ts.items()},
+        tensors=lambda ts: {alias(n): t for n, t in ts.items()},
     )
     model = families.load(path)
     same(model, families.load(FIXTURES / name))
@@ -348,6 +362,25 @@ def test_activations_that_mean_another(name, fields, variant, tmp_path):
     part = {"t5_v1_1": "encoder"}.get(name, "text" if "clip" in name else None)
     block = families.load_feed_forward(path, 0, part=part)
     assert gj.branches(block.config.variant)[0] is gj.activation(variant)
+
+
+def test_fields_that_are_absent_and_fields_that_are_null():
+    """A window is 4096 tokens where the file does not say, and none where it says null."""
+    values = json.loads((FIXTURES / "mistral" / "config.json").read_text())
+    windows = {4: values, None: values | {"sliding_window": None}}
+    windows[4096] = {k: v for k, v in values.items() if k != "sliding_window"}
+    for window, fields in windows.items():
+        assert families.config(fields).block.attention.window == window
+
+
+def test_a_config_alone_is_enough_where_no_part_depends_on_the_tensors():
+    for name in ("efficientnet", "vit", "bert"):
+        values = json.loads((FIXTURES / name / "config.json").read_text())
+        made, loaded = families.config(values), families.load(FIXTURES / name).config
+        heads = {"num_classes": None, "pooler": False, "masked_head": None}
+        heads |= {"next_sentence_head": False}
+        changes = {k: v for k, v in heads.items() if hasattr(loaded, k)}
+        assert made == in_dtype(replace(loaded, **changes), jnp.float32)
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,8 @@ def garbled_config(path, rng):
     file = path / "config.json"
     content = bytearray(file.read_bytes())
     # Not within a name: a field of another name is a field that is not there.
-    place = rng.choice([i for i, sign in enumerate(content) if sign in b'{}[]:,"'])
-    content[place : place + 1] = rng.choice([b"\xff", b"{", b"]", b'"', b"\x00", b",,"])
+    position = rng.choice([i for i, sign in enumerate(content) if sign in b'{}[]:,"'])
+    content[position : position + 1] = rng.choice([b"\xff", b"{", b"]", b'"', b"\x00", b",,"])
     file.write_bytes(content)
 
 
@@ -154,7 +154,7 @@ def undamaged(name):
     return families.load(FIXTURES / name)
 
 
-def essence(model):
+def contents(model):
     """What the model computes with: its config and its weights."""
     return model.config, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(model)]
 
@@ -178,5 +178,5 @@ def outcome(name, damage, seed, tmp_path):
         model = families.load(path)
     except gj.ConfigError:
         return "refused"
-    assert essence(model) == essence(undamaged(name)), f"loaded another model: {path}"
+    assert contents(model) == contents(undamaged(name)), f"loaded another model: {path}"
     return "the same"

@@ -17,7 +17,7 @@ from gelu_jax.nn.position import RelativeConfig, RotaryConfig, RotaryScaling, re
 
 pytestmark = [
     pytest.mark.live,
-    pytest.mark.filterwarnings("default"),  # theirs, of which there are many
+    pytest.mark.filterwarnings("default"),  # of transformers itself, which gives many
 ]
 TOLERANCE = 2e-5
 SEEDS = (1, 2)
@@ -38,14 +38,14 @@ def maker():
 def test_fresh_models(case, seed, maker, tmp_path):
     """Other weights and inputs than the fixture's, and what we save they load and compute alike."""
     maker.make(case, seed=seed, folder=tmp_path)
-    for field, ours, theirs in parity.compared(tmp_path / case):
+    for field, ours, expected in parity.compared(tmp_path / case):
         tolerance = TOLERANCE if ours.dtype.kind == "f" else 0
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance, err_msg=field)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance, err_msg=field)
     families.save(parity.loaded(tmp_path / case), tmp_path / "saved")
     one, other = (type_of(maker, case).from_pretrained(tmp_path / n) for n in (case, "saved"))
-    theirs, ours = one.state_dict(), other.state_dict()
-    assert theirs.keys() == ours.keys()
-    assert all((theirs[name] == ours[name]).all() for name in theirs)
+    expected, ours = one.state_dict(), other.state_dict()
+    assert expected.keys() == ours.keys()
+    assert all((expected[name] == ours[name]).all() for name in expected)
 
 
 def type_of(maker, case):
@@ -60,11 +60,11 @@ def test_half_precision_files_load_byte_equal(case, dtype, maker, tmp_path):
 
     model = maker.CASES[case][0]().to(getattr(torch, dtype))
     maker.randomise(model)
-    model.save_pretrained(tmp_path / "theirs")
-    ours = families.load(tmp_path / "theirs")
+    model.save_pretrained(tmp_path / "expected")
+    ours = families.load(tmp_path / "expected")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(ours)} == {dtype}
     families.save(ours, tmp_path / "ours")
-    one, other = ((tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
+    one, other = ((tmp_path / name / "model.safetensors") for name in ("expected", "ours"))
     again = type(model).from_pretrained(tmp_path / "ours", dtype=getattr(torch, dtype))
     assert all((a == b).all() for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert one.stat().st_size == other.stat().st_size
@@ -76,15 +76,17 @@ def test_buckets_of_every_distance(buckets, distance, causal):
     import torch
     from transformers.models.t5.modeling_t5 import T5Attention
 
-    places = jnp.arange(3 * distance)
+    positions = jnp.arange(3 * distance)
     table = jnp.arange(buckets, dtype=jnp.float32)[:, None]
-    ours = relative_bias(table, places, places, RelativeConfig(buckets, distance), causal=causal)
+    ours = relative_bias(
+        table, positions, positions, RelativeConfig(buckets, distance), causal=causal
+    )
     relative = torch.arange(3 * distance)[None, :] - torch.arange(3 * distance)[:, None]
-    theirs = T5Attention._relative_position_bucket(
+    expected = T5Attention._relative_position_bucket(
         relative, bidirectional=not causal, num_buckets=buckets, max_distance=distance
     ).numpy()
-    seen = np.tril(np.ones_like(theirs)) if causal else 1
-    np.testing.assert_array_equal(np.asarray(ours)[0, 0] * seen, theirs * seen)
+    seen = np.tril(np.ones_like(expected)) if causal else 1
+    np.testing.assert_array_equal(np.asarray(ours)[0, 0] * seen, expected * seen)
 
 
 def test_stretched_rotary_positions_of_llama_3():
@@ -101,14 +103,14 @@ def test_stretched_rotary_positions_of_llama_3():
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
     }
-    places = np.array([[0, 1, 17, 1000, 10_000]])
+    positions = np.array([[0, 1, 17, 1000, 10_000]])
     x = np.random.default_rng(0).normal(size=(1, 5, 2, 128)).astype(np.float32)
     config = LlamaConfig(hidden_size=256, num_attention_heads=2, head_dim=128, rope_parameters=rope)
-    cos, sin = LlamaRotaryEmbedding(config)(torch.tensor(x), torch.tensor(places))
+    cos, sin = LlamaRotaryEmbedding(config)(torch.tensor(x), torch.tensor(positions))
     heads = torch.tensor(x).transpose(1, 2)
-    theirs = apply_rotary_pos_emb(heads, heads, cos, sin)[0].transpose(1, 2).numpy()
+    expected = apply_rotary_pos_emb(heads, heads, cos, sin)[0].transpose(1, 2).numpy()
     ours = rotary(
-        jnp.asarray(x), jnp.asarray(places), RotaryConfig(500000.0, scaling=RotaryScaling())
+        jnp.asarray(x), jnp.asarray(positions), RotaryConfig(500000.0, scaling=RotaryScaling())
     )
-    np.testing.assert_allclose(ours[:, :4], theirs[:, :4], rtol=0, atol=2e-4)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-3)
+    np.testing.assert_allclose(ours[:, :4], expected[:, :4], rtol=0, atol=2e-4)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-3)

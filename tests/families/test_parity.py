@@ -23,9 +23,9 @@ def test_every_family_has_a_fixture():
     "options", [parity.QUICKLY_COMPILED, pytest.param(None, marks=pytest.mark.slow)]
 )
 def test_outputs_are_those_of_transformers(name, options):
-    for field, ours, theirs in parity.compared(FIXTURES / name, compiler_options=options):
+    for field, ours, expected in parity.compared(FIXTURES / name, compiler_options=options):
         tolerance = TOLERANCE if ours.dtype.kind == "f" else 0  # tokens are equal
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance, err_msg=field)
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance, err_msg=field)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -33,12 +33,12 @@ def test_saved_tensors_are_byte_equal_to_the_source(name, tmp_path):
     model = parity.loaded(FIXTURES / name)
     families.save(model, tmp_path / "saved")
     source, saved = FIXTURES / name, tmp_path / "saved"
-    ours, theirs = load_file(saved / "model.safetensors"), load_file(source / "model.safetensors")
-    counts = {tensor for tensor in theirs if tensor.endswith(".num_batches_tracked")}
-    assert ours.keys() == theirs.keys() - counts
+    ours, expected = load_file(saved / "model.safetensors"), load_file(source / "model.safetensors")
+    counts = {tensor for tensor in expected if tensor.endswith(".num_batches_tracked")}
+    assert ours.keys() == expected.keys() - counts
     for tensor in ours:
-        assert ours[tensor].shape == theirs[tensor].shape
-        assert ours[tensor].tobytes() == theirs[tensor].tobytes(), tensor
+        assert ours[tensor].shape == expected[tensor].shape
+        assert ours[tensor].tobytes() == expected[tensor].tobytes(), tensor
     assert (saved / "config.json").read_bytes() == (source / "config.json").read_bytes()
     again = families.load(saved)
     assert jax.tree.structure(again) == jax.tree.structure(model)

@@ -98,6 +98,9 @@ def test_palm(tmp_path):
     logits = compiled(lambda model, tokens: model(tokens))(model, jnp.asarray(tokens))
     for row, ours in zip(tokens, logits, strict=True):
         np.testing.assert_allclose(ours, palm_reference(tensors, row), rtol=0, atol=1e-5)
+    block = families.load_feed_forward(tmp_path, 1)  # its kernels share a tensor with attention's
+    inside = jax.tree.map(lambda leaf: leaf[1], model.layers.feed_forward)
+    jax.tree.map(np.testing.assert_array_equal, block, inside)
     families.save(model, tmp_path / "saved")
     saved = load_file(tmp_path / "saved" / "model.safetensors")
     assert saved.keys() == tensors.keys()
@@ -182,5 +185,5 @@ def test_mbconv(size):
         lambda blocks, xs: [block(x[None])[0] for block, x in zip(blocks, xs, strict=True)]
     )(list(model.blocks), images)
     for block, x, ours in zip(model.blocks, images, outputs, strict=True):
-        theirs = mbconv_reference(block, x.astype(np.float64))
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+        expected = mbconv_reference(block, x.astype(np.float64))
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)

@@ -1,16 +1,16 @@
-"""Prints the coefficients in gelu_jax/activations/gaussian.py.
+"""Fits the polynomials of gelu_jax/activations/gaussian.py, and prints their coefficients.
 
     python tests/golden/fit_gaussian.py
 
-M is Mills' ratio Φ(−a)/φ(a), z the zero of M(a) − a, and w = a/(a + 5/2). Each table is the
-polynomial of least relative error (Remez' exchange) or, for float64, the one through Chebyshev's
-points, with powers of w − 13/32 (`_NEAR`: of s), highest first:
+M is Mills' ratio Φ(−a)/φ(a), z the zero of M(a) − a, and w = a/(a + 5/2). For float32 each is the
+polynomial with the least relative error (Remez' exchange), for float64 the one that interpolates at
+Chebyshev's points, in powers of w − 13/32 (`_CENTRAL`: of s), highest first:
 
-    _NEAR_*   erf(√(s/2))/(2√s)               0 ≤ s ≤ 1
-    _TAIL_*   a·M(a)/√(2π)                    5/8 ≤ a ≤ 15.5, in float64 40
-    _SLOPE_*  (a − M(a))/((a − z)·√(2π))      0 ≤ a ≤ 15.5, in float64 40
+    _CENTRAL_*   erf(√(s/2))/(2√s)             0 ≤ s ≤ 1
+    _MILLS_*     a·M(a)/√(2π)                  5/8 ≤ a ≤ 15.5, in float64 40
+    _DEFLATED_*  (a − M(a))/((a − z)·√(2π))    0 ≤ a ≤ 15.5, in float64 40
 
-It prints the greatest relative error of each as a power of two.
+It prints the largest relative error of each as a power of two.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from mpmath import mp, mpf
 
 mp.prec = 300
-FIVE_HALVES, MIDDLE, NEAR = mpf(5) / 2, mpf(13) / 32, mpf(5) / 8
+FIVE_HALVES, MIDDLE, LEAST_TAIL = mpf(5) / 2, mpf(13) / 32, mpf(5) / 8
 Function = Callable[[mpf], mpf]
 
 
@@ -29,7 +29,7 @@ def mills(a: mpf) -> mpf:
 ZERO = mp.findroot(lambda a: mills(a) - a, 0.75)
 
 
-def near(s: mpf) -> mpf:
+def central(s: mpf) -> mpf:
     return mp.erf(mp.sqrt(s / 2)) / (2 * mp.sqrt(s)) if s > 0 else 1 / mp.sqrt(2 * mp.pi)
 
 
@@ -41,11 +41,11 @@ def _w(a: float) -> mpf:
     return mpf(a) / (a + FIVE_HALVES)
 
 
-def tail(w: mpf) -> mpf:
+def scaled_mills(w: mpf) -> mpf:
     return _a(w) * mills(_a(w)) / mp.sqrt(2 * mp.pi)
 
 
-def slope(w: mpf) -> mpf:
+def deflated(w: mpf) -> mpf:
     a = _a(w)
     if abs(a - ZERO) < mpf(10) ** -30:
         return mp.diff(lambda a: a - mills(a), ZERO) / mp.sqrt(2 * mp.pi)
@@ -53,7 +53,10 @@ def slope(w: mpf) -> mpf:
 
 
 def solve(f: Function, points: list[mpf], degree: int, middle: mpf, exchange: bool) -> list[mpf]:
-    """The polynomial through the points, or the one that misses them alternately by one ratio."""
+    """The polynomial through the points; for an exchange, the one off by ±e at them in turn.
+
+    e, a relative error, is one more unknown, and there is one more point.
+    """
     n = len(points)
     rows, right = mp.matrix(n, n), mp.matrix(n, 1)
     for i, x in enumerate(points):
@@ -65,21 +68,21 @@ def solve(f: Function, points: list[mpf], degree: int, middle: mpf, exchange: bo
     return list(mp.lu_solve(rows, right))[: degree + 1]
 
 
-def misses(
+def errors(
     f: Function, coefficients: list[mpf], middle: mpf, points: list[mpf]
 ) -> list[tuple[mpf, mpf]]:
-    """Each point with its relative error."""
+    """Each point with the relative error there."""
     return [(x, mp.polyval(coefficients[::-1], x - middle) / f(x) - 1) for x in points]
 
 
-def extrema(missed: list[tuple[mpf, mpf]], count: int) -> list[mpf]:
-    """The greatest miss of every stretch of one sign."""
+def extrema(found: list[tuple[mpf, mpf]], count: int) -> list[mpf]:
+    """Where the error is largest in each interval in which it has one sign."""
     best: list[tuple[mpf, mpf]] = []
-    for x, miss in missed:
-        if best and best[-1][1] * miss > 0:
-            best[-1] = max(best[-1], (x, miss), key=lambda point: abs(point[1]))
+    for x, error in found:
+        if best and best[-1][1] * error > 0:
+            best[-1] = max(best[-1], (x, error), key=lambda point: abs(point[1]))
         else:
-            best.append((x, miss))
+            best.append((x, error))
     while len(best) > count:
         best.pop(0 if abs(best[0][1]) < abs(best[-1][1]) else -1)
     return [x for x, _ in best]
@@ -88,25 +91,26 @@ def extrema(missed: list[tuple[mpf, mpf]], count: int) -> list[mpf]:
 def fit(
     f: Function, low: mpf, high: mpf, degree: int, middle: mpf, exchange: bool
 ) -> tuple[list[mpf], mpf]:
+    """The coefficients, lowest power first, and the largest relative error."""
     grid = [low + (high - low) * i / 1000 for i in range(1001)]
     n = degree + (2 if exchange else 1)
     angles = [i * mp.pi / (n - 1) if exchange else (2 * i + 1) * mp.pi / (2 * n) for i in range(n)]
     points = [(low + high) / 2 + (high - low) / 2 * mp.cos(angle) for angle in angles]
     coefficients = solve(f, points, degree, middle, exchange)
     for _ in range(6 if exchange else 0):
-        points = extrema(misses(f, coefficients, middle, grid), n)
+        points = extrema(errors(f, coefficients, middle, grid), n)
         coefficients = solve(f, points, degree, middle, exchange)
-    return coefficients, max(abs(miss) for _, miss in misses(f, coefficients, middle, grid))
+    return coefficients, max(abs(error) for _, error in errors(f, coefficients, middle, grid))
 
 
 def main() -> None:
     print("z =", mp.nstr(ZERO, 40))
     for suffix, bound, degrees, exchange in (("32", 15.5, (5, 11, 10), True),
                                              ("64", 40.0, (10, 25, 24), False)):  # fmt: skip
-        ends = ((mpf(0), mpf(1)), (_w(NEAR), _w(bound)), (mpf(0), _w(bound)))
-        functions = {"_NEAR": near, "_TAIL": tail, "_SLOPE": slope}
+        ends = ((mpf(0), mpf(1)), (_w(LEAST_TAIL), _w(bound)), (mpf(0), _w(bound)))
+        functions = {"_CENTRAL": central, "_MILLS": scaled_mills, "_DEFLATED": deflated}
         for (name, f), (low, high), degree in zip(functions.items(), ends, degrees, strict=True):
-            middle = mpf(0) if name == "_NEAR" else MIDDLE
+            middle = mpf(0) if name == "_CENTRAL" else MIDDLE
             coefficients, worst = fit(f, low, high, degree, middle, exchange)
             print(f"{name}_{suffix}: 2^{mp.nstr(mp.log(worst, 2), 4)}")
             print(*(repr(float(c)) for c in coefficients[::-1]), sep=",\n")

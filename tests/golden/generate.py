@@ -1,10 +1,11 @@
-"""Writes the goldens of tests/test_numerics.py with 160-bit arithmetic: needs mpmath, some minutes.
+"""Computes the goldens of the activations with 160-bit arithmetic, in some minutes.
 
     python tests/golden/generate.py
 
-`rounded_16.json` holds, per function, the SHA-256 of its correctly rounded results at all finite
-inputs of float16 and bfloat16, value and derivative, zeros without their sign. `float64.npz` holds
-inputs and the results rounded to float64.
+`rounded_16.json` holds the SHA-256 of the correctly rounded values and derivatives of each
+function at all finite inputs of float16 and bfloat16, with zeros stripped of their sign: see
+tests/numerics/test_reference.py. `float64.npz` holds inputs, and the results rounded to float64:
+see tests/activations/test_accuracy.py.
 """
 
 import hashlib
@@ -25,7 +26,13 @@ POINTS = 5000
 
 
 def rounded(value: mpf, bits: int, least: int) -> float:
-    """The value rounded to nearest, ties to even, in a format without an upper end."""
+    """The value rounded to nearest, ties to even, in a format of unlimited range upward.
+
+    Args:
+      value: the value.
+      bits: the bits of the format's significand.
+      least: the exponent of its least subnormal number.
+    """
     if value == 0:
         return 0.0
     _, exponent = mp.frexp(value)
@@ -36,6 +43,7 @@ def rounded(value: mpf, bits: int, least: int) -> float:
 
 
 def digest(f: Real, dtype: str) -> str:
+    """The SHA-256 of the rounded results at every finite input of a dtype."""
     kind, bits, least = FORMATS[dtype]
     x = np.arange(65536, dtype=np.uint16).view(kind).astype(np.float64)
     x = x[np.isfinite(x)]
@@ -45,7 +53,7 @@ def digest(f: Real, dtype: str) -> str:
 
 
 def sample(points: int, seed: int) -> np.ndarray:
-    """Points where the functions bend, tiny ones and huge ones."""
+    """Points where the functions bend, where they end, tiny ones and huge ones."""
     random = np.random.default_rng(seed)
     bends = random.uniform(-45, 45, points * 3 // 5)
     tails = random.uniform(-760, 760, points // 5)

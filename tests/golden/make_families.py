@@ -44,8 +44,8 @@ TEXT = SMALL | SPECIAL | {"max_position_embeddings": 32}
 def causal(model: Any) -> Outputs:
     """Hidden states and logits of a batch padded on the left, and its greedy continuation."""
     tokens, mask = _tokens(56, left=True)
-    places = (mask.cumsum(1) - 1).clamp(min=0)
-    out = model(tokens, attention_mask=mask, position_ids=places, output_hidden_states=True)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    out = model(tokens, attention_mask=mask, position_ids=positions, output_hidden_states=True)
     greedy = model.generate(
         tokens, attention_mask=mask, max_new_tokens=9, do_sample=False, eos_token_id=-1
     )
@@ -104,13 +104,13 @@ def features(model: Any) -> Outputs:
 
 
 def dual_encoder(model: Any) -> Outputs:
-    """CLIP's hidden states, embeddings and logits; texts end at different places."""
+    """CLIP's hidden states, embeddings and logits; texts end at different positions."""
     tokens = torch.randint(3, 50, (3, 7))
     end = model.config.text_config.eos_token_id
     end = 55 if end == 2 else end  # the old rule: the largest token is the end
-    for row, place in enumerate((6, 4, 2)):
-        tokens[row, place:] = 0
-        tokens[row, place] = end
+    for row, position in enumerate((6, 4, 2)):
+        tokens[row, position:] = 0
+        tokens[row, position] = end
     pixels = torch.randn(2, 3, 12, 12)
     out = model(input_ids=tokens, pixel_values=pixels)
     return {

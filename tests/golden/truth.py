@@ -1,4 +1,4 @@
-"""Every activation and its derivative in arbitrary precision, straight from its definition."""
+"""Every activation and its derivative with 160 bits, straight from its definition."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +19,7 @@ def pdf(x: mpf) -> mpf:
 
 
 def cdf(x: mpf) -> mpf:
-    if abs(x) > 2000:  # mpmath cannot, and the result is 0 or 1 to a million digits
+    if abs(x) > 2000:  # mpmath fails there, and the result is 0 or 1 to a million digits
         return step(x)
     return mp.erfc(-x / mp.sqrt(2)) / 2
 
@@ -71,7 +71,7 @@ def step(x: mpf) -> mpf:
     return ONE if x > 0 else ZERO
 
 
-def z(x: mpf) -> mpf:
+def standardized(x: mpf) -> mpf:
     return (x - MEAN) / DEVIATION
 
 
@@ -111,7 +111,7 @@ TRUTH: dict[str, tuple[Real, Real]] = {
         lambda x: min(x * cdf(x), mpf(10)),
         lambda x: (cdf(x) + x * pdf(x)) * step(10 - x),
     ),
-    "laplace": (lambda x: cdf(z(x)), lambda x: pdf(z(x)) / DEVIATION),
+    "laplace": (lambda x: cdf(standardized(x)), lambda x: pdf(standardized(x)) / DEVIATION),
     "sigmoid": (sigmoid, lambda x: sigmoid(x) * sigmoid(-x)),
     "tanh": (mp.tanh, lambda x: 4 * sigmoid(2 * x) * sigmoid(-2 * x)),
     "silu": (gate(identity), gate_derivative(identity, lambda x: ONE)),

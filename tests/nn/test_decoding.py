@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_models import random_model
 
 import gelu_jax as gj
 from gelu_jax.nn.decoding import generate, sample
@@ -18,12 +18,10 @@ from gelu_jax.nn.position import RotaryConfig
 
 @cache
 def transformer(kind="rotary, grouped, window"):
-    rng = np.random.default_rng(0)  # not our own initialisation, whose compilation takes seconds
-    empty = nnx.eval_shape(lambda: built(**KINDS[kind]))
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype), empty)
+    return random_model(gj.Transformer, config(**KINDS[kind]))
 
 
-def built(style="pre_norm", *, window=None, kv_heads=None, rotary=True, scan=True):
+def config(style="pre_norm", *, window=None, kv_heads=None, rotary=True, scan=True, tied=True):
     norm = NormConfig(16, use_bias=True)
     attention = gj.AttentionConfig(
         16,
@@ -33,10 +31,10 @@ def built(style="pre_norm", *, window=None, kv_heads=None, rotary=True, scan=Tru
         rotary=RotaryConfig() if rotary else None,
     )
     block = gj.BlockConfig(norm, attention, gj.FeedForwardConfig(16, 24, "swiglu"), style=style)
-    config = gj.TransformerConfig(
-        29, 3, block, max_positions=None if rotary else 24, scan_layers=scan, init_std=0.3
+    positions = None if rotary else 24
+    return gj.TransformerConfig(
+        29, 3, block, max_positions=positions, tie_embeddings=tied, scan_layers=scan
     )
-    return gj.Transformer(config, rngs=nnx.Rngs(0))
 
 
 KINDS = {
@@ -44,29 +42,30 @@ KINDS = {
     "learned positions": {"rotary": False},
     "post-norm": {"style": "post_norm", "rotary": False},
     "parallel, multi-query, unrolled": {"style": "parallel", "kv_heads": 1, "scan": False},
+    "post-norm, rotary, untied": {"style": "post_norm", "tied": False},
+    "parallel, learned positions": {"style": "parallel", "rotary": False},
 }
+PADDED = list(KINDS)[:4]
 TOKENS = jax.random.randint(jax.random.key(1), (2, 12), 0, 29)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prefill_and_steps_equal_the_full_forward(kind):
-    model = transformer(kind)
-
     @jax.jit
-    def decoded(model, tokens):
+    def both(model, tokens):
         def step(cache, token):
             logits, cache = model.decode(token[:, None], cache)
             return cache, logits[:, 0]
 
         logits, cache = model.decode(tokens[:, :5], model.empty_cache(2, 12))
         _, rest = jax.lax.scan(step, cache, tokens[:, 5:].T)
-        return jnp.concatenate([logits, rest.swapaxes(0, 1)], 1)
+        return jnp.concatenate([logits, rest.swapaxes(0, 1)], 1), model(tokens)
 
-    full = jax.jit(lambda model, tokens: model(tokens))(model, TOKENS)
-    np.testing.assert_allclose(decoded(model, TOKENS), full, rtol=0, atol=1e-5)
+    decoded, full = both(transformer(kind), TOKENS)
+    np.testing.assert_allclose(decoded, full, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PADDED)
 def test_a_row_padded_on_the_left_decodes_as_it_does_alone(kind):
     model = transformer(kind)
     continued = jax.jit(lambda m, t, mask: generate(m, t, 7, mask=mask))
@@ -114,31 +113,31 @@ def test_one_token_needs_no_step():
 LOGITS = jnp.log(jnp.array([0.5, 0.25, 0.125, 0.0625, 0.0625]))
 
 
-def frequencies(**options):
-    n = 4000
-    tokens = jax.jit(lambda rows, key: sample(rows, key, **options))(
-        jnp.broadcast_to(LOGITS, (n, 5)), jax.random.key(3)
-    )
-    return np.bincount(tokens, minlength=5) / n
+FREQUENCIES = [
+    ({}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+    ({"temperature": 0.5}, [0.7297, 0.1824, 0.0456, 0.0114, 0.0114]),
+    ({"top_k": 2}, [2 / 3, 1 / 3, 0, 0, 0]),
+    ({"top_k": 99}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+    ({"top_p": 0.5}, [1, 0, 0, 0, 0]),
+    ({"top_p": 0.51}, [2 / 3, 1 / 3, 0, 0, 0]),
+    ({"top_p": 1.0}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
+    ({"top_p": 1e-9}, [1, 0, 0, 0, 0]),
+    ({"top_k": 3, "top_p": 0.7}, [2 / 3, 1 / 3, 0, 0, 0]),
+]
+DRAWS = 4000
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ({}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
-        ({"temperature": 0.5}, [0.7297, 0.1824, 0.0456, 0.0114, 0.0114]),
-        ({"top_k": 2}, [2 / 3, 1 / 3, 0, 0, 0]),
-        ({"top_k": 99}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
-        ({"top_p": 0.5}, [1, 0, 0, 0, 0]),
-        ({"top_p": 0.51}, [2 / 3, 1 / 3, 0, 0, 0]),
-        ({"top_p": 1.0}, [0.5, 0.25, 0.125, 0.0625, 0.0625]),
-        ({"top_p": 1e-9}, [1, 0, 0, 0, 0]),
-        ({"top_k": 3, "top_p": 0.7}, [2 / 3, 1 / 3, 0, 0, 0]),
-    ],
-)
-def test_sampled_frequencies(options, expected):
+@pytest.fixture(scope="module")
+def draws():
+    rows, key = jnp.broadcast_to(LOGITS, (DRAWS, 5)), jax.random.key(3)
+    every = [options for options, _ in FREQUENCIES]
+    return jax.jit(lambda: [sample(rows, key, **options) for options in every])()
+
+
+@pytest.mark.parametrize("case", range(len(FREQUENCIES)), ids=[str(o) for o, _ in FREQUENCIES])
+def test_sampled_frequencies(draws, case):
     """4000 draws: five standard deviations of a frequency are below 0.04."""
-    found = frequencies(**options)
+    found, expected = np.bincount(draws[case], minlength=5) / DRAWS, FREQUENCIES[case][1]
     np.testing.assert_allclose(found, expected, atol=0.04)
     assert (found[np.array(expected) == 0] == 0).all()
 

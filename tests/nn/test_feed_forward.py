@@ -11,12 +11,14 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from random_models import random_arrays, random_model
 from scipy.special import erf, expit
 
 import gelu_jax as gj
 from gelu_jax.nn.branches import XIELU
-from gelu_jax.nn.feed_forward import _choice_problems, branch_product
-from gelu_jax.nn.remat import decode, encode
+from gelu_jax.nn.feed_forward import HiddenLayer, _choice_problems, branch_product
+from gelu_jax.nn.remat import dequantize, quantize
+from gelu_jax.nn.vision_language import Projector
 
 CHOICES = {
     "preactivation": {},
@@ -28,31 +30,30 @@ CHOICES = {
 EXACT = ["preactivation", "input", "all"]
 
 
-def weights(variant, d=16, f=48, e=16, *, dtype=jnp.float32, bias=True, seed=0):
+def weights(variant, d=16, f=48, e=16, *, dtype=jnp.float32, seed=0):
     n = len(gj.branches(variant))
-    keys = iter(jax.random.split(jax.random.key(seed), 2 * n + 2))
-
-    def draw(*shape):
-        return jax.random.normal(next(keys), shape, dtype) / shape[0] ** 0.5
-
-    return {
-        "w_in": [draw(d, f) for _ in range(n)],
-        "w_out": draw(f, e),
-        "b_in": [draw(f) for _ in range(n)] if bias else None,
-        "b_out": draw(e) if bias else None,
-    }
+    shapes = [(d, f)] * n + [(f,)] * n + [(f, e), (e,)]
+    drawn = [(a / a.shape[0] ** 0.5).astype(dtype) for a in random_arrays(*shapes, seed=seed)]
+    w_in, b_in, (w_out, b_out) = drawn[:n], drawn[n:-2], drawn[-2:]
+    return {"w_in": w_in, "w_out": w_out, "b_in": b_in, "b_out": b_out}
 
 
 def tokens(*lead, d=16, dtype=jnp.float32, seed=9):
-    return jax.random.normal(jax.random.key(seed), (*lead, d), dtype)
+    return random_arrays((*lead, d), seed=seed)[0].astype(dtype)
 
 
-def gradients(x, params, **kwargs):
-    def loss(x, params):
-        y = gj.feed_forward(x, **params, **kwargs)
+def gradients(x, params, choices, **shared):
+    """By x and by the parameters, for each choice, in one program."""
+
+    def loss(x, params, choice):
+        y = gj.feed_forward(x, **params, **shared, **choice)
         return jnp.sum(jnp.sin(jnp.arange(y.size).reshape(y.shape)) * y.astype(jnp.float32))
 
-    return jax.jit(jax.grad(loss, (0, 1)))(x, params)
+    @jax.jit
+    def every(x, params):
+        return [jax.grad(partial(loss, choice=choice), (0, 1))(x, params) for choice in choices]
+
+    return every(x, params)
 
 
 def flat(tree):
@@ -87,7 +88,7 @@ def test_is_the_equation(variant):
         axis=0,
     )
     want = h @ wide["w_out"] + wide["b_out"]
-    got = gj.feed_forward(x, **w, variant=variant)
+    got = jax.jit(lambda x, w: gj.feed_forward(x, **w, variant=variant))(x, w)
     np.testing.assert_allclose(got, want, rtol=2e-6, atol=2e-6)
 
 
@@ -111,19 +112,18 @@ def test_choices_agree_in_value(variant):
 def test_exact_choices_agree_in_gradient(variant, dtype):
     x, w = tokens(5, 3, dtype=dtype), weights(variant, dtype=dtype)
     extra = {"variant": variant, "dropout_rate": 0.3, "dropout_key": jax.random.key(1)}
-    want = flat(gradients(x, w, residuals="all", **extra))
-    for choice in ("preactivation", "input"):
-        got = flat(gradients(x, w, **CHOICES[choice], **extra))
+    want, *found = map(flat, gradients(x, w, [CHOICES[c] for c in reversed(EXACT)], **extra))
+    for got in found:
         # fused differently: a few roundings of the compute dtype
         tolerance = {jnp.float32: 2e-6, jnp.bfloat16: 2e-2}[dtype]
         assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
 
 
-@pytest.mark.parametrize("variant", ["gelu", "swiglu", "xielu"])
-def test_forward_mode_and_second_derivatives(variant):
+@pytest.mark.parametrize("learned", [False, True], ids=["swiglu", "gelu · xielu"])
+def test_forward_mode_and_second_derivatives(learned):
     x, dx = tokens(3, d=4), tokens(3, d=4, seed=1)
-    w = weights(("relu",) if variant == "xielu" else variant, 4, 6, 4)
-    phis = (XIELU(),) if variant == "xielu" else variant
+    w = weights("swiglu", 4, 6, 4)
+    phis = ("gelu", XIELU()) if learned else "swiglu"
 
     @jax.jit
     def derivatives(x, dx):
@@ -154,13 +154,44 @@ def test_forward_mode_and_second_derivatives(variant):
 
 
 def test_forward_mode_of_float8_residuals_is_that_of_its_reverse_mode():
-    x, w = tokens(6), weights("swiglu")
-    f = jax.jit(lambda x: gj.feed_forward(x, **w, variant="swiglu", **CHOICES["fp8"]))
-    y, push = jax.linearize(f, x)
-    _, pull = jax.vjp(f, x)
-    dx, dy = tokens(6, seed=1), tokens(6, seed=2)
-    np.testing.assert_allclose(jnp.vdot(push(dx), dy), jnp.vdot(dx, pull(dy)[0]), rtol=1e-5)
-    np.testing.assert_array_equal(y, f(x))
+    w, dx, dy = weights("swiglu"), tokens(6, seed=1), tokens(6, seed=2)
+    f = partial(gj.feed_forward, **w, variant="swiglu", **CHOICES["fp8"])
+
+    @jax.jit
+    def both(x):
+        y, pushed = jax.jvp(f, (x,), (dx,))
+        _, pull = jax.vjp(f, x)
+        return y, f(x), jnp.vdot(pushed, dy), jnp.vdot(dx, pull(dy)[0])
+
+    y, plain, forward, reverse = both(tokens(6))
+    np.testing.assert_allclose(forward, reverse, rtol=1e-5)
+    np.testing.assert_array_equal(y, plain)
+
+
+# Measured: 1.0e-3 (gelu) in bfloat16, 1.1e-2 in float8_e4m3fn, 3.0e-2 in float8_e5m2. Where the
+# stored copy is not differentiated, the distance is about 1.
+HESSIANS = {"float16": 5e-4, "bfloat16": 4e-3, "float8_e4m3fn": 2e-2, "float8_e5m2": 6e-2}
+
+
+@pytest.mark.parametrize("variant", ["gelu", "swiglu"])
+def test_second_derivatives_are_taken_through_what_is_stored(variant):
+    x, w = tokens(4, d=8), weights(variant, 8, 64, 8)
+
+    def loss(x, dtype):
+        y = gj.feed_forward(x, **w, variant=variant, residual_dtype=dtype)
+        return y.sum() + jnp.square(y).sum()
+
+    @jax.jit
+    def hessians(x):
+        rough = [jax.hessian(loss)(x, dtype) for dtype in HESSIANS]
+        in_reverse = [jax.jacrev(jax.grad(loss))(x, dtype) for dtype in HESSIANS]
+        return jax.hessian(loss)(x, None), rough, in_reverse
+
+    exact, *found = hessians(x)
+    for every in found:
+        for (dtype, tolerance), rough in zip(HESSIANS.items(), every, strict=True):
+            distance = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
+            assert 0 < distance <= tolerance, (dtype, distance)
 
 
 @pytest.mark.parametrize("choice", ["preactivation", "input", "fp8"])
@@ -176,8 +207,12 @@ def test_vmap_is_a_loop(choice):
         return jnp.square(y).sum()
 
     grad = jax.grad(loss, (0, 1))
-    together = jax.jit(jax.vmap(grad))(x, w, keys)
-    one_by_one = jax.lax.map(lambda args: grad(*args), (x, w, keys))
+
+    @jax.jit
+    def both(x, w, keys):
+        return jax.vmap(grad)(x, w, keys), jax.lax.map(lambda args: grad(*args), (x, w, keys))
+
+    together, one_by_one = both(x, w, keys)
     assert cosine(together, one_by_one) >= 1 - 1e-6
 
 
@@ -188,8 +223,7 @@ def test_float8_residuals_keep_the_gradient(variant):
     # measured in float32: 1 − cosine 0.8e-4 (gelu) to 2.4e-4 (relu_squared); the promise is 1e-3
     for dtype in (jnp.float32, jnp.bfloat16)[: 1 + (variant == "swiglu")]:
         x, w = tokens(64, d=128, dtype=dtype), weights(variant, 128, 512, 128, dtype=dtype)
-        exact = gradients(x, w, variant=variant)
-        rough = gradients(x, w, variant=variant, **CHOICES["fp8"])
+        exact, rough = gradients(x, w, [{}, CHOICES["fp8"]], variant=variant)
         for a, b in zip(jax.tree.leaves(rough), jax.tree.leaves(exact), strict=True):
             assert cosine(a, b) >= 0.999
 
@@ -206,11 +240,16 @@ def test_float8_residuals_keep_the_gradient_of_trained_weights():
     def step(w, _):
         return jax.tree.map(lambda p, g: p - 0.3 * g, w, jax.grad(loss)(w)), None
 
-    trained, _ = jax.jit(lambda w: jax.lax.scan(step, w, length=200))(w)
-    assert loss(trained) < loss(w) / 10
+    @jax.jit
+    def train(w):
+        trained, _ = jax.lax.scan(step, w, length=200)
+        last, exact = jax.value_and_grad(loss)(trained)
+        return loss(w), last, exact, jax.grad(partial(loss, **CHOICES["fp8"]))(trained)
+
+    first, last, exact, rough = train(w)
+    assert last < first / 10
     # measured 0.99923. The less is left of the gradient, the more of it is rounding: after 400
     # steps on these 256 tokens, where the loss has fallen 30 times, 0.9984.
-    exact, rough = jax.grad(loss)(trained), jax.grad(partial(loss, **CHOICES["fp8"]))(trained)
     assert cosine(rough, exact) >= 0.999
 
 
@@ -218,7 +257,8 @@ def test_float8_residuals_keep_the_gradient_of_trained_weights():
 @settings(max_examples=200)
 def test_stored_values_are_near_and_keep_their_signs(p):
     p[np.abs(p) < 2.0**-100] = 0  # the CPU flushes subnormal numbers
-    back = np.asarray(decode(encode(jnp.asarray(p), jnp.float8_e4m3fn), "float8_e4m3fn", "float32"))
+    stored = quantize(jnp.asarray(p), jnp.float8_e4m3fn)
+    back = np.asarray(dequantize(stored, "float8_e4m3fn", "float32"))
     # 2⁻⁵ of each entry, or, where squares are below e4m3's least, 2⁻⁸·⁵ of the token's greatest
     assert np.all(np.abs(back - p) <= np.abs(p) * 2**-4.9 + np.abs(p).max() * 2**-8.4)
     np.testing.assert_array_equal(np.sign(back), np.sign(p))
@@ -235,19 +275,27 @@ def test_stored_values_are_near_and_keep_their_signs(p):
 )
 def test_chunks_change_nothing(chunk_size, residuals, lead):
     x, w = tokens(*lead), weights("swiglu")
-    run = partial(gj.feed_forward, residuals=residuals)
-    np.testing.assert_allclose(
-        run(x, **w, chunk_size=chunk_size), run(x, **w), rtol=1e-5, atol=1e-6
-    )
-    got = gradients(x, w, residuals=residuals, chunk_size=chunk_size)
-    np.testing.assert_allclose(flat(got), flat(gradients(x, w, residuals=residuals)), atol=2e-5)
+    weight = tokens(*lead, seed=1)
+
+    def loss(x, w, **choice):
+        y = gj.feed_forward(x, **w, residuals=residuals, **choice)
+        return jnp.sum(weight * y), y
+
+    @jax.jit
+    def both(x, w):
+        grad = partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+        return grad(loss)(x, w), grad(partial(loss, chunk_size=chunk_size))(x, w)
+
+    ((_, whole), wanted), ((_, chunked), got) = both(x, w)
+    np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(flat(got), flat(wanted), atol=2e-5)
 
 
 def test_bf16_gradients_of_many_chunks_do_not_drift():
     x, w = tokens(4096, dtype=jnp.bfloat16), weights("swiglu", dtype=jnp.bfloat16)
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (x, w))
-    want = gradients(*wide)
-    whole, chunked = gradients(x, w), gradients(x, w, chunk_size=16)
+    (want,) = gradients(*wide, [{}])
+    whole, chunked = gradients(x, w, [{}, {"chunk_size": 16}])
     assert cosine(chunked, want) >= cosine(whole, want) - 1e-6
     gap = np.linalg.norm(flat(chunked) - flat(want)) / np.linalg.norm(flat(whole) - flat(want))
     assert gap <= 1.1  # summed in bfloat16 it would be 4.2
@@ -312,7 +360,7 @@ def test_the_choices_reach_the_module(choice):
     [
         ({"chunk_size": 0}, "chunk_size = 0: must be above 0"),
         ({"residual_dtype": "float8_e4m3"}, "'float8_e4m3': unknown; did you mean float8_e4m3fn"),
-        ({"residual_dtype": "bfloat16", "residuals": "input"}, "stores no pre-activation"),
+        ({"residual_dtype": "bfloat16", "residuals": "input"}, "stores no pre-activations"),
         ({"variant": "swigle"}, "did you mean swiglu"),
     ],
 )  # fmt: skip
@@ -338,6 +386,37 @@ def test_bad_names_are_named(residuals, rounding, message):
     assert message in str(problem)
 
 
+def test_an_output_width_of_its_own():
+    config = gj.FeedForwardConfig(8, 24, "swiglu", use_bias=True, d_out=5)
+    ffn, x = random_model(gj.FeedForward, config), tokens(3, d=8)
+    assert config.num_parameters == sum(leaf.size for leaf in jax.tree.leaves(ffn))
+    cost = gj.cost(config)
+    assert cost.flops_forward == 2 * (2 * 8 * 24 + 24 * 5)
+    assert cost.flops_backward == 2 * cost.flops_forward
+    h = HiddenLayer.__call__(ffn, x)
+    assert h.shape == (3, 24)
+    np.testing.assert_allclose(ffn(x), h @ ffn.w_out[...] + ffn.b_out[...], rtol=1e-6, atol=1e-6)
+    with pytest.raises(gj.ConfigError, match="d_out = 0: must be above 0"):
+        gj.FeedForwardConfig(8, 24, d_out=0)
+
+
+def test_what_is_drawn_first():
+    """A block's output, so that variants share it; a projector's branches, as its models began."""
+    config = gj.FeedForwardConfig(4, 6, "swiglu", d_out=6)
+
+    def drawn(*shapes):
+        rngs = nnx.Rngs(0)
+        return [jax.random.normal(rngs.params(), s) * s[0] ** -0.5 for s in shapes]
+
+    block, projector = (m(config, rngs=nnx.Rngs(0)) for m in (gj.FeedForward, Projector))
+    for found, want in (
+        ([block.w_out, *block.w_in], drawn((6, 6), (4, 6), (4, 6))),
+        ([*projector.w_in, projector.w_out], drawn((4, 6), (4, 6), (6, 6))),
+    ):
+        for param, values in zip(found, want, strict=True):
+            np.testing.assert_array_equal(param[...], values)
+
+
 def test_one_kernel_too_few_is_named():
     w = weights("gelu")
     with pytest.raises(ValueError, match="w_in = 1 kernels: variant 'swiglu' has 2 branches"):
@@ -345,7 +424,7 @@ def test_one_kernel_too_few_is_named():
 
 
 def test_a_learned_branch_without_its_module_is_named():
-    with pytest.raises(ValueError, match="a branch learns"):
+    with pytest.raises(ValueError, match="a branch has parameters"):
         gj.feed_forward(tokens(2), **weights("prelu"), variant="prelu")
 
 

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import synthetic
 from synthetic import CASES, FULL, HOSTILE, analyzed
 
 from gelu_jax.compare.analysis import analyze
+from gelu_jax.compare.records import write_results
+from gelu_jax.report.figures import curves, saved
 from gelu_jax.report.methods import methods
 from gelu_jax.report.page import page
 from gelu_jax.report.plots import plot_data
@@ -62,10 +65,13 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[P
 @pytest.mark.parametrize("case", CASES)
 def test_every_kind_of_comparison_is_reported(written, case: str):
     paths = written(case)
-    directory, names = paths[0].parent, ["curves.png", "curves.svg", "report.html", "results.csv"]
+    directory, names = paths[0].parent, [
+        "curves.pdf", "curves.png", "curves.svg", "report.html", "results.csv",
+    ]  # fmt: skip
     assert sorted(path.name for path in paths) == names
     assert sorted(path.name for path in directory.iterdir()) == names
     assert (directory / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (directory / "curves.pdf").read_bytes().startswith(b"%PDF")
     ElementTree.parse(directory / "curves.svg")
     seen = Outline((directory / "report.html").read_text())
     assert seen.open == []
@@ -194,3 +200,37 @@ def test_seeds_are_hidden_at_first_where_there_are_many_arms():
 
     assert seeds("full")
     assert not seeds("ten arms")
+
+
+def test_the_figure_can_be_restyled(tmp_path: Path):
+    figure = curves(FULL)
+    left, right = figure.axes
+    left.set_yscale("log")
+    figure.savefig(tmp_path / "own.pdf")
+    labels = left.get_legend_handles_labels()[1]
+    assert labels == ["relu", "gelu", "swiglu"]
+    assert [text.get_text() for text in right.get_yticklabels()] == ["gelu", "swiglu"]
+    assert saved(curves(analyzed("full"))) == saved(curves(FULL))
+
+
+def test_an_arm_of_which_every_run_diverged_is_drawn():
+    made = FULL
+    for seed in range(100, 108):
+        made = synthetic.with_status(made, "gelu", seed, "diverged")
+    lines = {line.get_label(): line for line in curves(made).axes[0].lines}
+    assert "gelu (diverged)" in lines
+    assert np.isfinite(lines["gelu (diverged)"].get_ydata()).sum() == 12
+    one = curves(synthetic.with_status(FULL, "gelu", 103, "diverged")).axes[0]
+    assert sum(line.get_linestyle() == ":" for line in one.lines) == 1
+
+
+def test_every_file_is_named_with_the_record(tmp_path: Path):
+    write_results(FULL, tmp_path)
+    assert sorted(write_report(FULL, tmp_path)) == sorted(tmp_path.iterdir())
+
+
+def test_missing_numbers_are_words():
+    for case in CASES:
+        text = outline(case).text
+        assert "–" not in text, case
+        assert "·" not in text, case

@@ -24,8 +24,8 @@ def test_results_table():
     assert swiglu["parameters"] == "121,920\n(+1.7 %)"
     assert swiglu["learning rate"] == "0.003"
     assert swiglu["difference from relu\n(95 % CI)"].startswith("−0.047")
-    assert swiglu["Holm-adjusted p"] == "0.016"
-    assert "Holm-adjusted p" not in results_table(analyzed("smoke test")).header
+    assert swiglu["adjusted p"] == "0.0078"
+    assert "adjusted p" not in results_table(analyzed("smoke test")).header
     assert "speed-up" not in "".join(results_table(analyzed("one run")).header)
 
 
@@ -46,7 +46,7 @@ def test_difference_table_shows_the_first_arms_value():
     table = difference_table(analyzed("full"))
     assert table.header == ("field", "relu", "gelu", "swiglu")
     assert ("model.variant", "relu", "gelu", "swiglu") in table.rows
-    assert ("model.d_ff", "–", "same", "176") in table.rows
+    assert ("model.d_ff", "none", "same", "176") in table.rows
     assert ("hidden width", "256", "256", "176") in table.rows
 
 

@@ -7,35 +7,51 @@ import pytest
 import synthetic
 from synthetic import FULL, analyzed
 
-from gelu_jax.compare.analysis import analyze
-from gelu_jax.compare.statistics import EXACT_PAIRS
+from gelu_jax.compare.analysis import Analysis, analyze
+from gelu_jax.compare.family import EXACT_PAIRS, Look
 from gelu_jax.report.methods import methods
 from gelu_jax.report.tables import difference_table, results_table
 from gelu_jax.report.verdict import verdict
 
 
-@pytest.mark.parametrize("seeds", [1, 2, 3, 6])
-def test_fewer_than_seven_seeds_never_conclude_over_two_contrasts(seeds: int):
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_fewer_than_six_seeds_never_conclude(seeds: int):
     analysis = analyze(synthetic.comparison(seeds=seeds))
     words = str(verdict(analysis))
-    assert not any(contrast.found for contrast in analysis.contrasts)
+    assert not any(contrast.found for contrast in analysis.family)
     assert "Inconclusive: gelu and swiglu do not differ significantly from relu." in words
-    assert "with fewer than 7 paired seeds, Holm-adjusted p cannot reach 0.05" in words
+    assert "with fewer than 6 paired seeds, no difference is significant" in words
+    assert "confidence interval" not in words
     assert ("It takes at least" in words) == (seeds < 2)
-    assert "relu" not in {name for pair in analysis.significant for name in pair}
+    assert analysis.significant == set()
 
 
 def test_an_inconclusive_verdict_says_what_it_could_have_seen_and_what_more_costs():
-    analysis = analyze(synthetic.comparison(("relu", "geglu"), noise=0.045))
+    """Seeds may be added up to the number that was planned; beyond it takes other seeds."""
+    made = synthetic.comparison(("relu", "geglu"), noise=0.045)
+    analysis = analyze(made)
     (contrast,) = analysis.contrasts
     words = str(verdict(analysis))
     assert not contrast.found
     detectable = f"{contrast.detectable:.{analysis.decimals}f}"
     assert f"the minimum detectable difference is {detectable}." in words
-    assert f"{contrast.more_seeds} more seeds (about " in words
+    needed = contrast.seeds_needed or 0
+    assert f"a new comparison with {needed} seeds from 108 on (about " in words
     seconds = sum(arm.seconds_per_run for arm in analysis.arms)
-    expected = (contrast.more_seeds or 0) * seconds + 2 * 6.5
-    assert contrast.more_seconds == pytest.approx(expected)
+    assert analysis.seconds(needed) == pytest.approx(needed * seconds + 2 * 6.5)
+    planned = replace(made, config={**made.config, "max_seeds": needed})
+    words = str(verdict(analyze(planned)))
+    assert f"{needed - 8} more seeds (about " in words
+    assert "new comparison" not in words
+
+
+def test_seeds_beyond_the_plan_are_said_to_come_too_late():
+    made = synthetic.comparison(("relu", "geglu"), seeds=12)
+    late = "The level was planned for 8 seeds and is spent"
+    assert late in str(verdict(analyze(replace(made, looks=(8, 12)))))
+    assert late not in str(verdict(analyze(made)))
+    planned = {**made.config, "max_seeds": 12}
+    assert late not in str(verdict(analyze(replace(made, looks=(8, 12), config=planned))))
 
 
 def test_a_smoke_test_draws_no_conclusion():
@@ -132,11 +148,20 @@ def test_nothing_finished():
     assert verdict(analyze(made)).headline.startswith("No run finished")
 
 
+def with_significant(analysis: Analysis, *pairs: tuple[str, str]) -> Analysis:
+    """The same analysis with other findings."""
+    wanted = {frozenset(pair) for pair in pairs}
+    family = tuple(replace(c, found=frozenset(c.weights) in wanted) for c in analysis.family)
+    changed = replace(analysis, family=family)
+    assert changed.significant == set(pairs)
+    return changed
+
+
 def test_the_order_says_each_significant_pair_once():
     """A sign between neighbours, or a pair of its own where the signs between do not say it."""
 
     def order(*pairs: tuple[str, str]) -> str:
-        return verdict(replace(analyzed("full"), significant=frozenset(pairs))).order
+        return verdict(with_significant(analyzed("full"), *pairs)).order
 
     low, high, both = ("swiglu", "gelu"), ("gelu", "relu"), ("swiglu", "relu")
     legend = "Order by mean loss (< significant, ≈ not significant): "
@@ -149,22 +174,22 @@ def test_the_order_says_each_significant_pair_once():
 
 def test_significant_pairs_are_listed_by_their_lower_arm():
     analysis = analyze(synthetic.comparison(("relu", "silu", "gelu", "geglu", "swiglu"), rates=()))
-    pairs = frozenset({("swiglu", "relu"), ("swiglu", "silu"), ("geglu", "silu")})
-    words = verdict(replace(analysis, significant=pairs)).order
+    pairs = (("swiglu", "relu"), ("swiglu", "silu"), ("geglu", "silu"))
+    words = verdict(with_significant(analysis, *pairs)).order
     assert words.endswith("; also significant: swiglu < relu and silu; geglu < silu.")
 
 
 def test_methods_say_what_was_done():
     text = methods(analyzed("full"))
     for part in (
-        "3 arms (relu, gelu and swiglu) were trained from 8 seeds (100–107)",
+        "3 arms (relu, gelu and swiglu) were trained from 8 seeds (100 to 107)",
         "2,000 steps of 2,048 tokens", "best of 0.001, 0.003 and 0.01",
-        "2 seeds (0, 1), none of which is reported", "exact two-sided sign-flip test",
-        "Holm-adjusted over 2 contrasts", "within 1.7 %", "a separate family",
-        "Optimizer: name = adamw, weight_decay = 0.1, warmup_steps = 100.", "level 0.05/2",
+        "2 seeds (0, 1), none of which is reported", "an exact sign-flip test of the maximum",
+        "all 3 arms, 3 pairs, are one family of tests", "within 1.7 %", "set to 8 before the first",
+        "Optimizer: name = adamw, weight_decay = 0.1, warmup_steps = 100.", "Tukey's range test",
     ):  # fmt: skip
         assert part in text
-    assert "Holm" not in methods(analyzed("one run"))
+    assert "sign-flip" not in methods(analyzed("one run"))
     assert "One arm (relu) was trained from 1 seed (100)" in methods(analyzed("one run"))
     assert "The learning rate (0.003) was not tuned." in methods(analyzed("one run"))
     assert "smoke test" in methods(analyzed("smoke test"))
@@ -179,8 +204,9 @@ def test_tuning_seeds_that_are_reported_are_said():
 def test_one_contrast_needs_no_adjustment():
     analysis = analyze(synthetic.comparison(("relu", "gelu"), rates=()))
     words = methods(analysis) + str(verdict(analysis)) + "".join(results_table(analysis).header)
-    assert "Holm" not in words
-    assert "level 0.05." in words
+    assert "adjust" not in words.replace("too short for few seeds and not adjusted", "")
+    assert "the exact two-sided sign-flip test" in words
+    assert "significant at p ≤ 0.05." in words
 
 
 def test_the_run_of_a_comparison_is_described():
@@ -197,5 +223,19 @@ def test_the_run_of_a_comparison_is_described():
 
 def test_more_pairs_than_are_counted_exactly_are_said_to_be_sampled():
     analysis = analyzed("full")
-    many = replace(analysis.contrasts[0], seeds=tuple(range(EXACT_PAIRS + 1)))
-    assert "a sampled two-sided" in methods(replace(analysis, contrasts=(many,)))
+    many = replace(analysis, looks=(Look(EXACT_PAIRS + 1, 0.05),))
+    assert "a sampled sign-flip test" in methods(many)
+
+
+def test_each_look_is_said_with_the_level_that_it_spent():
+    made = synthetic.comparison(seeds=12)
+    planned = replace(made, looks=(8, 12), config={**made.config, "max_seeds": 16})
+    text = methods(analyze(planned))
+    assert "evaluated 2 times, at 8, 12 seeds; 16 seeds were planned at most" in text
+    assert "0.031 and 0.041 in all by each of them" in text
+    assert "significant now at p ≤ 0.041" in text
+    assert "only one on record" not in text
+    words = str(verdict(analyze(planned)))
+    assert "adjusted p = " in words
+    late = methods(analyze(replace(made, looks=(8, 12))))
+    assert "at 8, 12 seeds; 8 seeds were planned at most before the first evaluation" in late

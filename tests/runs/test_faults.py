@@ -9,6 +9,7 @@ so that a child begins to train at once.
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -44,6 +45,7 @@ run:
 SERVER = """
 import json, os, resource, sys, traceback
 import gelu_jax.cli, sklearn.datasets
+from gelu_jax import signals
 from jax._src import xla_bridge
 
 assert not xla_bridge.backends_are_initialized()
@@ -55,6 +57,7 @@ def serve(job):
     if job["limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], resource.RLIM_INFINITY))
     sys.argv = ["gelu-jax", *job["arguments"]]
+    signals.install()
     try:
         gelu_jax.cli.main()
     except SystemExit as end:
@@ -165,6 +168,7 @@ def prepared(folder: Path) -> Path:
 
 
 COMPARE = ("compare", "tiny.yaml")
+INTERRUPTED = r"Interrupted( at step \d+; saved)?\. Rerun the same command to resume\."
 
 
 def records(folder: Path) -> list[Path]:
@@ -261,18 +265,34 @@ def test_interrupted_and_two_at_once(
     os.kill(first.pid, signal.SIGSTOP)  # so that it is surely still at work
     try:
         code, lines = server.run(folder, *COMPARE)
-        assert (code, lines) == (2, ["output = 'runs/tiny': another process is at work there"])
+        assert (code, lines) == (2, ["output = 'runs/tiny': another process is using it"])
         other = server.run(folder, *COMPARE, "--overwrite")
         assert other[0] == 2
     finally:
         os.kill(first.pid, signal.SIGCONT)
     assert first.end(signal.SIGINT) == 130
-    assert first.lines[-1] == "Interrupted. Rerun the same command to resume."
+    assert re.fullmatch(INTERRUPTED, first.lines[-1])
     assert not any("Traceback" in line for line in first.lines)
     for home, record in curves(folder).items():  # what was trained is kept, to the last point
         if record["status"] == "interrupted" and record["eval_steps"][-1]:
             checkpoints = (folder / "runs/tiny/runs" / home / "checkpoint").iterdir()
             assert max(int(path.name) for path in checkpoints) == record["eval_steps"][-1]
+    assert server.run(folder, *COMPARE)[0] == 0
+    assert_whole(folder, undisturbed)
+
+
+def test_terminated_and_hung_up(
+    server: Server, undisturbed: dict[str, dict[str, Any]], tmp_path: Path
+):
+    """What a scheduler and a closed terminal send: as after Ctrl-C, nothing is lost."""
+    folder = prepared(tmp_path)
+    for how in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        since = time.time()
+        process = server.start(folder, *COMPARE)
+        wait_for_progress(folder, since, steps=3)
+        code = process.end(how)
+        assert code in (0, 128 + how), process.lines
+        assert not any("Traceback" in line for line in process.lines)
     assert server.run(folder, *COMPARE)[0] == 0
     assert_whole(folder, undisturbed)
 
@@ -448,7 +468,7 @@ def test_no_worker_is_left(
     for pid in workers(folder):
         os.kill(pid, signal.SIGKILL)
     assert lead.wait() == 1
-    last = f"{folder}/runs/tiny/workers: no worker is left; the same command goes on from here"
+    last = f"{folder}/runs/tiny/workers: no worker is left; rerun the same command to resume"
     assert lead.lines[-1] == last
     assert sum("warning: a worker ended: " in line for line in lead.lines) == 2
     assert not any("Traceback" in line for line in lead.lines)

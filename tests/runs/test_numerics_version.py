@@ -5,11 +5,13 @@ versions of XLA round differently: jax 0.10 and 0.12 are 2.5e-7 apart, in bfloat
 makes a change below the tolerances has to notice it.
 """
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gelu_jax.runs.execution import Task, folder
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import load_data
 from gelu_jax.training.trainer import TrainConfig, Trainer
@@ -21,7 +23,7 @@ MLP = {"kind": "mlp", "d_in": 64, "num_classes": 10, "num_layers": 2, "d_ff": 16
 
 def language_model(style: str, norm: str, variant: str, **model: Any) -> dict[str, Any]:
     return RUN | {
-        "data": {"kind": "files", "path": "", "context": 16, "validation_windows": 4},
+        "data": {"kind": "files", "path": "text.txt", "context": 16, "validation_windows": 4},
         "model": {
             "kind": "transformer", "vocab_size": 256, "num_layers": 2, "d_model": 16,
             "block": {
@@ -50,17 +52,36 @@ LOSSES = {
 }
 
 
+ADDRESSES = {  # as commit 4cfbdb2 made them
+    "swiglu": "report-lr0.01-seed7-4563d9436638",
+    "gelu": "report-lr0.01-seed7-2f05e32a5ee2",
+    "parallel": "report-lr0.01-seed7-820591a7d393",
+    "dropout": "report-lr0.01-seed7-58bd85186037",
+}
+
+
+def trainer_of(kind: str) -> Trainer:
+    Path("text.txt").write_text("to be, or not to be, that is the question\n" * 30)
+    run = from_dict(KINDS[kind], TrainConfig)
+    return Trainer(run, load_data(run.data, run.batch_size))
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_results_are_those_of_the_version(kind: str, tmp_path):
-    (tmp_path / "text.txt").write_text("to be, or not to be, that is the question\n" * 30)
-    config: dict[str, Any] = dict(KINDS[kind])
-    if "path" in config["data"]:
-        config["data"] = config["data"] | {"path": str(tmp_path / "text.txt")}
-    run = from_dict(config, TrainConfig)
-    trainer = Trainer(run, load_data(run.data, run.batch_size))
-    points = [point for _, point in trainer.fit(run.seed, 1e-2)]
+def test_old_runs_are_found(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    task, versions = Task("a", 7, 1e-2, "report"), ["0.10.2", "cpu", VERSION]
+    assert folder(trainer_of(kind), task, Path(), versions).name == ADDRESSES[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_are_those_of_the_version(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    points = [point for _, point in trainer_of(kind).fit(7, 1e-2)]
     losses = [points[0].validation_loss, *(p.train_loss for p in points[1:])]
     losses.append(points[-1].validation_loss)
     print(kind, tuple(map(float, losses)))
     assert NUMERICS_VERSION == VERSION, "a new version has new losses; they are printed"
-    np.testing.assert_allclose(losses, LOSSES[kind], rtol=1e-3 if kind == "parallel" else 1e-5)
+    tolerance = 1e-3 if kind == "parallel" else 1e-5
+    np.testing.assert_allclose(losses, LOSSES[kind], rtol=tolerance)

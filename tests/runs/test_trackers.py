@@ -146,6 +146,7 @@ def test_each_kind_has_its_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     home = tmp_path / "runs/relu/report-lr0.003-seed0-0123456789ab"
     begun = list[Any]()
     writer = SimpleNamespace(write=lambda *_: None, close=lambda: begun.append("closed"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(room, "folder", lambda *_: home)
     monkeypatch.setattr(room, "resolved", lambda *_: {"seed": 0})
     monkeypatch.setattr(room, "EventFiles", lambda path: begun.append(path) or writer)

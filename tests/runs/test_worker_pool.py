@@ -44,7 +44,7 @@ TASK = Task("relu", 0, 1e-3, "report")
     [
         (("slum", None, ()), "launcher = 'slum': did you mean slurm?"),
         (("k8s", None, ()), "launcher = 'k8s': choose from local, ray, slurm"),
-        (("local", 0, ()), "workers = 0: must be above 0; nearest: 1"),
+        (("local", 0, ()), "workers = 0: must be above 0"),
         (("local", 2, ("time",)), "resources = 'time': must be key=value"),
         ((None, 2, ()), "workers = 2: needs --launcher local, slurm or ray"),
         (

@@ -20,6 +20,8 @@ from gelu_jax.training import checkpoint
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.trainer import Keys, State, TrainConfig, init
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 LM = {
     "data": {"kind": "stdlib", "context": 8, "validation_windows": 4},
     "model": {
@@ -194,15 +196,21 @@ import os, resource, sys
 from pathlib import Path
 from gelu_jax.training import checkpoint
 from test_checkpoint import tree
-directory = Path(sys.argv[1])
-checkpoint.save(directory, 1, tree(1))
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-if sys.argv[3] == "late":
-    checkpoint._check_space = lambda *_: None
-try:
-    checkpoint.save(directory, 2, tree(2))
-except OSError as error:
-    print(error.strerror, sorted(os.listdir(directory)))
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+for case in sys.argv[2:]:
+    size, when = case.split()
+    directory = Path(sys.argv[1], case)
+    checkpoint.save(directory, 1, tree(1))
+    if when == "late":
+        checkpoint._check_space = lambda *_: None
+    limit(int(size))
+    try:
+        checkpoint.save(directory, 2, tree(2))
+    except OSError as error:
+        print(error.strerror, sorted(os.listdir(directory)))
+    limit(resource.RLIM_INFINITY)
+    print("end of", case, file=sys.stderr, flush=True)
 """
 
 SAVING = """
@@ -223,16 +231,17 @@ def python(code: str, *arguments: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize(("limit", "when"), [(300, "early"), (40, "late"), (300, "late")])
-def test_a_full_disk_is_an_oserror_and_leaves_no_half(tmp_path: Path, limit: int, when: str):
+def test_a_full_disk_is_an_oserror_and_leaves_no_half(tmp_path: Path):
     """RLIMIT_FSIZE makes the operating system refuse what is longer, as a full disk would.
 
     Late: there was room when it began, and orbax is stopped half-way.
     """
-    out, err = python(FULL, str(tmp_path), str(limit), when).communicate(timeout=300)
-    assert out == "File too large ['1']\n"
-    assert when == "late" or err == ""
-    assert_equal_bits(checkpoint.restore(tmp_path, abstract()), tree(1))
+    cases = "300 early", "40 late", "300 late"
+    out, err = python(FULL, str(tmp_path), *cases).communicate(timeout=300)
+    assert out == 3 * "File too large ['1']\n"
+    assert err.startswith("end of 300 early\n")
+    for case in cases:
+        assert_equal_bits(checkpoint.restore(tmp_path / case, abstract()), tree(1))
 
 
 def test_killed_while_it_saves(tmp_path: Path):

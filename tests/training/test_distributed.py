@@ -277,19 +277,24 @@ def test_one_killed_stops_the_other_and_both_go_on(
 
 
 @pytest.mark.slow
-def test_stopped_by_a_signal_both_go_on(undisturbed: dict[str, Any], pairs: Any, tmp_path: Path):
-    """Ctrl-C and what a scheduler sends first end a process at once, as a kill does."""
-    pair = pairs(tmp_path)
-    wait_for_checkpoint(pair)
-    pair.processes[0].send_signal(signal.SIGINT)
-    assert pair.wait(60) == [130, 1]
-    assert pair.lines(0) == ["Interrupted. Rerun the same command to resume."]
-    before, pair = saved(tmp_path), pairs(tmp_path)
-    wait_for_checkpoint(pair, before)
-    pair.processes[1].terminate()
-    assert pair.wait(60) == [1, -signal.SIGTERM]
-    assert pairs(tmp_path).wait() == [0, 0]
-    assert record(tmp_path) == undisturbed
+def test_a_signal_to_one_stops_both_at_the_same_step(pairs: Any, tmp_path: Path):
+    """Ctrl-C, and what a scheduler sends first; ten times as long, so that it comes in time."""
+    longer = (("steps=2400",), ("steps=2400",))
+    for victim, how in ((0, signal.SIGINT), (1, signal.SIGTERM)):
+        before, pair = saved(tmp_path), pairs(tmp_path, more=longer)
+        wait_for_checkpoint(pair, before)
+        pair.processes[victim].send_signal(how)
+        assert pair.wait(60) == [128 + how] * 2
+        line = pair.lines(0)[-1]
+        assert line.endswith(
+            f" at step {saved(tmp_path)}; saved. Rerun the same command to resume."
+        )
+        assert pair.lines(1) == []
+    assert pairs(tmp_path, more=longer).wait() == [0, 0]
+    (path,) = tmp_path.glob("runs/tiny/runs/tiny/*/run.json")
+    found = json.loads(path.read_text())
+    assert found["status"] == "finished"
+    assert found["eval_steps"] == list(range(0, 2401, 20))
 
 
 @pytest.mark.slow

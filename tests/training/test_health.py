@@ -11,11 +11,10 @@ from flax import nnx
 import gelu_jax as gj
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
-from gelu_jax.training import trainer as training
-from gelu_jax.training.config import from_dict
-from gelu_jax.training.data import load_data
 from gelu_jax.training.health import health, rounded
-from gelu_jax.training.trainer import TrainConfig, Trainer, loss
+from gelu_jax.training.trainer import loss
+
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 TOKENS = jax.random.randint(jax.random.key(1), (3, 5), 0, 11)
 IMAGES = jax.random.normal(jax.random.key(2), (6, 2, 2, 1))
@@ -49,12 +48,12 @@ def inputs_of_layers(model: Any) -> list[tuple[Any, jax.Array]]:
     """The feed-forward layers and what each sees, by running the model a layer at a time."""
     found = []
     if isinstance(model, MLP):
-        x = model.enter(IMAGES)
+        x = model.flatten(IMAGES)
         for layer in model.layers:
             found.append((layer, x))
-            x = layer(x, None)
+            x = layer(x)
         return found
-    x = model.enter(model.embed(TOKENS))
+    x = model.block_input(model.embed(TOKENS))
     for number in range(model.config.num_layers):
         block = layer_of(model, number)
         h = block.attention_norm(x)
@@ -155,36 +154,3 @@ def test_rounded_keeps_what_is_not_finite():
     found = rounded({"x": jnp.array([1.23456, jnp.inf, jnp.nan])})["x"]
     assert found[:2] == (1.235, float("inf"))
     assert found[2] != found[2]
-
-
-DIGITS = {
-    "data": {"kind": "digits"},
-    "model": {"kind": "mlp", "d_in": 64, "num_classes": 10, "num_layers": 2, "d_ff": 8},
-    "steps": 4,
-    "batch_size": 32,
-    "eval_every": 2,
-}
-
-
-def test_a_run_is_the_same_whether_anybody_looks(monkeypatch: pytest.MonkeyPatch):
-    """Bit for bit: parameters, optimizer and losses; and every point has a number a layer."""
-    config = from_dict(DIGITS, TrainConfig)
-    data = load_data(config.data, config.batch_size)
-    batches = list[int]()
-
-    def spied(model: Any, inputs: Any, targets: Any) -> Any:
-        batches.append(len(inputs))
-        return health(model, inputs, targets)
-
-    monkeypatch.setattr(training, "health", spied)
-    watched = list(Trainer(config, data).fit(0, 1e-3))
-    assert batches == [config.batch_size]
-    monkeypatch.setattr(training, "health", lambda *_: {})
-    alone = list(Trainer(config, data).fit(0, 1e-3))
-    for (state, point), (other, quiet) in zip(watched, alone, strict=True):
-        pairs = zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
-        assert all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
-        assert repr(point[1:4]) == repr(quiet[1:4])
-        assert {len(layers) for layers in point.health.values()} == {2}
-        assert not quiet.health
-    assert watched[0][1].health != watched[-1][1].health

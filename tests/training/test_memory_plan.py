@@ -1,5 +1,6 @@
 """A plan against what XLA says of the compiled program, and against arithmetic by hand."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +14,7 @@ from gelu_jax.errors import ConfigError
 from gelu_jax.training.chips import CHIPS
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.flops import products
-from gelu_jax.training.memory_plan import chip, describe, plan_memory, total_memory
+from gelu_jax.training.memory_plan import MemoryPlan, chip, describe, plan_memory, total_memory
 from gelu_jax.training.trainer import TrainConfig
 
 H100 = CHIPS["h100"]
@@ -34,9 +35,14 @@ def config(mesh: Mapping[str, int] | None = None) -> TrainConfig:
     return from_dict(plain, TrainConfig)
 
 
+@functools.cache
+def plan(devices: int, **mesh: int) -> MemoryPlan:
+    return plan_memory(config(mesh or None), H100, devices)
+
+
 def test_a_small_model_by_hand():
     """2·tokens·weights FLOPs forward, twice that backward; and attention's two products."""
-    p = plan_memory(config(), H100, 1)
+    p = plan(1)
     layer = 4 * 32 * 32 + 3 * 32 * 64
     assert p.parameters == 256 * 32 + 2 * (layer + 2 * 32) + 32
     assert (p.weights, p.gradients) == (4 * p.parameters, 4 * p.parameters)
@@ -60,21 +66,15 @@ def test_a_small_model_by_hand():
 def test_what_is_sent_by_hand():
     matrices = 2 * (4 * 32 * 32 + 3 * 32 * 64), 256 * 32
     layers, table = (4 * n for n in matrices)
-    assert plan_memory(config({"data": 8}), H100, 8).sent["data"] == 2 * 7 / 8 * (
-        layers + 2 * table
-    )
-    sent = plan_memory(config({"data": 1, "fsdp": 8}), H100, 8).sent["fsdp"]
-    assert sent == 7 / 8 * (2 * layers + table + layers + 2 * table)
+    assert plan(8, data=8).sent["data"] == 2 * 7 / 8 * (layers + 2 * table)
+    assert plan(8, data=1, fsdp=8).sent["fsdp"] == 7 / 8 * (2 * layers + table + layers + 2 * table)
     stream = 16 * 16 * 32 * 4
     sums = 2 * (2 + 3 + 2) + 2
-    assert plan_memory(config({"tensor": 8}), H100, 8).sent["tensor"] == 2 * 7 / 8 * stream * sums
+    assert plan(8, tensor=8).sent["tensor"] == 2 * 7 / 8 * stream * sums
 
 
 def test_a_share_of_everything():
-    whole, part = (
-        plan_memory(config(), H100, 1),
-        plan_memory(config({"fsdp": 2, "tensor": 4}), H100, 8),
-    )
+    whole, part = plan(1), plan(8, fsdp=2, tensor=4)
     assert part.mesh == {"data": 1, "fsdp": 2, "tensor": 4}
     assert part.parameters == whole.parameters
     assert part.tokens == whole.tokens
@@ -86,20 +86,20 @@ def test_a_share_of_everything():
 
 
 def test_an_axis_takes_the_network_where_it_leaves_the_node():
-    p = plan_memory(config({"data": 2, "fsdp": 8}), H100, 16)
+    p = plan(16, data=2, fsdp=8)
     seconds = p.choices["all"].seconds
     assert seconds["fsdp"] == p.sent["fsdp"] / H100.link
     assert seconds["data"] == p.sent["data"] / H100.network
 
 
 def test_the_text_says_what_fits_and_what_bounds_it():
-    text = describe(plan_memory(config({"tensor": 8}), H100, 8), H100, "h100")
+    text = describe(plan(8, tensor=8), H100, "h100")
     assert text.startswith("28,832 parameters on 8 × h100 (data 1, fsdp 1, tensor 8)")
     assert "does not fit" not in text
     assert "bound by" in text
     assert max(map(len, text.splitlines())) <= 100
     tiny = H100._replace(memory=1e5)
-    assert describe(plan_memory(config(), tiny, 1), tiny, "tiny").count("does not fit") == 3
+    assert describe(plan(1), tiny, "tiny").count("does not fit") == 3
 
 
 @pytest.mark.parametrize(

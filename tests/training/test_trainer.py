@@ -17,6 +17,7 @@ from gelu_jax.errors import ConfigError
 from gelu_jax.training import trainer as training
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import load_data
+from gelu_jax.training.health import health
 from gelu_jax.training.trainer import Keys, Point, TrainConfig, Trainer, init, loss
 
 LM = {
@@ -53,6 +54,7 @@ DIGITS = {
     "eval_every": 4,
 }
 RATE = 3e-3
+UNOPTIMIZED = {"xla_backend_optimization_level": 0}  # where no bits are compared
 
 
 def config_of(plain: dict[str, Any], **changes: Any) -> TrainConfig:
@@ -113,7 +115,7 @@ def test_no_retrace_for_other_rates_and_seeds(monkeypatch: pytest.MonkeyPatch):
     chex.clear_trace_counter()
     monkeypatch.setattr(training, "step", chex.assert_max_traces(training.step, n=1))
     monkeypatch.setattr(training, "evaluate", chex.assert_max_traces(training.evaluate, n=1))
-    trainer = trainer_of(DIGITS, steps=2, eval_every=1)
+    trainer = trainer_of(DIGITS)
     compiled = trainer.programs
     assert compiled.seconds > 0
     for seed, rate in ((0, 1e-3), (1, 1e-3), (2, 0.1), (2**32 - 1, 1e-9)):
@@ -140,7 +142,7 @@ def test_steps_of_the_chunk_are_those_of_the_equation(trainer: Trainer):
     config, data = trainer.config, trainer.data
     keys = Keys.of(1)
     state = trainer.programs.init(keys)
-    by_hand = jax.jit(partial(training.step, config))
+    by_hand = jax.jit(partial(training.step, config), compiler_options=UNOPTIMIZED)
     losses = []
     for _ in range(config.eval_every):
         state, value = by_hand(state, data=data, keys=keys, learning_rate=jnp.float32(RATE))
@@ -159,7 +161,8 @@ def test_the_loss_and_its_evaluation(trainer: Trainer):
     model = trainer.programs.init(Keys.of(0)).model
     inputs, targets = data.validation
     assert len(inputs) % config.batch_size
-    logits = jax.nn.log_softmax(jax.jit(lambda m: m(inputs))(model))
+    logits = jax.jit(lambda m: m(inputs), compiler_options=UNOPTIMIZED)(model)
+    logits = jax.nn.log_softmax(logits)
     expected = -jnp.take_along_axis(logits, targets[..., None], -1).mean()
     value, accuracy = trainer.programs.evaluate(model, data)
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
@@ -170,8 +173,9 @@ def test_the_loss_and_its_evaluation(trainer: Trainer):
 
 def test_dropout_is_off_in_evaluation(trainer: Trainer):
     model: Any = trainer.programs.init(Keys.of(0)).model
-    value, _ = jax.jit(loss)(model, *trainer.data.validation)
-    dropped, _ = jax.jit(loss)(model, *trainer.data.validation, jax.random.key(0))
+    whole = jax.jit(loss, compiler_options=UNOPTIMIZED)
+    value, _ = whole(model, *trainer.data.validation)
+    dropped, _ = whole(model, *trainer.data.validation, jax.random.key(0))
     evaluated, _ = trainer.programs.evaluate(model, trainer.data)
     assert float(evaluated) == pytest.approx(float(value), rel=1e-6)
     assert float(dropped) != pytest.approx(float(value), rel=1e-6)
@@ -180,7 +184,8 @@ def test_dropout_is_off_in_evaluation(trainer: Trainer):
 def at_start(block: dict[str, Any], *seeds: int) -> list[dict[str, np.ndarray]]:
     """The parameters of the language model with this block, by name, for each seed."""
     config = config_of({**LM, "model": LM["model"] | {"block": block}})
-    make = jax.jit(lambda keys: init(config, keys).model)
+    options = training._quick_to_compile()  # as `Trainer.programs`
+    make = jax.jit(lambda keys: init(config, keys).model, compiler_options=options)
     flat = [jax.tree_util.tree_leaves_with_path(make(Keys.of(seed))) for seed in seeds]
     return [{jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves} for leaves in flat]
 
@@ -301,6 +306,27 @@ def test_bad_numbers_are_a_line_each(changes: dict[str, Any], line: str):
         config_of(DIGITS, **changes)
     assert str(caught.value).startswith(line)
     assert len(caught.value.problems) == 1
+
+
+def test_a_run_is_the_same_whether_its_health_is_measured(monkeypatch: pytest.MonkeyPatch):
+    """Bit for bit: parameters, optimizer and losses; and every point has a number a layer."""
+    batches = list[int]()
+
+    def spied(model: Any, inputs: Any, targets: Any) -> Any:
+        batches.append(len(inputs))
+        return health(model, inputs, targets)
+
+    monkeypatch.setattr(training, "health", spied)
+    measured = list(trainer_of(DIGITS).fit(0, RATE))
+    assert batches == [DIGITS["batch_size"]]
+    monkeypatch.setattr(training, "health", lambda *_: {})
+    alone = list(trainer_of(DIGITS).fit(0, RATE))
+    for (state, point), (other, quiet) in zip(measured, alone, strict=True):
+        assert_equal_bits(state, other)
+        assert repr(point[1:4]) == repr(quiet[1:4])
+        assert {len(layers) for layers in point.health.values()} == {2}
+        assert not quiet.health
+    assert measured[0][1].health != measured[-1][1].health
 
 
 def test_the_state_is_all_that_a_step_changes(trainer: Trainer):

@@ -73,7 +73,8 @@ function curveTraces(index, measure, along, seeds) {
   const arm = data.arms[index];
   const { band, runs } = arm.measures[measure];
   const traces = [];
-  for (const run of seeds && (runs.length > 1 || !band) ? runs : []) {
+  // where no run finished there is no mean, and the runs are all that there is
+  for (const run of !band || (seeds && runs.length > 1) ? runs : []) {
     traces.push({
       x: along.of(run, arm), y: run.values, mode: "lines", hoverinfo: "skip",
       line: { color: faded(index, 0.3), width: 1, dash: run.status === "finished" ? dash(index) : "dot" },
@@ -99,7 +100,8 @@ function curveTraces(index, measure, along, seeds) {
 function closeRange(arms, measure) {
   const values = arms.flatMap((index) => {
     const { band, runs } = data.arms[index].measures[measure];
-    const curves = [...runs, ...(band ? [{ steps: band.steps, values: band.mean }] : [])];
+    const finished = runs.filter((run) => run.status === "finished");
+    const curves = [...(band ? finished : runs), ...(band ? [{ steps: band.steps, values: band.mean }] : [])];
     return curves.flatMap(({ steps, values }) =>
       values.filter((value, i) => value !== null && steps[i] >= steps[steps.length - 1] / 5));
   });
@@ -126,7 +128,7 @@ function drawCurves() {
 
 function drawDifferences() {
   const shown = data.contrasts.filter((contrast) => shownArms().includes(contrast.arm));
-  const name = (contrast) => plain(data.arms[contrast.arm].name);
+  const name = (contrast) => plain(contrast.name);
   const traces = shown.flatMap((contrast, row) => [
     {
       x: contrast.differences, mode: "markers", text: contrast.seeds,
@@ -144,7 +146,7 @@ function drawDifferences() {
   ]);
   const ticks = { tickvals: shown.map((_, row) => row), ticktext: shown.map(name) };
   const yaxis = axis("", { ...ticks, range: [shown.length - 0.5, -0.5], showgrid: false, fixedrange: true });
-  const xaxis = axis(`difference from ${data.first}`, { rangemode: "tozero" });
+  const xaxis = axis(`difference${data.baseline}`, { rangemode: "tozero" });
   xaxis.title.text += `${innerWidth < 640 ? "<br>" : " "}(${plain(data.unit)})`;
   const zero = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: css("--soft"), width: 1 } };
   document.getElementById("differences-plot").style.height = `${110 + 56 * data.contrasts.length}px`;

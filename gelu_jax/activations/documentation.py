@@ -1,0 +1,78 @@
+"""What `help` shows of an activation: the signature users call, and the contract all share."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any, TypeVar
+
+from jax import Array
+from jax.typing import ArrayLike
+
+Elementwise = Callable[[ArrayLike], Array]
+_Function = TypeVar("_Function", bound=Callable[..., Array])
+
+CONTRACT = """\
+Args:
+  x: floating-point array of any shape, or a Python float. float64 is computed in float64,
+    everything else in float32.
+
+Returns:
+  An array of the shape and dtype of `x`. Value and derivative are correctly rounded in bfloat16
+  and float16. Where input and result are normal numbers they are within 2 ulp in float32 and 4 ulp
+  in float64, unless stated otherwise above. The backward pass keeps `x` and nothing else.
+
+Raises:
+  TypeError: `x` is not floating.
+"""
+"""What the docstring of an equation leaves out, because it holds for every activation."""
+
+
+class _Annotation(str):
+    """An annotation that `help` shows as it is written, without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def as_written(f: _Function) -> _Function:
+    """Lets `help` show annotations as they are written: `(x: ArrayLike) -> Array`.
+
+    Args:
+      f: a function whose module has `from __future__ import annotations`.
+
+    Returns:
+      The same function.
+    """
+    signature = inspect.signature(f)
+    parameters = signature.parameters.values()
+    f.__signature__ = signature.replace(  # pyright: ignore[reportFunctionMemberAccess]
+        parameters=[p.replace(annotation=_Annotation(p.annotation)) for p in parameters],
+        return_annotation=_Annotation(signature.return_annotation),
+    )
+    return f
+
+
+def documented_by(equation: Callable[..., Any]) -> Callable[[Elementwise], Elementwise]:
+    """Gives a function the name, the source and the docstring of an equation, and the contract.
+
+    Args:
+      equation: its docstring says what is computed; the contract goes before its examples.
+
+    Returns:
+      A decorator for the function.
+    """
+    text, heading, examples = inspect.cleandoc(equation.__doc__ or "").partition("Examples:")
+
+    def decorate(f: Elementwise) -> Elementwise:
+        as_written(f)
+        update_wrapper(f, equation, ("__module__", "__name__", "__qualname__"), updated=())
+        # as objects, because the module of the equation need not know these names
+        f.__annotations__ = {"x": ArrayLike, "return": Array}
+        f.__doc__ = f"{text}{CONTRACT}\n{heading}{examples}"
+        return f
+
+    return decorate
