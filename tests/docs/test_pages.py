@@ -44,7 +44,7 @@ def test_python_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     found = blocks(page)
     for block, following in zip(found, [*found[1:], None], strict=True):
-        if block.language != "python":
+        if block.language != "python" or is_example(block):
             continue
         said = following and following.info == 'title="Output"'
         with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -53,11 +53,19 @@ def test_python_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch):
         assert printed.getvalue() == (following.code if said else ""), f"line {block.line}"
 
 
+def is_example(block):
+    """Whether a block shows a file of examples/, which tests/test_examples.py runs."""
+    shown = re.fullmatch(r'--8<-- "(examples/\w+\.py)"\n', block.code)
+    return shown is not None and (ROOT / shown[1]).exists()
+
+
 @pages_with("python")
 def test_python_is_formatted(page):
     """As our own code, but for the width of a page."""
     ruff = [sys.executable, "-m", "ruff", "format", "--line-length=80", "--stdin-filename=x.py"]
     for block in blocks(page, "python"):
+        if is_example(block):
+            continue
         formatted = subprocess.run(
             [*ruff, "-"], input=block.code, capture_output=True, text=True, check=True, cwd=ROOT
         )
@@ -113,21 +121,6 @@ def check_config(command, called):
     path = CONFIGS[str(called["config"]).removeprefix("configs/").removesuffix(".yaml")]
     config = CompareConfig if command == "compare" else TrainConfig
     read_config(path, config, called.get("overrides", ()))
-
-
-# Tests of the command line run the others; numerics is made short.
-SHORT = {"configs": [], "--version": [], "plan": [], "numerics": ["--function", "relu"]}
-
-
-@pages_with("sh")
-def test_short_commands_run(page, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    for first, *arguments in commands(page):
-        if first == "gelu-jax" and arguments[0] in SHORT:
-            more = [] if "--function" in arguments else SHORT[arguments[0]]
-            monkeypatch.setattr(sys, "argv", [first, *arguments, *more])
-            cli.main()
-            assert capsys.readouterr().out
 
 
 @pages_with("console")

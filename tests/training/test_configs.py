@@ -67,8 +67,8 @@ def mnist(tmp_path: Path) -> Path:
     return folder
 
 
-# What the README trains, the default comparison too, tests/test_readme.py trains; and digits_mlp is
-# the run of examples/05_compare.py.
+# What the pages train, the default comparison too, tests/docs/test_commands.py trains; and
+# digits_mlp is the run of examples/05_compare.py.
 @pytest.mark.parametrize("name", [name for name in RUNS if name not in {*LARGE, *ELSEWHERE}])
 def test_it_trains(name: str, request: pytest.FixtureRequest):
     """Two steps of its own model, on its own data (MNIST is written here)."""

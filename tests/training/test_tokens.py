@@ -599,7 +599,7 @@ def test_a_model_too_small_for_the_tokens_is_refused(folder: Path):
         Trainer(replace(config, model=replace(model, vocab_size=599)), load_data(config.data, 4))
 
 
-@pytest.mark.slow  # tests/test_readme.py runs the same three commands
+@pytest.mark.slow  # tests/docs/test_commands.py runs the same three commands
 def test_text_in_text_out(folder: Path, tmp_path: Path, monkeypatch: Any, capsys: Any):
     """tokenize, train, generate: with the corpus's own tokenizer, or one that is named."""
     monkeypatch.chdir(tmp_path)
