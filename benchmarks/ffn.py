@@ -7,8 +7,8 @@
 this Python has it.
 
 Every implementation computes the same: y = FFN(x), or y with the gradients of x and of all weights
-for a given cotangent of y. All JAX ones run in this process, torch in a second one that sleeps while
-this one works. A round runs each once, in turn; the table gives the median time and the median of
+for a given cotangent of y. JAX runs in this process, torch in a second one that sleeps while this
+one works. A round runs each once, in turn; the table gives the median time and the median of
 the rounds' ratios, so that a machine that slows down slows all of them. CPU time of all threads is
 given beside the wall clock, because other processes on the machine disturb it less. "kept" is the
 growth of the compiled program's temporary memory from a scan of 2 layers to one of 6 (torch: the
