@@ -73,6 +73,8 @@ def checkpoint_if(
 
 
 def _checkpoint_quantized(function: Function, *, dtype: DTypeLike) -> Function:
+    """The function itself, with its derivatives taken at the quantized values of its ps."""
+
     @jax.custom_jvp
     def exact(ps: Sequence[Array], *args: Any) -> Array:
         return function(ps, *args)
@@ -82,7 +84,7 @@ def _checkpoint_quantized(function: Function, *, dtype: DTypeLike) -> Function:
         ps, *args = primals
         stored = [quantize(p, dtype) for p in ps]
 
-        # Keeps its arguments but ps, of which it uses only the derivative.
+        # Keeps `stored` and `args`, but not `ps`: their values are not used, only their derivative.
         @jax.checkpoint
         def tangent(ps: Any, stored: Any, args: Any, tangents: Any) -> Array:
             near = [_straight_through(p, s, dtype) for p, s in zip(ps, stored, strict=True)]

@@ -33,7 +33,7 @@ def config(style="pre_norm", *, window=None, kv_heads=None, rotary=True, scan=Tr
     block = gj.BlockConfig(norm, attention, gj.FeedForwardConfig(16, 24, "swiglu"), style=style)
     positions = None if rotary else 24
     return gj.TransformerConfig(
-        29, 3, block, max_positions=positions, tie_embeddings=tied, scan_layers=scan
+        29, 2, block, max_positions=positions, tie_embeddings=tied, scan_layers=scan
     )
 
 

@@ -119,11 +119,11 @@ def test_exact_choices_agree_in_gradient(variant, dtype):
         assert np.abs(got - want).max() <= tolerance * np.abs(want).max()
 
 
-@pytest.mark.parametrize("learned", [False, True], ids=["swiglu", "gelu · xielu"])
+@pytest.mark.parametrize("learned", [False, True], ids=["swiglu", "tanh · xielu"])
 def test_forward_mode_and_second_derivatives(learned):
     x, dx = tokens(3, d=4), tokens(3, d=4, seed=1)
     w = weights("swiglu", 4, 6, 4)
-    phis = ("gelu", XIELU()) if learned else "swiglu"
+    phis = ("tanh", XIELU()) if learned else "swiglu"
 
     @jax.jit
     def derivatives(x, dx):
@@ -168,13 +168,13 @@ def test_forward_mode_of_float8_residuals_is_that_of_its_reverse_mode():
     np.testing.assert_array_equal(y, plain)
 
 
-# Measured: 1.0e-3 (gelu) in bfloat16, 1.1e-2 in float8_e4m3fn, 3.0e-2 in float8_e5m2. Where the
-# stored copy is not differentiated, the distance is about 1.
+# The relative distance to the exact Hessian: twice what was measured and more. Where the stored
+# copy is not differentiated, it is about 1.
 HESSIANS = {"float16": 5e-4, "bfloat16": 4e-3, "float8_e4m3fn": 2e-2, "float8_e5m2": 6e-2}
 
 
-@pytest.mark.parametrize("variant", ["gelu", "swiglu"])
-def test_second_derivatives_are_taken_through_what_is_stored(variant):
+@pytest.mark.parametrize(("variant", "dtypes"), [("swiglu", HESSIANS), ("gelu", ["bfloat16"])])
+def test_second_derivatives_are_taken_through_what_is_stored(variant, dtypes):
     x, w = tokens(4, d=8), weights(variant, 8, 64, 8)
 
     def loss(x, dtype):
@@ -183,15 +183,15 @@ def test_second_derivatives_are_taken_through_what_is_stored(variant):
 
     @jax.jit
     def hessians(x):
-        rough = [jax.hessian(loss)(x, dtype) for dtype in HESSIANS]
-        in_reverse = [jax.jacrev(jax.grad(loss))(x, dtype) for dtype in HESSIANS]
-        return jax.hessian(loss)(x, None), rough, in_reverse
+        in_reverse = jax.jacrev(jax.grad(loss))(x, "bfloat16")
+        return {d: jax.hessian(loss)(x, d) for d in (None, *dtypes)} | {"reverse": in_reverse}
 
-    exact, *found = hessians(x)
-    for every in found:
-        for (dtype, tolerance), rough in zip(HESSIANS.items(), every, strict=True):
-            distance = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
-            assert 0 < distance <= tolerance, (dtype, distance)
+    found = hessians(x)
+    exact = found.pop(None)
+    for dtype, rough in found.items():
+        distance = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
+        tolerance = HESSIANS["bfloat16" if dtype == "reverse" else dtype]
+        assert 0 < distance <= tolerance, (dtype, distance)
 
 
 @pytest.mark.parametrize("choice", ["preactivation", "input", "fp8"])
