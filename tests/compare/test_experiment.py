@@ -401,7 +401,7 @@ def test_the_address_covers_config_data_and_versions(
     other_config = address(Trainer(replace(trainer.config, steps=8), trainer.data), task)
     data: Any = trainer.data
     facts = replace(data.info, hash="0" * 64)
-    other_data = address(Trainer(trainer.config, replace(data, facts=facts)), task)
+    other_data = address(Trainer(trainer.config, replace(data, info=facts)), task)
     monkeypatch.setattr(runs, "versions", lambda: ["x"])
     other_versions = address(trainer, task)
     assert len({base, other_rate, other_config, other_data, other_versions}) == 5
