@@ -7,7 +7,8 @@
 (2, 64)
 """
 
-import gelu_jax.signals  # noqa: F401  first: Ctrl-C may come while jax is imported
+# first, as Ctrl-C may come while jax is imported
+from gelu_jax import signals as _signals  # noqa: F401 # pyright: ignore[reportUnusedImport]
 
 # isort: split
 from gelu_jax import linen

@@ -500,7 +500,7 @@ def damage(folder: Path, name: str, data: bytes) -> str:
 
 
 def test_bad_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gelu_jax.errors._SHOWN", 500)  # the path of a test may be long
+    monkeypatch.setattr("gelu_jax.errors._MAX_LENGTH", 500)  # the path of a test may be long
     mnist_folder(tmp_path)
     name = "train-images-idx3-ubyte"
     good = (tmp_path / name).read_bytes()
