@@ -36,7 +36,7 @@ LatestStep = Callable[[], int | None]
 HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as dead."""
 
-_TIMEOUT = 24 * 60 * 60 * 1000  # milliseconds; `_watch` ends a wait for a process that exited
+_TIMEOUT = 24 * 60 * 60 * 1000  # milliseconds; `_monitor` ends a wait for a process that exited
 _VARIABLES = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",
     "num_processes": "JAX_NUM_PROCESSES",
@@ -175,12 +175,12 @@ def process_group(config: DistributedConfig, latest_step: LatestStep) -> Generat
     _continue_in_child(latest_step)
     _connect(config)
     leaving = threading.Event()
-    watch = threading.Thread(target=_watch, args=(leaving, latest_step), daemon=True)
-    watch.start()
+    monitor = threading.Thread(target=_monitor, args=(leaving, latest_step), daemon=True)
+    monitor.start()
     try:
         yield
         _client().wait_at_barrier("gelu_jax/done", _TIMEOUT)
-    except RuntimeError:  # a collective failed; if because a process exited, `_watch` reports it
+    except RuntimeError:  # a collective failed; if because a process exited, `_monitor` reports it
         time.sleep(2 * HEARTBEAT)
         raise
     except KeyboardInterrupt:  # all processes stop at the same evaluation
@@ -190,7 +190,7 @@ def process_group(config: DistributedConfig, latest_step: LatestStep) -> Generat
         raise
     finally:  # jax takes the client away when this process ends for a reason of its own
         leaving.set()
-        watch.join()
+        monitor.join()
     _disconnect()
 
 
@@ -252,7 +252,7 @@ def _connect(config: DistributedConfig) -> None:
         raise ConfigError([Problem(missing, ABSENT, reason)]) from None
 
 
-def _watch(leaving: threading.Event, latest_step: LatestStep) -> None:
+def _monitor(leaving: threading.Event, latest_step: LatestStep) -> None:
     """Exits when another process has."""
     everyone = range(runtime.global_state.num_processes)
     while not leaving.wait(1):
