@@ -20,7 +20,6 @@ from gelu_jax.cli.plan import plan_command
 from gelu_jax.cli.report import report_command
 from gelu_jax.cli.tokenize import tokenize_command
 from gelu_jax.cli.train import train_command
-from gelu_jax.files import is_primary
 
 COMMANDS = {
     "compare": compare_command,
@@ -59,7 +58,7 @@ def run() -> None:
             sys.exit(_fail(*known))
         except KeyboardInterrupt as interrupt:
             if number := signals.received():
-                signals.leave(number, str(interrupt) if is_primary() else None)
+                signals.leave(number, *interrupt.args[:1])
             sys.exit(_fail("Interrupted. Rerun the same command to resume.", 130))
 
 

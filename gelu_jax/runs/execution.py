@@ -209,7 +209,8 @@ def _stop_together(point: Point) -> None:
     """Stops all processes of a distributed run at the same evaluation if one got a signal."""
     if jax.distributed.is_initialized() and (number := received_anywhere()) is not None:
         signals.deliver(number)
-        raise KeyboardInterrupt(f"at step {point.step}; saved" if point.step else "")
+        said = f"at step {point.step}; saved" if point.step else ""
+        raise KeyboardInterrupt(said if is_primary() else None)  # the first prints for all
 
 
 def _resume(home: Path, run: Run, like: State) -> tuple[Run, State | None]:

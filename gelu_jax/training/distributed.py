@@ -184,8 +184,10 @@ def process_group(config: DistributedConfig, latest_step: LatestStep) -> Generat
         time.sleep(2 * HEARTBEAT)
         raise
     except KeyboardInterrupt:  # all processes stop at the same evaluation
-        leaving.set()
         with suppress(RuntimeError):
+            _client().wait_at_barrier("gelu_jax/done", 2 * HEARTBEAT * 1000)
+            leaving.set()
+            monitor.join()
             _disconnect()
         raise
     finally:  # jax takes the client away when this process ends for a reason of its own
