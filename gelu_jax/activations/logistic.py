@@ -130,8 +130,8 @@ def silu(x: Number) -> Scaled:
 
     silu(x) = x·σ(x), with derivative σ(x)·(1 + x·σ(−x)).
 
-    Accuracy: within 0.05 of −1.2785, where the derivative is zero, its float32 error is at most
-    2⁻²⁴ times 0.22, the size of the two terms that cancel there.
+    Accuracy: within 0.05 of −1.2785, where the derivative is zero, its error is at most 2⁻²⁴
+    (float64: 2⁻⁵³) times 0.22, the size of the two terms that cancel there.
 
     Source: Elfwing et al. 2017, "Sigmoid-weighted linear units", arXiv 1702.03118; Ramachandran et
     al. 2017, "Searching for activation functions", arXiv 1710.05941.
@@ -161,8 +161,8 @@ def gelu_sigmoid(x: Number) -> Scaled:
 
     gelu_sigmoid(x) = x·σ(1.702·x), with derivative σ(v)·(1 + v·σ(−v)) where v = 1.702·x.
 
-    Accuracy: within 0.05 of −0.7512, where the derivative is zero, its float32 error is at most
-    2⁻²⁴ times 0.22, the size of the two terms that cancel there.
+    Accuracy: within 0.05 of −0.7512, where the derivative is zero, its error is at most 2⁻²⁴
+    (float64: 2⁻⁵³) times 0.22, the size of the two terms that cancel there.
 
     Source: Hendrycks and Gimpel 2016, "Gaussian error linear units (GELUs)", section 2,
     arXiv 1606.08415.
@@ -200,8 +200,8 @@ def gelu_tanh(x: Number) -> Scaled:
     gelu_tanh(x) = ½·x·(1 + tanh u) = x·σ(2u) with u = √(2/π)·(x + 0.044715·x³); its derivative is
     σ(2u)·(1 + 2x·u′·σ(−2u)).
 
-    Accuracy: within 0.05 of −0.7525, where the derivative is zero, its float32 error is at most
-    2⁻²⁴ times 0.23, the size of the two terms that cancel there.
+    Accuracy: within 0.05 of −0.7525, where the derivative is zero, its error is at most 2⁻²⁴
+    (float64: 2⁻⁵³) times 0.23, the size of the two terms that cancel there.
 
     Source: Hendrycks and Gimpel 2016, "Gaussian error linear units (GELUs)", section 2,
     arXiv 1606.08415.
@@ -318,8 +318,8 @@ def mish(x: Number) -> Scaled:
     mish(x) = x·tanh(log(1 + eˣ)); with u = σ(−x) and p = 1 − u² it is x·p/(2 − p), and its
     derivative σ(x)·(1 + u + 4x·u²/(2 − p))/(2 − p).
 
-    Accuracy: within 0.05 of −1.1924, where the derivative is zero, its float32 error is at most
-    2⁻²⁴ times 0.26, the size of the two terms that cancel there.
+    Accuracy: within 0.05 of −1.1924, where the derivative is zero, its error is at most 2⁻²⁴
+    (float64: 2⁻⁵³) times 0.26, the size of the two terms that cancel there.
 
     Source: Misra 2019, "Mish: a self regularized non-monotonic activation function",
     arXiv 1908.08681.

@@ -239,8 +239,8 @@ def hard_silu(x: Number) -> Scaled:
     hard_silu(x) = x·min(max(x + 3, 0), 6)/6, with derivative (2x + 3)/6 where |x| < 3, elsewhere 0
     and 1.
 
-    Accuracy: within 0.05 of −1.5, where the derivative is zero, its float32 error is at most
-    2⁻²⁴ times ½, the size of the two terms that cancel there.
+    Accuracy: within 0.05 of −1.5, where the derivative is zero, its error is at most 2⁻²⁴
+    (float64: 2⁻⁵³) times ½, the size of the two terms that cancel there.
 
     Source: Howard et al. 2019, "Searching for MobileNetV3", arXiv 1905.02244.
 

@@ -276,7 +276,7 @@ def assert_float64(name: str, x: NDArray, true: NDArray, true_slope: NDArray):
     if promise.cancellation:
         zero, terms = promise.cancellation
         near = np.abs(x - zero) <= 0.05
-        assert np.abs(slope - true_slope)[near].max(initial=0) <= terms * 2.0**-52
+        assert np.abs(slope - true_slope)[near].max(initial=0) <= terms * 2.0**-53
         slope_errors = slope_errors[~near]
     assert slope_errors.max() <= max(promise.derivative64 - 0.5, 0)
 
