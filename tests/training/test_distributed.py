@@ -223,9 +223,8 @@ def undisturbed(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         assert pair.wait() == [0, 0]
     finally:
         pair.end()
-    assert pair.lines(0)[-4:] == [
-        f"runs/tiny/{name}" for name in ("report.html", "curves.png", "curves.svg", "results.csv")
-    ]
+    names = ("report.html", "curves.png", "curves.svg", "curves.pdf", "results.csv", "results.json")
+    assert pair.lines(0)[-6:] == [f"runs/tiny/{name}" for name in names]
     assert pair.lines(1) == []
     return record(folder)
 
