@@ -37,6 +37,7 @@ HEARTBEAT = 30
 """Seconds without a sign of life after which a process counts as dead."""
 
 _TIMEOUT = 24 * 60 * 60 * 1000  # milliseconds; `_monitor` ends a wait for a process that exited
+_GOODBYE = 2  # seconds between the last other process's goodbye and the coordinator's
 _VARIABLES = {
     "coordinator": "JAX_COORDINATOR_ADDRESS",
     "num_processes": "JAX_NUM_PROCESSES",
@@ -273,11 +274,16 @@ def _alive() -> set[int]:
 
 
 def _disconnect() -> None:
-    """No process leaves while another still watches; process 0, the coordinator, leaves last."""
+    """No process leaves while another still watches; process 0, the coordinator, leaves last.
+
+    jax aborts a process whose coordinator goes before it has heard the answer to its own goodbye.
+    """
     _client().wait_at_barrier("gelu_jax/leaving", 2 * HEARTBEAT * 1000)
     limit = time.monotonic() + 2 * HEARTBEAT
     while is_primary() and len(_alive()) > 1 and time.monotonic() < limit:
         time.sleep(0.05)
+    if is_primary():
+        time.sleep(_GOODBYE)
     jax.distributed.shutdown()
 
 

@@ -126,7 +126,7 @@ class Server:
     def __init__(self, cache: Path):
         (cache / "sitecustomize.py").write_text(NOTES)
         environment = os.environ | {
-            "PATH": f"{ROOT / 'tests' / 'slurm'}:{os.environ['PATH']}",
+            "PATH": f"{ROOT / 'tests' / 'runs' / 'slurm'}:{os.environ['PATH']}",
             "PYTHONPATH": f"{cache}:{ROOT}",
             "JAX_COMPILATION_CACHE_DIR": str(cache),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
