@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -190,18 +190,20 @@ class Attention(nnx.Module):
         self.config = config
         d, std, dtype = config.d_model, config.init_std, config.param_dtype
         h, g, k = config.num_heads, config.kv_heads, config.head_size
-        self.w_query = kernel(rngs, (d, h, k), fan_in=d, std=std, dtype=dtype)
-        self.w_key = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
-        self.w_value = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
+        fan: dict[str, Any] = {"fan_in": d, "std": std, "dtype": dtype}
+        axes, scale = self.axes, config.output_init_scale
+        self.w_query = kernel(rngs, (d, h, k), **fan, axes=axes["w_query"])
+        self.w_key = kernel(rngs, (d, g, k), **fan, axes=axes["w_key"])
+        self.w_value = kernel(rngs, (d, g, k), **fan, axes=axes["w_value"])
         self.w_out = kernel(
-            rngs, (h, k, d), fan_in=h * k, std=std, scale=config.output_init_scale, dtype=dtype
+            rngs, (h, k, d), **fan | {"fan_in": h * k}, scale=scale, axes=axes["w_out"]
         )
         bias = config.use_bias
-        self.b_query = constant(0.0, (h, k), dtype) if bias else None
-        self.b_key = constant(0.0, (g, k), dtype) if bias else None
-        self.b_value = constant(0.0, (g, k), dtype) if bias else None
+        self.b_query = constant(0.0, (h, k), dtype, axes["b_query"]) if bias else None
+        self.b_key = constant(0.0, (g, k), dtype, axes["b_key"]) if bias else None
+        self.b_value = constant(0.0, (g, k), dtype, axes["b_value"]) if bias else None
         out_bias = bias if config.out_bias is None else config.out_bias
-        self.b_out = constant(0.0, (d,), dtype) if out_bias else None
+        self.b_out = constant(0.0, (d,), dtype, axes["b_out"]) if out_bias else None
 
     def __call__(
         self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None

@@ -7,14 +7,13 @@ any effect.
 """
 
 import re
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, cast
 
 import jax
-from flax import nnx
-from flax.linen.spmd import with_logical_constraint
-from flax.nnx.bridge import ToLinen
+from flax import linen, nnx
+from flax.linen.spmd import get_logical_axis_rules, with_logical_constraint
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 from jaxtyping import Array
 
@@ -35,9 +34,8 @@ def axis_names(tree: Any) -> list[str]:
     >>> axis_names([gj.FeedForward(gj.FeedForwardConfig(d_model=4, d_ff=8), rngs=nnx.Rngs(0)), 1])
     ['d f', 'f d', '']
     """
-    if isinstance(tree, ToLinen):
-        make = partial(tree.nnx_class, *tree.args, **tree.kwargs)
-        return axis_names(jax.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+    if isinstance(tree, linen.Module):
+        return cast(Any, tree).axis_names()
     return [_names(tree, path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
@@ -59,6 +57,45 @@ def _names(node: Any, path: Any) -> str:
             case _:
                 raise TypeError(f"{key!r}: not a key of a module, a sequence or a dict")
     return names
+
+
+def have_rules(names: Iterable[str]) -> bool:
+    """Whether the rules in use, `flax.nnx.logical_axis_rules`, place any of some axes.
+
+    Args:
+      names: of the axes.
+    Returns:
+      True where there is a rule for at least one of them.
+    """
+    return not {name for name, _ in get_logical_axis_rules()}.isdisjoint(names)
+
+
+def without_rules() -> AbstractContextManager[None]:
+    """A context in which parameters are made without metadata.
+
+    Returns:
+      The context.
+    """
+    return nnx.logical_axis_rules(())
+
+
+def metadata(axes: str) -> dict[str, Any]:
+    """flax's metadata of a parameter: the names of its axes that the rules in use place.
+
+    Args:
+      axes: one name per axis.
+    Returns:
+      ``out_sharding`` with None for an axis without a rule; nothing where none has one, as in the
+      layers of flax that are told nothing.
+
+    >>> with nnx.logical_axis_rules((("f", "tensor"),)):
+    ...     print(metadata("d f"), metadata("d"))
+    {'out_sharding': (None, 'f')} {}
+    """
+    names = axes.split()
+    if not have_rules(names):
+        return {}
+    return {"out_sharding": tuple(name if have_rules([name]) else None for name in names)}
 
 
 def with_sharding_constraint(x: Array, axes: str) -> Array:

@@ -21,6 +21,7 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.branches import LearnedBranch
+from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
 from gelu_jax.nn.parameters import cast, constant, kernel, numbered, set_numbered
 from gelu_jax.nn.remat import Residuals, checkpoint_if, in_chunks, residual_problems
 from gelu_jax.nn.variants import (
@@ -159,23 +160,6 @@ def _product(
     return reduce(mul, values).astype(dtype)
 
 
-def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
-    """Zeroes entries with probability `rate` and scales the rest by 1/(1 − rate).
-
-    The "inverted" dropout of Srivastava et al. 2014.
-
-    Args:
-      x: array of any shape and floating dtype.
-      rate: in [0, 1); 0 leaves x as it is.
-      key: PRNG key; None leaves x as it is.
-    Returns:
-      An array of the shape and dtype of x.
-    """
-    if key is None or rate == 0.0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
-
-
 @dataclass(frozen=True)
 class FeedForwardConfig:
     """What a feed-forward block is made of; `gelu_jax.nn.parameters` says how it is initialised.
@@ -256,7 +240,7 @@ def _choice_problems(
     yield from checks.one_of(("once", "hf"), rounding=rounding)
 
 
-class HiddenLayer(nnx.Module):
+class HiddenLayer(Stochastic):
     """The hidden layer alone as an NNX module, h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), then dropout.
 
     Parameters: for each branch i a kernel ``w_in_i`` (d, f), and a bias ``b_in_i`` (f,) where the
@@ -276,11 +260,12 @@ class HiddenLayer(nnx.Module):
         self.config = config
         d, f, std, dtype = config.d_model, config.d_ff, config.init_std, config.param_dtype
         kernels = [
-            kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype) for _ in range(config.num_branches)
+            kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype, axes=self.axes["w_in"])
+            for _ in range(config.num_branches)
         ]
         set_numbered(self, "w_in", kernels)
         biases = kernels if config.use_bias else ()
-        set_numbered(self, "b_in", (constant(0.0, (f,), dtype) for _ in biases))
+        set_numbered(self, "b_in", (constant(0.0, (f,), dtype, self.axes["b_in"]) for _ in biases))
         set_numbered(self, "learned", learned_branches(config.variant, dtype))
 
     @property
@@ -299,17 +284,28 @@ class HiddenLayer(nnx.Module):
         return numbered(self, "learned") or None
 
     def __call__(
-        self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
+        self,
+        x: Float[Array, "... d"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "... f"]:
         """Computes h in ``config.dtype``.
 
         Args:
           x: input, (..., d), of any floating dtype.
-          dropout_key: PRNG key of the dropout; None drops nothing.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of the dropout.
         Returns:
           An array (..., f) of ``config.dtype``.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
         c = self.config
+        key = self.key_of_call(c.dropout_rate, deterministic, rngs, dropout_key)
         h = branch_product(
             x.astype(c.dtype),
             [cast(w, c.dtype) for w in self.w_in],
@@ -317,7 +313,7 @@ class HiddenLayer(nnx.Module):
             b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
             rounding=c.rounding,
         )
-        return dropout(h, c.dropout_rate, dropout_key)
+        return dropout(h, c.dropout_rate, key)
 
 
 class FeedForward(HiddenLayer):
@@ -343,21 +339,32 @@ class FeedForward(HiddenLayer):
 
     def _init_output(self, config: FeedForwardConfig, rngs: nnx.Rngs) -> None:
         f, e, std, dtype = config.d_ff, config.output_width, config.init_std, config.param_dtype
+        scale, axes = config.output_init_scale, self.axes
         self.w_out = kernel(
-            rngs, (f, e), fan_in=f, std=std, scale=config.output_init_scale, dtype=dtype
+            rngs, (f, e), fan_in=f, std=std, scale=scale, dtype=dtype, axes=axes["w_out"]
         )
-        self.b_out = constant(0.0, (e,), dtype) if config.use_bias else None
+        self.b_out = constant(0.0, (e,), dtype, axes["b_out"]) if config.use_bias else None
 
     def __call__(
-        self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
+        self,
+        x: Float[Array, "... d"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "... e"]:
         """Computes the block in ``config.dtype``, whatever the dtype of x, as flax's layers do.
 
         Args:
           x: input, (..., d), of any floating dtype.
-          dropout_key: PRNG key of the dropout; None drops nothing.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of the dropout.
         Returns:
           An array (..., e) of ``config.dtype``.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
         c = self.config
         return feed_forward(
@@ -368,7 +375,7 @@ class FeedForward(HiddenLayer):
             b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
             b_out=None if self.b_out is None else cast(self.b_out, c.dtype),
             dropout_rate=c.dropout_rate,
-            dropout_key=dropout_key,
+            dropout_key=self.key_of_call(c.dropout_rate, deterministic, rngs, dropout_key),
             residuals=c.residuals,
             residual_dtype=c.residual_dtype,
             chunk_size=c.chunk_size,

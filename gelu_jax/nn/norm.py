@@ -123,8 +123,9 @@ class Norm(nnx.Module):
     def __init__(self, config: NormConfig, *, rngs: nnx.Rngs):
         c = self.config = config
         start = 0.0 if c.zero_centered else 1.0
-        self.scale = constant(start, (c.d_model,), c.param_dtype)
-        self.bias = constant(0.0, (c.d_model,), c.param_dtype) if c.use_bias else None
+        shape, dtype, axes = (c.d_model,), c.param_dtype, self.axes
+        self.scale = constant(start, shape, dtype, axes["scale"])
+        self.bias = constant(0.0, shape, dtype, axes["bias"]) if c.use_bias else None
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """Applies the norm.

@@ -25,6 +25,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from gelu_jax.nn.axes import metadata
+
 
 def kernel(
     rngs: nnx.Rngs,
@@ -34,6 +36,7 @@ def kernel(
     std: float | None,
     scale: float = 1.0,
     dtype: DTypeLike,
+    axes: str,
 ) -> nnx.Param[Array]:
     """A parameter with normal initial values.
 
@@ -44,24 +47,29 @@ def kernel(
       std: standard deviation; None for 1/√fan_in.
       scale: multiplies the standard deviation.
       dtype: of the parameter.
+      axes: the names of its axes (`gelu_jax.nn.axes`).
     Returns:
       The parameter.
     """
     deviation = scale * (fan_in**-0.5 if std is None else std)
-    return nnx.Param(deviation * jax.random.normal(rngs.params(), shape, dtype))
+    value = deviation * jax.random.normal(rngs.params(), shape, dtype)
+    return nnx.Param(value, **metadata(axes))
 
 
-def constant(value: float, shape: tuple[int, ...], dtype: DTypeLike) -> nnx.Param[Array]:
+def constant(
+    value: float, shape: tuple[int, ...], dtype: DTypeLike, axes: str = ""
+) -> nnx.Param[Array]:
     """A parameter whose entries start at one value: biases at 0, norm scales at 1.
 
     Args:
       value: the initial value.
       shape: of the parameter.
       dtype: of the parameter.
+      axes: the names of its axes (`gelu_jax.nn.axes`).
     Returns:
       The parameter.
     """
-    return nnx.Param(jnp.full(shape, value, dtype))
+    return nnx.Param(jnp.full(shape, value, dtype), **metadata(axes))
 
 
 def cast(param: nnx.Param[Array], dtype: DTypeLike) -> Array:
