@@ -98,7 +98,10 @@ class _Skeleton(NamedTuple):
         return {path: variable.get_value() for path, variable in flat}
 
     def filled(self, values: Mapping[_Path, jax.Array]) -> nnx.Module:
-        flat = [(path, v.replace(jnp.asarray(values[path]))) for path, v in nnx.to_flat_state(self.state)]
+        flat = [
+            (path, v.replace(jnp.asarray(values[path])))
+            for path, v in nnx.to_flat_state(self.state)
+        ]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
 

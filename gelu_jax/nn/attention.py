@@ -1,5 +1,6 @@
 """Attention: multi-head, grouped-query or multi-query; full, causal or in a sliding window."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -8,12 +9,13 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, aligned, einsum, is_explicit
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
@@ -69,8 +71,8 @@ def attention(
     """
     g, k = key.shape[2:]
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(*query.shape[:2], g, -1, k)
-    scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
+    grouped = _split_heads(query, g)
+    scores = einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
     scores = scores * (k**-0.5 if scale is None else scale)
     if bias is not None:
         scores = scores + _by_group(bias, g).astype(wide)
@@ -80,7 +82,30 @@ def attention(
             # Finite, so that a row that attends to nothing gets a mean of the values and no NaN.
             scores = jnp.where(_by_group(visible, g), scores, 0.7 * jnp.finfo(wide).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bgrts,bsgk->btgrk", weights, value).reshape(query.shape)
+    return _merge_heads(einsum("bgrts,bsgk->btgrk", weights, value))
+
+
+def _split_heads(query: Float[Array, "b t h k"], g: int) -> Float[Array, "b t g r k"]:
+    """(b, t, h, k) as (b, t, g, h/g, k): g is sharded as h was, or h/g where g is too short."""
+    b, t, h, k = query.shape
+    shape = (b, t, g, h // g, k)
+    if not is_explicit(query):
+        return query.reshape(shape)
+    *places, of_h, of_k = jax.typeof(query).sharding.spec
+    ways = jax.typeof(query).sharding.mesh.shape
+    fits = of_h is not None and g % math.prod(ways[axis] for axis in jax.tree.leaves(of_h)) == 0
+    heads = (of_h, None) if fits else (None, of_h)
+    return query.reshape(shape, out_sharding=PartitionSpec(*places, *heads, of_k))
+
+
+def _merge_heads(y: Float[Array, "b t g r k"]) -> Float[Array, "b t h k"]:
+    """Undoes `_split_heads`."""
+    b, t, g, r, k = y.shape
+    if not is_explicit(y):
+        return y.reshape(b, t, g * r, k)
+    *places, of_g, of_r, of_k = jax.typeof(y).sharding.spec
+    place = PartitionSpec(*places, of_r if of_g is None else of_g, of_k)
+    return y.reshape((b, t, g * r, k), out_sharding=place)
 
 
 def _by_group(x: Array, g: int) -> Array:
@@ -297,14 +322,14 @@ class Attention(nnx.Module):
         positions: Array | None = None,
     ) -> Array:
         c = self.config
-        y = jnp.einsum("btd,dhk->bthk", x, cast(w, c.dtype))
-        y = y if b is None else y + cast(b, c.dtype)
+        y = einsum("btd,dhk->bthk", x, cast(w, c.dtype))
+        y = y if b is None else y + aligned(cast(b, c.dtype), y)
         return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
 
     def _out(self, y: Array) -> Array:
         dtype = self.config.dtype
-        y = jnp.einsum("bthk,hkd->btd", y, cast(self.w_out, dtype))
-        return y if self.b_out is None else y + cast(self.b_out, dtype)
+        y = einsum("bthk,hkd->btd", y, cast(self.w_out, dtype))
+        return y if self.b_out is None else y + aligned(cast(self.b_out, dtype), y)
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """An empty cache.

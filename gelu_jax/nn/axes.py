@@ -12,9 +12,12 @@ from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 from flax import linen, nnx
 from flax.linen.spmd import get_logical_axis_rules, with_logical_constraint
+from jax.sharding import PartitionSpec
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 Axes = Mapping[str, str]
@@ -110,4 +113,124 @@ def with_sharding_constraint(x: Array, axes: str) -> Array:
     >>> with_sharding_constraint(jax.numpy.ones((2, 3)), "b d").shape
     (2, 3)
     """
-    return with_logical_constraint(x, tuple(axes.split()))
+    if not is_explicit(x):
+        return with_logical_constraint(x, tuple(axes.split()))
+    place = linen.logical_to_mesh_axes(axes.split())
+    return x if not get_logical_axis_rules() else jax.sharding.reshard(x, place)
+
+
+def is_explicit(*arrays: Array) -> bool:
+    """Whether the types of arrays say how they are sharded (`jax.sharding.AxisType.Explicit`).
+
+    Args:
+      *arrays: of any shape.
+    Returns:
+      True where at least one is sharded along an explicit axis of the mesh in use.
+    """
+    return any(place is not None for x in arrays for place in jax.typeof(x).sharding.spec)
+
+
+def einsum(
+    subscripts: str,
+    x: Array,
+    w: Array,
+    *,
+    out_sharding: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+) -> Array:
+    """`jnp.einsum` of two arrays, which on an explicit mesh also says how the result is sharded.
+
+    There JAX refuses a sum over an axis that is sharded, as a tensor-parallel block has one, unless
+    it is told. The result keeps the sharding of x's axes, and of w's axes along what is left of the
+    mesh: with the same collectives as where XLA decides.
+
+    Args:
+      subscripts: as of `jnp.einsum`, "btd,df->btf"; "..." may stand for axes of x.
+      x: an array.
+      w: an array.
+      out_sharding: a sharding or `PartitionSpec` of the result; None as above.
+      preferred_element_type: dtype in which is summed, and of the result; None for that of x and w.
+    Returns:
+      The sums of products.
+    """
+    if out_sharding is None and is_explicit(x, w):
+        out_sharding = _place_of_product(subscripts, x, w)
+    options: Any = {"preferred_element_type": preferred_element_type}
+    return jnp.einsum(subscripts, x, w, **options, out_sharding=out_sharding)
+
+
+def matmul(x: Array, w: Array, out_sharding: Any = None) -> Array:
+    """``x @ w`` for a kernel w; on an explicit mesh the result is sharded as that of `einsum`.
+
+    Args:
+      x: (..., d).
+      w: (d, f).
+      out_sharding: a sharding or `PartitionSpec` of the result; None as in `einsum`.
+    Returns:
+      An array (..., f).
+    """
+    if out_sharding is None and is_explicit(x, w):
+        out_sharding = _place_of_product("...d,df->...f", x, w)
+    return jnp.matmul(x, w, out_sharding=out_sharding)
+
+
+def aligned(parameter: Array, x: Array) -> Array:
+    """A bias or scale, on an explicit mesh sharded as the last axes of what it meets.
+
+    Args:
+      parameter: of the shape of the last axes of x.
+      x: an array.
+    Returns:
+      The parameter.
+    """
+    if not is_explicit(parameter):
+        return parameter
+    places = jax.typeof(x).sharding.spec
+    return jax.sharding.reshard(parameter, PartitionSpec(*places[x.ndim - parameter.ndim :]))
+
+
+def gathered_along(x: Array, axis: int) -> Array:
+    """x, on an explicit mesh not sharded along one of its axes.
+
+    Args:
+      x: an array.
+      axis: the axis.
+    Returns:
+      The same array.
+    """
+    if not is_explicit(x):
+        return x
+    places = list(jax.typeof(x).sharding.spec)
+    places[axis] = None
+    return jax.sharding.reshard(x, PartitionSpec(*places))
+
+
+def take_rows(table: Array, indices: Array) -> Array:
+    """Rows of a table; on an explicit mesh they are sharded as the indices are.
+
+    Args:
+      table: (v, d).
+      indices: (...), integers in [0, v).
+    Returns:
+      An array (..., d).
+    """
+    if not is_explicit(table, indices):
+        return table[indices]
+    place = PartitionSpec(*jax.typeof(indices).sharding.spec, None)
+    return table.at[indices].get(out_sharding=place)
+
+
+def _place_of_product(subscripts: str, x: Array, w: Array) -> PartitionSpec:
+    inputs, _, output = subscripts.partition("->")
+    of_x, _, of_w = inputs.partition(",")
+    dots = "".join(map(str, range(x.ndim - len(of_x.replace("...", "")))))  # a digit for each
+    of_x, output = (letters.replace("...", dots) for letters in (of_x, output))
+    places = dict(zip(of_w, jax.typeof(w).sharding.spec, strict=True))
+    places |= dict(zip(of_x, jax.typeof(x).sharding.spec, strict=True))
+    taken = _mesh_axes(places[letter] for letter in output if letter in of_x)
+    free = {k: v for k, v in places.items() if k in of_x or taken.isdisjoint(_mesh_axes([v]))}
+    return PartitionSpec(*(free.get(letter) for letter in output))
+
+
+def _mesh_axes(places: Iterable[Any]) -> set[str]:
+    return {axis for place in places for axis in jax.tree.leaves(place)}

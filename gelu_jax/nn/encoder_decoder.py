@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, einsum, take_rows
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel
@@ -253,11 +253,11 @@ class EncoderDecoder(nnx.Module):
         return self._logits(x), DecoderCache(own, cache.memory)
 
     def _embed(self, tokens: Array) -> Array:
-        return cast(self.embedding, self.config.dtype)[tokens]
+        return take_rows(cast(self.embedding, self.config.dtype), tokens)
 
     def _logits(self, x: Array) -> Array:
         c = self.config
         x = self.decoder.final_norm(x) * jnp.asarray(c.logit_scale, c.dtype)
         table = cast(self.embedding if self.head is None else self.head, c.dtype)
         wide = jnp.promote_types(table.dtype, jnp.float32)
-        return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=wide)
+        return einsum("btd,vd->btv", x, table, preferred_element_type=wide)

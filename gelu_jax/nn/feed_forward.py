@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, aligned, matmul
 from gelu_jax.nn.branches import LearnedBranch
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
 from gelu_jax.nn.parameters import cast, constant, kernel, numbered, set_numbered
@@ -50,6 +50,7 @@ def feed_forward(
     residual_dtype: DTypeLike | None = None,
     chunk_size: int | None = None,
     rounding: Rounding = "once",
+    out_sharding: Any = None,
 ) -> Float[Array, "... e"]:
     """The feed-forward equation, (∏ᵢ φᵢ(x Wᵢ + bᵢ)) W_out + b_out (Shazeer 2020, equations 5–6).
 
@@ -74,6 +75,8 @@ def feed_forward(
         result does not grow with the number of tokens; a batch of several rows is copied, as wide
         as d. None computes all at once.
       rounding: "once" or "hf", as in `branch_product`.
+      out_sharding: a sharding or `PartitionSpec` of the result on an explicit mesh; None keeps that
+        of the tokens.
     Returns:
       An array (..., e) of the dtype of x.
     Raises:
@@ -99,8 +102,8 @@ def feed_forward(
         # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
         ps, key = jax.lax.optimization_barrier((ps, key))
         h = dropout(_product(phis, ps, x.dtype, rounding), dropout_rate, key)
-        y = h @ w_out
-        return y if b_out is None else y + b_out
+        y = matmul(h, w_out, out_sharding)
+        return y if b_out is None else y + aligned(b_out, y)
 
     apply = block if chunk_size is None else in_chunks(block, chunk_size)
     return apply(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
@@ -147,8 +150,8 @@ def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ..
 def _pre_activations(
     x: Array, w_in: Sequence[Array], b_in: Sequence[Array] | None
 ) -> Sequence[Array]:
-    ps = [x @ w for w in w_in]
-    return ps if b_in is None else [p + b for p, b in zip(ps, b_in, strict=True)]
+    ps = [matmul(x, w) for w in w_in]
+    return ps if b_in is None else [p + aligned(b, p) for p, b in zip(ps, b_in, strict=True)]
 
 
 def _product(
@@ -352,6 +355,7 @@ class FeedForward(HiddenLayer):
         *,
         rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
+        out_sharding: Any = None,
     ) -> Float[Array, "... e"]:
         """Computes the block in ``config.dtype``, whatever the dtype of x, as flax's layers do.
 
@@ -361,6 +365,7 @@ class FeedForward(HiddenLayer):
             `nnx.Module.eval` set last, and on in a new module.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of the dropout.
+          out_sharding: of the result, as in `feed_forward`.
         Returns:
           An array (..., e) of ``config.dtype``.
         Raises:
@@ -380,4 +385,5 @@ class FeedForward(HiddenLayer):
             residual_dtype=c.residual_dtype,
             chunk_size=c.chunk_size,
             rounding=c.rounding,
+            out_sharding=out_sharding,
         )

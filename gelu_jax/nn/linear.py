@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, aligned, matmul
 from gelu_jax.nn.parameters import cast, constant, kernel
 
 Part = TypeVar("Part")
@@ -75,8 +75,8 @@ class Linear(nnx.Module):
         Returns:
           An array (..., e) of ``config.dtype``.
         """
-        y = x.astype(self.config.dtype) @ cast(self.w, self.config.dtype)
-        return y if self.b is None else y + cast(self.b, self.config.dtype)
+        y = matmul(x.astype(self.config.dtype), cast(self.w, self.config.dtype))
+        return y if self.b is None else y + aligned(cast(self.b, self.config.dtype), y)
 
 
 def linear_head(config: Any, d_out: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> Linear:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, with_sharding_constraint
+from gelu_jax.nn.axes import Axes, aligned, matmul, with_sharding_constraint
 from gelu_jax.nn.dropout import Rngs, Stochastic
 from gelu_jax.nn.feed_forward import FeedForwardConfig, HiddenLayer
 from gelu_jax.nn.parameters import cast, constant, kernel, numbered, set_numbered
@@ -172,6 +172,6 @@ class MLP(Stochastic):
           Logits (b, classes) in float32.
         """
         dtype = self.config.dtype
-        y = h @ cast(self.head, dtype)
-        y = y if self.head_bias is None else y + cast(self.head_bias, dtype)
+        y = matmul(h, cast(self.head, dtype))
+        y = y if self.head_bias is None else y + aligned(cast(self.head_bias, dtype), y)
         return y.astype(jnp.float32)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, aligned
 from gelu_jax.nn.parameters import constant
 
 
@@ -66,8 +66,9 @@ def rms_norm(
 
 
 def _scaled(x: Array, scale: Array, bias: Array | None, epsilon: float) -> Array:
-    y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon) * scale.astype(x.dtype)
-    return y if bias is None else y + bias.astype(x.dtype)
+    y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
+    y = y * aligned(scale.astype(x.dtype), x)
+    return y if bias is None else y + aligned(bias.astype(x.dtype), x)
 
 
 _NORMS = {"layer": layer_norm, "rms": rms_norm}

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
-from gelu_jax.nn.axes import Axes, with_sharding_constraint
+from gelu_jax.nn.axes import Axes, einsum, take_rows, with_sharding_constraint
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dropout import Rngs, Stochastic
 from gelu_jax.nn.norm import Norm
@@ -212,7 +212,8 @@ class Transformer(Stochastic):
 
     def _rows(self, table: nnx.Param[Array], axis: str, indices: Int[Array, "..."]) -> Array:
         """Looks up rows of a table, which is not sharded along d meanwhile."""
-        return with_sharding_constraint(cast(table, self.config.dtype), f"{axis} -")[indices]
+        rows = with_sharding_constraint(cast(table, self.config.dtype), f"{axis} -")
+        return take_rows(rows, indices)
 
     def apply_layers(
         self,
@@ -272,7 +273,7 @@ class Transformer(Stochastic):
             x = x + self._rows(self.positions, "t", token_positions(x.shape[1], mask, earlier))
         if self.token_types is not None:
             types = 0 if token_types is None else token_types
-            x = x + cast(self.token_types, dtype)[types]
+            x = x + take_rows(cast(self.token_types, dtype), jnp.asarray(types))
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def final_hidden(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
@@ -296,4 +297,4 @@ class Transformer(Stochastic):
         table = self.embedding if self.head is None else self.head
         weights = cast(table, self.config.dtype)
         wide = jnp.promote_types(weights.dtype, jnp.float32)
-        return jnp.einsum("btd,vd->btv", hidden, weights, preferred_element_type=wide)
+        return einsum("btd,vd->btv", hidden, weights, preferred_element_type=wide)
