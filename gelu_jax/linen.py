@@ -58,7 +58,7 @@ class LinenModule(nn.Module):
         """Reads the parameters, or draws them where the module is initialised."""
         assert self.scope is not None
         skeleton = _skeleton(type(self).nnx_class, self.config)
-        values = _of_version_0_1(self.scope, skeleton) or _parameters(self, self.scope, skeleton)
+        values = _of_lists(self.scope, skeleton) or _parameters(self, self.scope, skeleton)
         # past Linen's own __setattr__, which would look for Linen modules in it
         object.__setattr__(self, "_module", skeleton.filled(values))
 
@@ -152,8 +152,8 @@ def _with_axis_names(value: jax.Array, axes: str) -> Any:
     return nn.LogicallyPartitioned(value, (*[None] * (value.ndim - len(names)), *names))
 
 
-def _of_version_0_1(scope: Scope, skeleton: _Skeleton) -> dict[_Path, Any] | None:
-    """The parameters of a tree with integer keys, as version 0.1 made it; None if it is none."""
+def _of_lists(scope: Scope, skeleton: _Skeleton) -> dict[_Path, Any] | None:
+    """The parameters of a tree with lists, as an earlier version made it; None if it is none."""
     like = nnx.to_pure_dict(skeleton.state)
     given = meta.unbox(scope.variables().get("params", {}))
     try:

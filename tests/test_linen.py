@@ -56,7 +56,7 @@ def test_a_tree_survives_msgpack_without_a_target(variables):
 
 
 def old_names(tree, integer=int):
-    """The tree as version 0.1 had it: lists, whose keys msgpack turns into strings."""
+    """The tree as it was: lists, whose keys msgpack turns into strings."""
     if not isinstance(tree, dict):
         return tree
     lists = ("w_in", "b_in", "learned", "layers")
@@ -69,7 +69,7 @@ def old_names(tree, integer=int):
 
 
 @pytest.mark.parametrize("integer", [int, str])
-def test_a_tree_of_version_0_1_still_loads(integer):
+def test_a_tree_of_an_earlier_version_still_loads(integer):
     layer, x = linen.MLP(MLP), jnp.ones((2, 8))
     variables = layer.init(jax.random.key(0), x)
     old = {"params": old_names(variables["params"], integer)}

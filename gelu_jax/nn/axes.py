@@ -2,8 +2,11 @@
 
 A module class has a table ``axes`` from its parameters to one letter per axis: b batch, t time,
 d model, f hidden, h heads, g key/value heads, k head size, v vocabulary. Which mesh axis each is
-sharded along is decided in one place, `gelu_jax.training.mesh.RULES`; without it nothing here has
-any effect.
+sharded along is decided elsewhere, by the rules of `flax.nnx.logical_axis_rules`; our own training
+has one table of them, `gelu_jax.training.mesh.RULES`. Without rules the names have no effect.
+
+On an explicit mesh (`jax.sharding.AxisType.Explicit`) the type of an array says how it is sharded,
+and JAX refuses what it would have to guess: `einsum` and the functions after it decide it.
 """
 
 import re

@@ -113,7 +113,7 @@ def numbered(module: nnx.Module, name: str) -> tuple[Any, ...]:
 
 
 def current_names(tree: Mapping[Any, Any], like: Mapping[Any, Any]) -> dict[Any, Any]:
-    """A parameter tree of version 0.1, which has ``w_in: {0, 1}``, as ``w_in_0`` and ``w_in_1``.
+    """A parameter tree of an earlier version, with its ``w_in: {0, 1}`` as ``w_in_0``, ``w_in_1``.
 
     Args:
       tree: nested dicts of parameters, in the names of either version; what came through msgpack
@@ -136,7 +136,7 @@ def current_names(tree: Mapping[Any, Any], like: Mapping[Any, Any]) -> dict[Any,
 
 
 def entry(tree: Mapping[Any, Any], key: Any) -> Any:
-    """What stands under a key of a parameter tree, also where version 0.1 wrote the tree.
+    """What stands under a key of a parameter tree, also where an earlier version wrote it.
 
     Args:
       tree: a dict of parameters, or of further dicts.

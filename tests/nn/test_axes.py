@@ -1,4 +1,4 @@
-"""Axis names: on every parameter of every module, and in flax's metadata where rules ask for them."""
+"""Axis names: on every parameter of every module, and in the metadata of flax where rules ask."""
 
 import jax
 import numpy as np
