@@ -62,6 +62,7 @@ class LinenModule(nn.Module):
         # past Linen's own __setattr__, which would look for Linen modules in it
         object.__setattr__(self, "_module", skeleton.filled(values))
 
+    @nn.nowrap
     def axis_names(self) -> list[str]:
         """The axis names of each parameter, as `gelu_jax.nn.axes.axis_names` gives them.
 

@@ -151,7 +151,7 @@ def entry(tree: Mapping[Any, Any], key: Any) -> Any:
     places = [(tree, key), (tree, str(key))]
     if isinstance(parts, Mapping):
         places += [(parts, int(number)), (parts, number)]
-    for place, name in places:
-        if name in place:
-            return place[name]
+    for place, known in places:
+        if known in place:
+            return place[known]
     raise KeyError(key)

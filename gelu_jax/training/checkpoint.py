@@ -38,7 +38,7 @@ C = TypeVar("C", bound=ocp.Checkpointer)
 _CHECKSUMS = "sums.json"
 _OVERHEAD = 64 * 1024  # bytes of indices and metadata beside the arrays
 _ATTEMPTS = 50
-_NUMBERED = re.compile(r"\.(w_in|b_in|learned|layers)_(\d+)(?=\.)")  # lists, when first written
+_NUMBERED = re.compile(r"\.(w_in|b_in|learned|layers)_(\d+)(?=\W)")  # lists, when first written
 
 
 def save(directory: Path, step: int, tree: Any) -> None:
