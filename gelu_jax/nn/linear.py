@@ -1,9 +1,11 @@
-"""A linear map with its bias, of which poolers, projections and classifiers are made."""
+"""Matrix products over tokens; a linear map with its bias, as poolers and classifiers have."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -14,6 +16,50 @@ from gelu_jax.nn import checks
 from gelu_jax.nn.parameters import cast, constant, kernel
 
 Part = TypeVar("Part")
+
+
+def flatten_tokens(x: Array, *, features: int = 1) -> Array:
+    """(*tokens, *features) with all tokens along one axis.
+
+    XLA's CPU compiler takes twice as long for the gradient of a kernel where that is a sum over two
+    axes, batch and time. Over a mesh x stays as it is, because each axis may be sharded in its own
+    way. Call it once for all kernels that read x: each call is another array that is kept.
+
+    Args:
+      x: array of at least `features` axes.
+      features: how many of the last axes belong to one token.
+    Returns:
+      An array (n, *features), or x.
+
+    >>> flatten_tokens(jnp.ones((2, 3, 4))).shape
+    (6, 4)
+    """
+    at = x.ndim - features
+    if at < 2 or not jax.sharding.get_abstract_mesh().empty:
+        return x
+    return x.reshape(prod(x.shape[:at]), *x.shape[at:])
+
+
+def matmul(
+    x: Float[Array, "... d"],
+    w: Float[Array, "d e"],
+    *,
+    preferred_element_type: DTypeLike | None = None,
+) -> Float[Array, "... e"]:
+    """x W, the tokens of x flattened.
+
+    Args:
+      x: (..., d), of any floating dtype.
+      w: (d, e).
+      preferred_element_type: dtype of the result; None for that of the operands.
+    Returns:
+      An array (..., e).
+
+    >>> matmul(jnp.ones((2, 3, 4)), jnp.ones((4, 5))).shape
+    (2, 3, 5)
+    """
+    y = jnp.matmul(flatten_tokens(x), w, preferred_element_type=preferred_element_type)
+    return y.reshape(*x.shape[:-1], w.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -71,7 +117,7 @@ class Linear(nnx.Module):
         Returns:
           An array (..., e) of ``config.dtype``.
         """
-        y = x.astype(self.config.dtype) @ cast(self.w, self.config.dtype)
+        y = matmul(x.astype(self.config.dtype), cast(self.w, self.config.dtype))
         return y if self.b is None else y + cast(self.b, self.config.dtype)
 
 
