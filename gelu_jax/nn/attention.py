@@ -1,21 +1,22 @@
 """Attention: multi-head, grouped-query or multi-query; full, causal or in a sliding window."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, aligned, einsum, flatten_tokens, is_explicit
 from gelu_jax.nn.blockwise import Inputs, exp_and_sum, over_query_blocks
-from gelu_jax.nn.linear import flatten_tokens
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
@@ -79,25 +80,46 @@ def attention(
 
     def attend(x: Inputs) -> Array:
         wide = jnp.promote_types(x.query.dtype, jnp.float32)
-        scores = jnp.einsum("bgrtk,bgsk->bgrts", x.query, x.key, preferred_element_type=wide)
-        scores = scores * scale
+        scores = einsum("bgrtk,bgsk->bgrts", x.query, x.key, preferred_element_type=wide) * scale
         scores = scores if x.bias is None else scores + x.bias.astype(wide)
         scores = scores if x.mask is None else jnp.where(x.mask, scores, -jnp.inf)
         e, total = exp_and_sum(scores)  # divided last: V has fewer columns than e
-        y = jnp.einsum(
-            "bgrts,bgsk->bgrtk", e.astype(x.value.dtype), x.value, preferred_element_type=wide
-        )
-        return (y / total).astype(x.value.dtype)
+        e = e.astype(x.value.dtype)
+        y = einsum("bgrts,bgsk->bgrtk", e, x.value, preferred_element_type=wide) / total
+        return y.astype(x.value.dtype)
 
     inputs = Inputs(
-        _by_group(jnp.moveaxis(query, 1, 2), g),
+        jnp.moveaxis(_split_heads(query, g), 1, 3),
         jnp.moveaxis(key, 1, 2),
         jnp.moveaxis(value, 1, 2),
         None if mask is None else _by_group(mask, g),
         None if bias is None else _by_group(bias, g),
     )
     y = over_query_blocks(attend, inputs, causal=causal, window=window)
-    return jnp.moveaxis(y.reshape(y.shape[0], -1, *y.shape[3:]), 1, 2)
+    return _merge_heads(jnp.moveaxis(y, 3, 1))
+
+
+def _split_heads(query: Float[Array, "b t h k"], g: int) -> Float[Array, "b t g r k"]:
+    """(b, t, h, k) as (b, t, g, h/g, k): g is sharded as h was, or h/g where g is too short."""
+    b, t, h, k = query.shape
+    shape = (b, t, g, h // g, k)
+    if not is_explicit(query):
+        return query.reshape(shape)
+    *places, of_h, of_k = jax.typeof(query).sharding.spec
+    ways = jax.typeof(query).sharding.mesh.shape
+    fits = of_h is not None and g % math.prod(ways[axis] for axis in jax.tree.leaves(of_h)) == 0
+    heads = (of_h, None) if fits else (None, of_h)
+    return query.reshape(shape, out_sharding=PartitionSpec(*places, *heads, of_k))
+
+
+def _merge_heads(y: Float[Array, "b t g r k"]) -> Float[Array, "b t h k"]:
+    """Undoes `_split_heads`."""
+    b, t, g, r, k = y.shape
+    if not is_explicit(y):
+        return y.reshape(b, t, g * r, k)
+    *places, of_g, of_r, of_k = jax.typeof(y).sharding.spec
+    place = PartitionSpec(*places, of_r if of_g is None else of_g, of_k)
+    return y.reshape((b, t, g * r, k), out_sharding=place)
 
 
 def _by_group(x: Array, g: int) -> Array:
@@ -198,18 +220,20 @@ class Attention(nnx.Module):
         self.config = config
         d, std, dtype = config.d_model, config.init_std, config.param_dtype
         h, g, k = config.num_heads, config.kv_heads, config.head_size
-        self.w_query = kernel(rngs, (d, h, k), fan_in=d, std=std, dtype=dtype)
-        self.w_key = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
-        self.w_value = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
+        fan: dict[str, Any] = {"fan_in": d, "std": std, "dtype": dtype}
+        axes, scale = self.axes, config.output_init_scale
+        self.w_query = kernel(rngs, (d, h, k), **fan, axes=axes["w_query"])
+        self.w_key = kernel(rngs, (d, g, k), **fan, axes=axes["w_key"])
+        self.w_value = kernel(rngs, (d, g, k), **fan, axes=axes["w_value"])
         self.w_out = kernel(
-            rngs, (h, k, d), fan_in=h * k, std=std, scale=config.output_init_scale, dtype=dtype
+            rngs, (h, k, d), **fan | {"fan_in": h * k}, scale=scale, axes=axes["w_out"]
         )
         bias = config.use_bias
-        self.b_query = constant(0.0, (h, k), dtype) if bias else None
-        self.b_key = constant(0.0, (g, k), dtype) if bias else None
-        self.b_value = constant(0.0, (g, k), dtype) if bias else None
+        self.b_query = constant(0.0, (h, k), dtype, axes["b_query"]) if bias else None
+        self.b_key = constant(0.0, (g, k), dtype, axes["b_key"]) if bias else None
+        self.b_value = constant(0.0, (g, k), dtype, axes["b_value"]) if bias else None
         out_bias = bias if config.out_bias is None else config.out_bias
-        self.b_out = constant(0.0, (d,), dtype) if out_bias else None
+        self.b_out = constant(0.0, (d,), dtype, axes["b_out"]) if out_bias else None
 
     def __call__(
         self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None
@@ -314,15 +338,16 @@ class Attention(nnx.Module):
         positions: Array | None = None,
     ) -> Array:
         c = self.config
-        y = jnp.tensordot(x, cast(w, c.dtype), 1).reshape(*tokens, *w.shape[1:])
-        y = y if b is None else y + cast(b, c.dtype)
+        y = einsum("...d,dhk->...hk", x, cast(w, c.dtype)).reshape(*tokens, *w.shape[1:])
+        y = y if b is None else y + aligned(cast(b, c.dtype), y)
         return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
 
     def _out(self, y: Array) -> Array:
         dtype = self.config.dtype
         tokens, y = y.shape[:2], flatten_tokens(y, features=2)
-        y = jnp.tensordot(y, cast(self.w_out, dtype), 2).reshape(*tokens, self.config.d_model)
-        return y if self.b_out is None else y + cast(self.b_out, dtype)
+        y = einsum("...hk,hkd->...d", y, cast(self.w_out, dtype))
+        y = y.reshape(*tokens, self.config.d_model)
+        return y if self.b_out is None else y + aligned(cast(self.b_out, dtype), y)
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """An empty cache.

@@ -1,11 +1,9 @@
-"""Matrix products over tokens; a linear map with its bias, as poolers and classifiers have."""
+"""A linear map with its bias, of which poolers, projections and classifiers are made."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -13,53 +11,10 @@ from jaxtyping import Array, Float
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import Axes, aligned, matmul
 from gelu_jax.nn.parameters import cast, constant, kernel
 
 Part = TypeVar("Part")
-
-
-def flatten_tokens(x: Array, *, features: int = 1) -> Array:
-    """(*tokens, *features) with all tokens along one axis.
-
-    XLA's CPU compiler takes twice as long for the gradient of a kernel where that is a sum over two
-    axes, batch and time. Over a mesh x stays as it is, because each axis may be sharded in its own
-    way. Call it once for all kernels that read x: each call is another array that is kept.
-
-    Args:
-      x: array of at least `features` axes.
-      features: how many of the last axes belong to one token.
-    Returns:
-      An array (n, *features), or x.
-
-    >>> flatten_tokens(jnp.ones((2, 3, 4))).shape
-    (6, 4)
-    """
-    at = x.ndim - features
-    if at < 2 or not jax.sharding.get_abstract_mesh().empty:
-        return x
-    return x.reshape(prod(x.shape[:at]), *x.shape[at:])
-
-
-def matmul(
-    x: Float[Array, "... d"],
-    w: Float[Array, "d e"],
-    *,
-    preferred_element_type: DTypeLike | None = None,
-) -> Float[Array, "... e"]:
-    """x W, the tokens of x flattened.
-
-    Args:
-      x: (..., d), of any floating dtype.
-      w: (d, e).
-      preferred_element_type: dtype of the result; None for that of the operands.
-    Returns:
-      An array (..., e).
-
-    >>> matmul(jnp.ones((2, 3, 4)), jnp.ones((4, 5))).shape
-    (2, 3, 5)
-    """
-    y = jnp.matmul(flatten_tokens(x), w, preferred_element_type=preferred_element_type)
-    return y.reshape(*x.shape[:-1], w.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -104,10 +59,13 @@ class Linear(nnx.Module):
     (2, 3)
     """
 
+    axes: ClassVar[Axes] = {"w": "d e", "b": "e"}
+
     def __init__(self, config: LinearConfig, *, rngs: nnx.Rngs):
         c = self.config = config
-        self.w = kernel(rngs, (c.d_in, c.d_out), fan_in=c.d_in, std=c.init_std, dtype=c.param_dtype)
-        self.b = constant(0.0, (c.d_out,), c.param_dtype) if c.use_bias else None
+        shape, dtype, axes = (c.d_in, c.d_out), c.param_dtype, self.axes
+        self.w = kernel(rngs, shape, fan_in=c.d_in, std=c.init_std, dtype=dtype, axes=axes["w"])
+        self.b = constant(0.0, (c.d_out,), dtype, axes["b"]) if c.use_bias else None
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... e"]:
         """Applies the map.
@@ -118,7 +76,7 @@ class Linear(nnx.Module):
           An array (..., e) of ``config.dtype``.
         """
         y = matmul(x.astype(self.config.dtype), cast(self.w, self.config.dtype))
-        return y if self.b is None else y + cast(self.b, self.config.dtype)
+        return y if self.b is None else y + aligned(cast(self.b, self.config.dtype), y)
 
 
 def linear_head(config: Any, d_out: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> Linear:
