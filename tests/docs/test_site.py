@@ -15,7 +15,8 @@ PACKAGES = ("gelu_jax", "gelu_jax.families")  # all of their __all__
 MODULES = tuple(  # everything public that they define
     f"gelu_jax.{name}"
     for name in (
-        "nn.axes", "nn.branches", "nn.decoding", "nn.encoder", "nn.encoder_decoder", "nn.vision",
+        "nn.axes", "nn.branches", "nn.decoding", "nn.dropout", "nn.encoder",
+        "nn.encoder_decoder", "nn.vision",
         "nn.vision_language", "nn.dual_encoder", "nn.convolution", "nn.layouts",
         "training.config", "training.trainer", "training.model", "training.optimizer",
         "training.mesh", "training.checkpoint", "training.health", "training.memory_plan",
@@ -28,6 +29,7 @@ MODULES = tuple(  # everything public that they define
 NAMED = (
     *(f"gelu_jax.linen.{n}" for n in ("Attention", "Block", "FeedForward", "MLP", "Norm")),
     "gelu_jax.linen.Transformer",
+    "gelu_jax.nn.parameters.current_names",
     *(f"gelu_jax.training.data.{n}" for n in ("load_data", "StdlibCorpus", "Files", "TokenFiles")),
     *(f"gelu_jax.training.data.{n}" for n in ("HuggingFace", "Digits", "Mnist")),
     "gelu_jax.runs.worker_pool.WorkerPool",
