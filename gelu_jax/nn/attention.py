@@ -74,7 +74,7 @@ def attention(
     checks.num_axes("b h t s", bias=bias)
     g, k = key.shape[2:]
     wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(*query.shape[:2], g, -1, k)
+    grouped = query.reshape(*query.shape[:2], g, query.shape[2] // g, k)
     scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
     scores = scores * (k**-0.5 if scale is None else scale)
     if bias is not None:
@@ -93,7 +93,8 @@ def attention(
 
 def _by_group(x: Array, g: int) -> Array:
     """(b, h or 1, t, s) with the query heads split into the groups that share a key head."""
-    return x[:, :, None] if x.shape[1] == 1 else x.reshape(x.shape[0], g, -1, *x.shape[2:])
+    b, h, t, s = x.shape
+    return x[:, :, None] if h == 1 else x.reshape(b, g, h // g, t, s)
 
 
 def _visible(

@@ -43,9 +43,11 @@ def generate(
     Returns:
       The tokens that follow the prompt, (b, n).
     Raises:
-      ConfigError: an option has a wrong value.
+      ConfigError: an option has a wrong value, or the prompt is empty.
     """
     check(checks.positive(num_tokens=num_tokens))
+    if tokens.shape[1] == 0:
+        check([Problem("tokens", tokens.shape, "a prompt needs a token at least")])
     if cache is None:
         cache = model.empty_cache(tokens.shape[0], tokens.shape[1] + num_tokens - 1)
     pick = (

@@ -100,7 +100,7 @@ def feed_forward(
         y = h @ w_out
         return y if b_out is None else y + b_out
 
-    apply = block if chunk_size is None else in_chunks(block, chunk_size)
+    apply = block if chunk_size is None else in_chunks(block, chunk_size, w_out.shape[-1])
     return apply(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
 
 

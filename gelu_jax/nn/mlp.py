@@ -140,7 +140,7 @@ class MLP(nnx.Module):
         Returns:
           An array (b, d_in) of ``config.dtype``.
         """
-        return x.reshape(len(x), -1).astype(self.config.dtype)
+        return x.reshape(x.shape[0], self.config.d_in).astype(self.config.dtype)
 
     def logits(self, h: Float[Array, "b f"]) -> Float[Array, "b c"]:
         """Applies the head.

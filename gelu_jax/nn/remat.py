@@ -147,7 +147,7 @@ def dequantize(stored: Quantized, dtype: DTypeLike, to: DTypeLike) -> Float[Arra
     return (absmax * jnp.sign(square) * jnp.sqrt(jnp.abs(square))).astype(to)
 
 
-def in_chunks(block: Function, size: int) -> Function:
+def in_chunks(block: Function, size: int, width: int) -> Function:
     """Applies a block to `size` tokens at a time, along the axis before the last, by a scan.
 
     The last chunk is padded with zeros. The gradients of low-precision weights are summed over the
@@ -157,11 +157,14 @@ def in_chunks(block: Function, size: int) -> Function:
       block: a function of x (..., t, d), a tree of weights and a dropout key or None, which
         returns an array (..., t, e).
       size: tokens in a chunk.
+      width: entries e of a token of the result.
     Returns:
       The same function of whole sequences; each chunk draws from a dropout key of its own.
     """
 
     def chunked(x: Array, weights: Any, key: Key[Array, ""] | None) -> Array:
+        if x.ndim == 1:  # one token
+            return block(x, weights, key)
         n = -(-x.shape[-2] // size)
         keys = None if key is None else jax.random.split(key, n)
         # A scan sums the gradients of what it closes over in the dtype that it closes over.
@@ -174,7 +177,7 @@ def in_chunks(block: Function, size: int) -> Function:
             return None, block(chunk[0], narrow, chunk[1]).ravel()
 
         _, y = jax.lax.scan(step, None, (_split(x, n, size), keys))
-        return _join(y, x.shape[:-1], size)
+        return _join(y, (*x.shape[:-1], width), size)
 
     return chunked
 
@@ -188,7 +191,8 @@ def _split(x: Float[Array, "... t d"], n: int, size: int) -> Float[Array, "n ...
 
 
 def _join(y: Float[Array, "n r"], shape: Sequence[int], size: int) -> Float[Array, "... t e"]:
-    *lead, t = shape
-    y = y.reshape(len(y), *lead, size, -1)
+    *lead, t, e = shape
+    n = y.shape[0]
+    y = y.reshape(n, *lead, size, e)
     y = y if math.prod(lead) == 1 else jnp.moveaxis(y, 0, -3)
-    return y.reshape(*lead, -1, y.shape[-1])[..., :t, :]
+    return y.reshape(*lead, n * size, e)[..., :t, :]

@@ -35,7 +35,7 @@ def patch_embedding(
     b, y, x, c = images.shape
     p, q = w.shape[:2]
     patches = images.reshape(b, y // p, p, x // q, q, c)
-    return jnp.einsum("bipjqc,pqcd->bijd", patches, w).reshape(b, -1, w.shape[-1])
+    return jnp.einsum("bipjqc,pqcd->bijd", patches, w).reshape(b, y // p * (x // q), w.shape[-1])
 
 
 @dataclass(frozen=True)

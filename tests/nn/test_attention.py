@@ -2,7 +2,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from random_models import random_arrays, random_model
@@ -141,14 +140,6 @@ def test_a_layer_gives_zeros_where_all_is_padding():
     for found in (y[0], y[1, :2], with_cache[0], with_cache[1, :2], crossed[0]):
         assert (found == 0).all()
     np.testing.assert_allclose(with_cache, y, atol=2e-6)
-
-
-@pytest.fixture
-def unchecked():
-    """As a user calls: without the tests' own check of annotations."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("unchecked")
