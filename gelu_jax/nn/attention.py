@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
-from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.parameters import add_bias, cast, constant, kernel, wide_dtype
 from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
 
@@ -73,7 +73,7 @@ def attention(
     checks.mask(mask, "b h t s")
     checks.num_axes("b h t s", bias=bias)
     g, k = key.shape[2:]
-    wide = jnp.promote_types(query.dtype, jnp.float32)
+    wide = wide_dtype(query.dtype)
     grouped = query.reshape(*query.shape[:2], g, query.shape[2] // g, k)
     scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
     scores = scores * (k**-0.5 if scale is None else scale)
@@ -102,7 +102,7 @@ def _visible(
 ) -> Bool[Array, "1 1 t s"] | None:
     if not causal and window is None:
         return None
-    ahead = jnp.arange(keys) - jnp.arange(queries)[:, None]
+    ahead = jnp.arange(keys)[None] - jnp.arange(queries)[:, None]
     near = jnp.ones_like(ahead, bool) if window is None else abs(ahead) < window
     return (near & (ahead <= 0) if causal else near)[None, None]
 
@@ -147,6 +147,7 @@ class AttentionConfig:
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -235,8 +236,8 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Attends within x, and to earlier tokens in a cache.
 
-        A token's rotary position is the number of real tokens before it. Whether the cache has
-        slots left for x is not checked.
+        A token's rotary position is the number of real tokens before it. Whether a cache that is
+        partly filled has slots left for x is not checked: a full one overwrites its last slots.
 
         Args:
           x: (b, t, d), of any floating dtype.
@@ -248,10 +249,13 @@ class Attention(nnx.Module):
           added, or None.
         Raises:
           TypeError: the mask is not of bool.
-          ValueError: the mask has another shape than (b, t).
+          ValueError: the mask has another shape than (b, t); the attention is not causal, and
+            there is a cache; or the cache has fewer than t slots.
         """
         c = self.config
         checks.mask(mask, "b t", x.shape[:2])
+        if cache is not None:
+            _check_cache(c, cache, x.shape[1])
         x = x.astype(c.dtype)
         positions = token_positions(x.shape[1], mask, None if cache is None else cache.mask)
         query = self._heads(x, self.w_query, self.b_query, positions)
@@ -313,13 +317,13 @@ class Attention(nnx.Module):
     ) -> Array:
         c = self.config
         y = jnp.einsum("btd,dhk->bthk", x, cast(w, c.dtype))
-        y = y if b is None else y + cast(b, c.dtype)
+        y = add_bias(y, None if b is None else cast(b, c.dtype))
         return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
 
     def _out(self, y: Array) -> Array:
         dtype = self.config.dtype
         y = jnp.einsum("bthk,hkd->btd", y, cast(self.w_out, dtype))
-        return y if self.b_out is None else y + cast(self.b_out, dtype)
+        return add_bias(y, None if self.b_out is None else cast(self.b_out, dtype))
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """An empty cache.
@@ -336,6 +340,14 @@ class Attention(nnx.Module):
         return Cache(zeros, zeros, empty, jnp.zeros((), jnp.int32))
 
 
+def _check_cache(config: AttentionConfig, cache: Cache, num_tokens: int) -> None:
+    if not config.causal:
+        raise ValueError("cache: attention with causal = False has none, as it sees later tokens")
+    slots = cache.keys.shape[1]
+    if isinstance(num_tokens, int) and isinstance(slots, int) and num_tokens > slots:
+        raise ValueError(f"cache: {slots} slots for {num_tokens} tokens")
+
+
 def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache:
     mask = jnp.ones(key.shape[:2], bool) if mask is None else mask
     start = (0, cache.length, 0, 0)
@@ -350,6 +362,6 @@ def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache
 def _visible_slots(
     start: Int[Array, ""], queries: int, slots: int, window: int | None
 ) -> Bool[Array, "1 1 t s"]:
-    query, key = (start + jnp.arange(queries))[:, None], jnp.arange(slots)
+    query, key = (start + jnp.arange(queries))[:, None], jnp.arange(slots)[None]
     visible = key <= query
     return (visible if window is None else visible & (key > query - window))[None, None]

@@ -15,7 +15,7 @@ from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
-from gelu_jax.nn.parameters import cast, kernel
+from gelu_jax.nn.parameters import cast, kernel, wide_dtype
 from gelu_jax.nn.position import RelativeConfig, relative_bias
 from gelu_jax.nn.stack import apply_layers, empty_cache, init_layers
 
@@ -58,6 +58,7 @@ class EncoderDecoderConfig:
     kind: Literal["encoder_decoder"] = "encoder_decoder"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -250,5 +251,5 @@ class EncoderDecoder(nnx.Module):
         c = self.config
         x = self.decoder.final_norm(x) * jnp.asarray(c.logit_scale, c.dtype)
         table = cast(self.embedding if self.head is None else self.head, c.dtype)
-        wide = jnp.promote_types(table.dtype, jnp.float32)
+        wide = wide_dtype(table.dtype)
         return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=wide)

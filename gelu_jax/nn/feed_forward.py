@@ -20,7 +20,7 @@ from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
-from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.parameters import add_bias, cast, constant, kernel, wide_dtype
 from gelu_jax.nn.remat import Residuals, checkpoint_if, in_chunks, residual_problems
 from gelu_jax.nn.variants import (
     Variant,
@@ -97,8 +97,7 @@ def feed_forward(
         # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
         ps, key = jax.lax.optimization_barrier((ps, key))
         h = dropout(_product(phis, ps, x.dtype, rounding), dropout_rate, key)
-        y = h @ w_out
-        return y if b_out is None else y + b_out
+        return add_bias(h @ w_out, b_out).astype(x.dtype)
 
     apply = block if chunk_size is None else in_chunks(block, chunk_size, w_out.shape[-1])
     return apply(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
@@ -146,13 +145,13 @@ def _pre_activations(
     x: Array, w_in: Sequence[Array], b_in: Sequence[Array] | None
 ) -> Sequence[Array]:
     ps = [x @ w for w in w_in]
-    return ps if b_in is None else [p + b for p, b in zip(ps, b_in, strict=True)]
+    return ps if b_in is None else [add_bias(p, b) for p, b in zip(ps, b_in, strict=True)]
 
 
 def _product(
     phis: Sequence[Elementwise], ps: Sequence[Array], dtype: DTypeLike, rounding: Rounding
 ) -> Array:
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = wide_dtype(dtype)
     within = wide if rounding == "once" else dtype
     values = [phi(p.astype(wide)).astype(within) for phi, p in zip(phis, ps, strict=True)]
     return reduce(mul, values).astype(dtype)
@@ -218,6 +217,7 @@ class FeedForwardConfig:
     d_out: int | None = None
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, with_sharding_constraint
 from gelu_jax.nn.feed_forward import FeedForwardConfig, HiddenLayer
-from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.parameters import add_bias, cast, constant, kernel
 from gelu_jax.nn.variants import Variant, variant_problems
 
 
@@ -52,6 +52,7 @@ class MLPConfig:
     kind: Literal["mlp"] = "mlp"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -151,6 +152,5 @@ class MLP(nnx.Module):
           Logits (b, classes) in float32.
         """
         dtype = self.config.dtype
-        y = h @ cast(self.head, dtype)
-        y = y if self.head_bias is None else y + cast(self.head_bias, dtype)
-        return y.astype(jnp.float32)
+        bias = None if self.head_bias is None else cast(self.head_bias, dtype)
+        return add_bias(h @ cast(self.head, dtype), bias).astype(jnp.float32)

@@ -70,3 +70,39 @@ def cast(param: nnx.Param[Array], dtype: DTypeLike) -> Array:
       An array of the parameter's shape.
     """
     return param[...].astype(dtype)
+
+
+def wide_dtype(*dtypes: DTypeLike) -> DTypeLike:
+    """The dtype that is computed in where a result is rounded once: at least float32.
+
+    Args:
+      *dtypes: of the inputs, floating ones.
+    Returns:
+      float64 if one of them is, else float32.
+    """
+    return jnp.float64 if jnp.float64 in [jnp.dtype(each) for each in dtypes] else jnp.float32
+
+
+def add(x: Array, y: Array) -> Array:
+    """x + y; of two dtypes the wider one is named, for `jax.numpy_dtype_promotion("strict")`.
+
+    Args:
+      x: array of any shape and floating dtype.
+      y: array of the same shape.
+    Returns:
+      The sum, in the dtype that JAX promotes to.
+    """
+    dtype = x.dtype if x.dtype == y.dtype else wide_dtype(x.dtype, y.dtype)
+    return x.astype(dtype) + y.astype(dtype)
+
+
+def add_bias(y: Array, bias: Array | None) -> Array:
+    """y + bias, whose missing axes are added in words, for `jax.numpy_rank_promotion("raise")`.
+
+    Args:
+      y: array of any shape.
+      bias: an array with the last axes of y, or None.
+    Returns:
+      The sum; y itself where there is no bias.
+    """
+    return y if bias is None else y + jax.lax.broadcast_to_rank(bias, y.ndim)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key, UInt
 
 from gelu_jax.errors import Problem
 from gelu_jax.nn import checks
+from gelu_jax.nn.parameters import wide_dtype
 
 Residuals = Literal["preactivation", "input", "all"]
 
@@ -168,7 +169,7 @@ def in_chunks(block: Function, size: int, width: int) -> Function:
         n = -(-x.shape[-2] // size)
         keys = None if key is None else jax.random.split(key, n)
         # A scan sums the gradients of what it closes over in the dtype that it closes over.
-        wide = jax.tree.map(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), weights)
+        wide = jax.tree.map(lambda w: w.astype(wide_dtype(w.dtype)), weights)
 
         def step(_: None, chunk: tuple[Array, Array | None]) -> tuple[None, Array]:
             narrow = jax.tree.map(lambda w, like: w.astype(like.dtype), wide, weights)

@@ -15,7 +15,7 @@ from gelu_jax.nn.attention import Cache
 from gelu_jax.nn.axes import Axes, with_sharding_constraint
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
-from gelu_jax.nn.parameters import cast, kernel
+from gelu_jax.nn.parameters import add_bias, cast, kernel, wide_dtype
 from gelu_jax.nn.position import token_positions
 from gelu_jax.nn.stack import apply_layers, empty_cache, init_layers
 
@@ -60,6 +60,7 @@ class TransformerConfig:
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -76,6 +77,10 @@ class TransformerConfig:
 
 class Transformer(nnx.Module):
     """The model as an NNX module.
+
+    What shapes show is checked. What only values show is not, because they may be traced: a token
+    outside [0, v) reads the nearest row of the embedding, a position beyond ``max_positions`` the
+    last one, and a cache that is full overwrites its last slots.
 
     Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``positions`` (t, d) and
     ``token_types`` (n, d), or None; ``layers``, one `Block` with a leading layer axis;
@@ -240,16 +245,25 @@ class Transformer(nnx.Module):
           token_types: (b, t), segment types; None for type 0 throughout.
         Returns:
           An array (b, t, d) of ``config.dtype``.
+        Raises:
+          ValueError: there are more tokens than learned positions.
         """
         dtype = self.config.dtype
         x = embeddings.astype(dtype)
         if self.positions is not None:
+            self._check_positions(x.shape[1], mask)
             earlier = None if cache is None else cache.mask[0]
             x = x + self._rows(self.positions, "t", token_positions(x.shape[1], mask, earlier))
         if self.token_types is not None:
             types = 0 if token_types is None else token_types
-            x = x + cast(self.token_types, dtype)[types]
+            x = add_bias(x, cast(self.token_types, dtype)[types])
         return x if self.embedding_norm is None else self.embedding_norm(x)
+
+    def _check_positions(self, num_tokens: int, mask: Array | None) -> None:
+        """A mask may leave fewer tokens than there are, and a symbolic size may be any."""
+        most = self.config.max_positions
+        if mask is None and isinstance(num_tokens, int) and most is not None and num_tokens > most:
+            raise ValueError(f"tokens: {num_tokens} in a row, but max_positions = {most}")
 
     def final_hidden(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Applies the final norm, where there is one.
@@ -271,5 +285,5 @@ class Transformer(nnx.Module):
         """
         table = self.embedding if self.head is None else self.head
         weights = cast(table, self.config.dtype)
-        wide = jnp.promote_types(weights.dtype, jnp.float32)
+        wide = wide_dtype(weights.dtype)
         return jnp.einsum("btd,vd->btv", hidden, weights, preferred_element_type=wide)

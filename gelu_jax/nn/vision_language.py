@@ -48,6 +48,7 @@ class VisionLanguageConfig:
     kind: Literal["vision_language"] = "vision_language"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:

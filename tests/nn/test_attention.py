@@ -173,6 +173,16 @@ def test_the_masks_of_the_function_are_checked():
         attention(q, q, q, bias=jnp.zeros((3, 3)))
 
 
+def test_what_a_cache_cannot_hold_is_refused():
+    x, full = jnp.ones((1, 5, 16)), gj.AttentionConfig(16, num_heads=2, causal=False)
+    encoder = random_model(gj.Attention, full)
+    with pytest.raises(ValueError, match="cache: attention with causal = False has none"):
+        encoder.attend(x, encoder.empty_cache(1, 9))
+    decoder = random_model(gj.Attention, gj.AttentionConfig(16, num_heads=2))
+    with pytest.raises(ValueError, match="cache: 4 slots for 5 tokens"):
+        decoder.attend(x, decoder.empty_cache(1, 4))
+
+
 def test_padding_is_not_seen():
     layer = random_model(gj.Attention, gj.AttentionConfig(16, num_heads=2, causal=False))
     (x,) = random_arrays((1, 6, 16))

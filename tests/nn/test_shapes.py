@@ -178,3 +178,16 @@ def test_text_beside_no_images():
     model = random_model(VisionLanguage, config)
     embed = jax.jit(lambda images: model.embed(jnp.array([[1, 2]]), images))
     np.testing.assert_array_equal(embed(jnp.ones((0, 4, 4, 3))), embed(None))
+
+
+def test_more_tokens_than_learned_positions_are_refused():
+    model = random_model(gj.Transformer, LANGUAGE)  # 9 positions
+    tokens = jnp.ones((1, 10), jnp.int32)
+    with pytest.raises(ValueError, match="tokens: 10 in a row, but max_positions = 9"):
+        model(tokens)
+    with pytest.raises(ValueError, match="tokens: 10 in a row, but max_positions = 9"):
+        model.decode(tokens, model.empty_cache(1, 12))
+    padded = jnp.arange(10)[None] >= 4  # six tokens and their padding fit
+    call = jax.jit(lambda m, t, mask: m(t, mask=mask))
+    cut = call(model, tokens[:, 4:], jnp.ones((1, 6), bool))
+    np.testing.assert_allclose(call(model, tokens, padded)[:, 4:], cut, atol=1e-5)
