@@ -6,6 +6,7 @@ sharded along is decided in one place, `gelu_jax.training.mesh.RULES`; without i
 any effect.
 """
 
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -48,7 +49,8 @@ def _names(node: Any, path: Any) -> str:
             case _ if isinstance(node, nnx.Variable):
                 return names
             case GetAttrKey():
-                names = getattr(type(node), "axes", {}).get(key.name, names)
+                one_kind = re.sub(r"_\d+$", "", key.name)  # w_in for w_in_0 and w_in_1
+                names = getattr(type(node), "axes", {}).get(one_kind, names)
                 node = getattr(node, key.name)
             case SequenceKey():
                 node = node[key.idx]

@@ -18,7 +18,14 @@ from gelu_jax.activations import activation
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.linear import Linear, LinearConfig, require_part
-from gelu_jax.nn.parameters import cast, constant, kernel, wide_dtype
+from gelu_jax.nn.parameters import (
+    cast,
+    constant,
+    kernel,
+    numbered,
+    set_numbered,
+    wide_dtype,
+)
 
 
 def convolution(
@@ -300,9 +307,14 @@ class EfficientNet(nnx.Module):
         c = self.config = config
         width, classes = c.blocks[-1].d_out if c.blocks else c.d_stem, c.num_classes
         self.stem = _conv_norm(c, c.channels, c.d_stem, 3, 2, rngs=rngs)
-        self.blocks = nnx.List(MBConv(block, rngs=rngs) for block in c.blocks)
+        set_numbered(self, "blocks", (MBConv(block, rngs=rngs) for block in c.blocks))
         self.top = _conv_norm(c, width, c.d_top, rngs=rngs)
         self.classifier = None if classes is None else _linear(c, c.d_top, classes, rngs)
+
+    @property
+    def blocks(self) -> tuple[MBConv, ...]:
+        """The blocks, the first one first."""
+        return numbered(self, "blocks")
 
     def __call__(self, images: Float[Array, "b y x c"]) -> Float[Array, "b u v d"]:
         """Computes the last feature map.

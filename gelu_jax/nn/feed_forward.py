@@ -20,7 +20,16 @@ from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
-from gelu_jax.nn.parameters import add_bias, cast, constant, kernel, wide_dtype
+from gelu_jax.nn.branches import LearnedBranch
+from gelu_jax.nn.parameters import (
+    add_bias,
+    cast,
+    constant,
+    kernel,
+    numbered,
+    set_numbered,
+    wide_dtype,
+)
 from gelu_jax.nn.remat import Residuals, checkpoint_if, in_chunks, residual_problems
 from gelu_jax.nn.variants import (
     Variant,
@@ -258,8 +267,8 @@ def _choice_problems(
 class HiddenLayer(nnx.Module):
     """The hidden layer alone as an NNX module, h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), then dropout.
 
-    Parameters: ``w_in``, one kernel (d, f) per branch; ``b_in``, a bias (f,) for each, or None;
-    ``learned``, the modules of branches with parameters of their own, or None.
+    Parameters: for each branch i a kernel ``w_in_i`` (d, f), and a bias ``b_in_i`` (f,) where the
+    block has any; for each branch with parameters of its own, in order, a module ``learned_i``.
 
     Args:
       config: the block that this is the hidden layer of; what concerns its output is not used.
@@ -274,12 +283,28 @@ class HiddenLayer(nnx.Module):
     def __init__(self, config: FeedForwardConfig, *, rngs: nnx.Rngs):
         self.config = config
         d, f, std, dtype = config.d_model, config.d_ff, config.init_std, config.param_dtype
-        self.w_in = nnx.List(
+        kernels = [
             kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype) for _ in range(config.num_branches)
-        )
-        zeros = (constant(0.0, (f,), dtype) for _ in self.w_in)
-        self.b_in = nnx.List(zeros) if config.use_bias else None
-        self.learned = learned_branches(config.variant, dtype)
+        ]
+        set_numbered(self, "w_in", kernels)
+        biases = kernels if config.use_bias else ()
+        set_numbered(self, "b_in", (constant(0.0, (f,), dtype) for _ in biases))
+        set_numbered(self, "learned", learned_branches(config.variant, dtype))
+
+    @property
+    def w_in(self) -> tuple[nnx.Param[Array], ...]:
+        """The kernels, one for each branch."""
+        return numbered(self, "w_in")
+
+    @property
+    def b_in(self) -> tuple[nnx.Param[Array], ...] | None:
+        """The biases, one for each branch, or None."""
+        return numbered(self, "b_in") or None
+
+    @property
+    def learned(self) -> tuple[LearnedBranch, ...] | None:
+        """The modules of the branches that have parameters of their own, or None."""
+        return numbered(self, "learned") or None
 
     def __call__(
         self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None

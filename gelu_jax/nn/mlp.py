@@ -14,7 +14,14 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, with_sharding_constraint
 from gelu_jax.nn.feed_forward import FeedForwardConfig, HiddenLayer
-from gelu_jax.nn.parameters import add_bias, cast, constant, kernel
+from gelu_jax.nn.parameters import (
+    add_bias,
+    cast,
+    constant,
+    kernel,
+    numbered,
+    set_numbered,
+)
 from gelu_jax.nn.variants import Variant, variant_problems
 
 
@@ -88,8 +95,8 @@ class MLPConfig:
 class MLP(nnx.Module):
     """The classifier as an NNX module (Hendrycks & Gimpel 2016, section 3.1).
 
-    Parameters: ``layers``, a `HiddenLayer` each; ``head``, (f, classes); ``head_bias``, (classes,),
-    or None.
+    Parameters: ``layers_i``, a `HiddenLayer` each; ``head``, (f, classes); ``head_bias``,
+    (classes,), or None.
 
     Args:
       config: the network's config.
@@ -105,13 +112,18 @@ class MLP(nnx.Module):
         c = self.config = config
         # A key for each layer, so that what one layer draws never shifts another.
         *keys, head_key = jax.random.split(rngs.params(), c.num_layers + 1)
-        self.layers = nnx.List(
-            HiddenLayer(layer, rngs=nnx.Rngs(key))
-            for layer, key in zip(c.hidden_layers, keys, strict=True)
+        layers = zip(c.hidden_layers, keys, strict=True)
+        set_numbered(
+            self, "layers", (HiddenLayer(layer, rngs=nnx.Rngs(key)) for layer, key in layers)
         )
         shape, dtype = (c.d_ff, c.num_classes), c.param_dtype
         self.head = kernel(nnx.Rngs(head_key), shape, fan_in=c.d_ff, std=c.init_std, dtype=dtype)
         self.head_bias = constant(0.0, (c.num_classes,), dtype) if c.use_bias else None
+
+    @property
+    def layers(self) -> tuple[HiddenLayer, ...]:
+        """The hidden layers, the first one first."""
+        return numbered(self, "layers")
 
     def __call__(
         self, x: Float[Array, "b *shape"], *, dropout_key: Key[Array, ""] | None = None
