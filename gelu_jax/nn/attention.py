@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
-from gelu_jax.nn.parameters import add_bias, cast, constant, kernel, wide_dtype
+from gelu_jax.nn.parameters import add_bias, bias, cast, init_problems, kernel, wide_dtype
 from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
 
@@ -126,6 +126,9 @@ class AttentionConfig:
       output_init_scale: multiplies the standard deviation of `w_out`.
       dtype: dtype that the layer computes in.
       param_dtype: dtype that the parameters are stored in.
+      kernel_init: initializer of all kernels, of flax or JAX, in the place of init_std; it is given
+        the shape (inputs, outputs). None for the normal distribution.
+      bias_init: initializer of all biases; None for zeros.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -145,6 +148,8 @@ class AttentionConfig:
     output_init_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: nnx.Initializer | None = None
+    bias_init: nnx.Initializer | None = None
 
     def __post_init__(self):
         checks.field_types(self)
@@ -161,6 +166,7 @@ class AttentionConfig:
             init_std=self.init_std,
         )
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+        yield from init_problems(self.init_std, self.kernel_init)
         if self.head_dim is None:
             yield from checks.divides(self.d_model, "d_model", num_heads=self.num_heads)
         yield from checks.divides(self.num_heads, "num_heads", num_kv_heads=self.num_kv_heads)
@@ -200,18 +206,17 @@ class Attention(nnx.Module):
         self.config = config
         d, std, dtype = config.d_model, config.init_std, config.param_dtype
         h, g, k = config.num_heads, config.kv_heads, config.head_size
-        self.w_query = kernel(rngs, (d, h, k), fan_in=d, std=std, dtype=dtype)
-        self.w_key = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
-        self.w_value = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
-        self.w_out = kernel(
-            rngs, (h, k, d), fan_in=h * k, std=std, scale=config.output_init_scale, dtype=dtype
-        )
-        bias = config.use_bias
-        self.b_query = constant(0.0, (h, k), dtype) if bias else None
-        self.b_key = constant(0.0, (g, k), dtype) if bias else None
-        self.b_value = constant(0.0, (g, k), dtype) if bias else None
-        out_bias = bias if config.out_bias is None else config.out_bias
-        self.b_out = constant(0.0, (d,), dtype) if out_bias else None
+        make = partial(kernel, rngs, std=std, dtype=dtype, init=config.kernel_init)
+        self.w_query = make((d, h, k), fan_in=d)
+        self.w_key = make((d, g, k), fan_in=d)
+        self.w_value = make((d, g, k), fan_in=d)
+        self.w_out = make((h, k, d), fan_in=h * k, scale=config.output_init_scale)
+        start = partial(bias, rngs, dtype=dtype, init=config.bias_init)
+        self.b_query = start((h, k)) if config.use_bias else None
+        self.b_key = start((g, k)) if config.use_bias else None
+        self.b_value = start((g, k)) if config.use_bias else None
+        out_bias = config.use_bias if config.out_bias is None else config.out_bias
+        self.b_out = start((d,)) if out_bias else None
 
     def __call__(
         self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None

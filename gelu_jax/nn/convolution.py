@@ -172,6 +172,9 @@ class ConvNormConfig:
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
+    def __post_init__(self):
+        checks.field_types(self)
+
 
 class ConvNorm(nnx.Module):
     """The pair as an NNX module.

@@ -4,11 +4,11 @@ A variant is the tuple of its branch activations φᵢ (`gelu_jax.nn.variants`);
 (parameter count, matched width, initialisation, the Linen module) follows from the tuple.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import mul
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,13 @@ from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.branches import LearnedBranch
 from gelu_jax.nn.parameters import (
+    DotGeneral,
     add_bias,
+    bias,
     cast,
-    constant,
+    init_problems,
     kernel,
+    matmul,
     numbered,
     set_numbered,
     wide_dtype,
@@ -40,6 +43,7 @@ from gelu_jax.nn.variants import (
     variant_problems,
 )
 
+Precision = Literal["default", "high", "highest"]
 Rounding = Literal["once", "hf"]
 
 
@@ -57,6 +61,8 @@ def feed_forward(
     residual_dtype: DTypeLike | None = None,
     chunk_size: int | None = None,
     rounding: Rounding = "once",
+    precision: Precision | None = None,
+    dot_general: DotGeneral | None = None,
 ) -> Float[Array, "... e"]:
     """The feed-forward equation, (∏ᵢ φᵢ(x Wᵢ + bᵢ)) W_out + b_out (Shazeer 2020, equations 5–6).
 
@@ -81,6 +87,9 @@ def feed_forward(
         result does not grow with the number of tokens; a batch of several rows is copied, as wide
         as d. None computes all at once.
       rounding: "once" or "hf", as in `branch_product`.
+      precision: "default", "high" or "highest", of the matrix products; None for JAX's own choice.
+      dot_general: called for the matrix products in the place of `jax.lax.dot_general`, as in
+        flax's layers; None for that.
     Returns:
       An array (..., e) of the dtype of x.
     Raises:
@@ -92,13 +101,15 @@ def feed_forward(
     """
     check(_choice_problems(residuals, residual_dtype, chunk_size, rounding))
 
+    product = partial(matmul, precision=precision, dot_general=dot_general)
+
     # A checkpointed function keeps only its arguments for the backward pass, where it is computed
     # again: the residual choice is where the checkpoint begins.
 
     @checkpoint_if(residuals == "input")
     def block(x: Array, weights: Any, key: Any) -> Array:
         w_in, b_in, phis, w_out, b_out = weights
-        ps = _pre_activations(x, w_in, b_in)
+        ps = _pre_activations(x, w_in, b_in, product)
         return output(ps, phis, w_out, b_out, key)
 
     @checkpoint_if(residuals == "preactivation", residual_dtype)
@@ -106,7 +117,7 @@ def feed_forward(
         # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
         ps, key = jax.lax.optimization_barrier((ps, key))
         h = dropout(_product(phis, ps, x.dtype, rounding), dropout_rate, key)
-        return add_bias(h @ w_out, b_out).astype(x.dtype)
+        return add_bias(product(h, w_out), b_out).astype(x.dtype)
 
     apply = block if chunk_size is None else in_chunks(block, chunk_size, w_out.shape[-1])
     return apply(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
@@ -119,6 +130,8 @@ def branch_product(
     variant: Variant,
     b_in: Sequence[Float[Array, " f"]] | None = None,
     rounding: Rounding = "once",
+    precision: Precision | None = None,
+    dot_general: DotGeneral | None = None,
 ) -> Float[Array, "... f"]:
     """The hidden layer h = ∏ᵢ φᵢ(x Wᵢ + bᵢ).
 
@@ -132,13 +145,16 @@ def branch_product(
       b_in: one bias (f,) per branch, or None.
       rounding: "once" rounds the product alone to the dtype of x; "hf" rounds every activation
         and every product, the order of ``act(gate) * up`` in torch models.
+      precision: as in `feed_forward`.
+      dot_general: as in `feed_forward`.
     Returns:
       An array (..., f) of the dtype of x.
     Raises:
       ValueError: an unknown variant, or a wrong number of kernels.
     """
     phis = _functions(variant, w_in)
-    return _product(phis, _pre_activations(x, w_in, b_in), x.dtype, rounding)
+    product = partial(matmul, precision=precision, dot_general=dot_general)
+    return _product(phis, _pre_activations(x, w_in, b_in, product), x.dtype, rounding)
 
 
 def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ...]:
@@ -151,9 +167,12 @@ def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ..
 
 
 def _pre_activations(
-    x: Array, w_in: Sequence[Array], b_in: Sequence[Array] | None
+    x: Array,
+    w_in: Sequence[Array],
+    b_in: Sequence[Array] | None,
+    product: Callable[[Array, Array], Array],
 ) -> Sequence[Array]:
-    ps = [x @ w for w in w_in]
+    ps = [product(x, w) for w in w_in]
     return ps if b_in is None else [add_bias(p, b) for p, b in zip(ps, b_in, strict=True)]
 
 
@@ -202,6 +221,11 @@ class FeedForwardConfig:
       dtype: dtype that the block computes in.
       param_dtype: dtype that the parameters are stored in.
       d_out: width of the output; None for d_model.
+      kernel_init: initializer of all kernels, of flax or JAX, in the place of init_std; None for
+        the normal distribution.
+      bias_init: initializer of all biases; None for zeros.
+      precision: of the matrix products, as in `feed_forward`.
+      dot_general: of the matrix products, as in `feed_forward`.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -224,6 +248,10 @@ class FeedForwardConfig:
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     d_out: int | None = None
+    kernel_init: nnx.Initializer | None = None
+    bias_init: nnx.Initializer | None = None
+    precision: Precision | None = None
+    dot_general: DotGeneral | None = None
 
     def __post_init__(self):
         checks.field_types(self)
@@ -239,6 +267,9 @@ class FeedForwardConfig:
             self.residuals, self.residual_dtype, self.chunk_size, self.rounding
         )
         yield from variant_problems(self.variant)
+        yield from init_problems(self.init_std, self.kernel_init)
+        if self.precision is not None:
+            yield from checks.one_of(get_args(Precision), precision=self.precision)
 
     @property
     def output_width(self) -> int:
@@ -284,11 +315,12 @@ class HiddenLayer(nnx.Module):
         self.config = config
         d, f, std, dtype = config.d_model, config.d_ff, config.init_std, config.param_dtype
         kernels = [
-            kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype) for _ in range(config.num_branches)
+            kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype, init=config.kernel_init)
+            for _ in range(config.num_branches)
         ]
         set_numbered(self, "w_in", kernels)
         biases = kernels if config.use_bias else ()
-        set_numbered(self, "b_in", (constant(0.0, (f,), dtype) for _ in biases))
+        set_numbered(self, "b_in", (bias(rngs, (f,), dtype, config.bias_init) for _ in biases))
         set_numbered(self, "learned", learned_branches(config.variant, dtype))
 
     @property
@@ -324,6 +356,8 @@ class HiddenLayer(nnx.Module):
             variant=branch_functions(c.variant, self.learned),
             b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
             rounding=c.rounding,
+            precision=c.precision,
+            dot_general=c.dot_general,
         )
         return dropout(h, c.dropout_rate, dropout_key)
 
@@ -352,9 +386,15 @@ class FeedForward(HiddenLayer):
     def _init_output(self, config: FeedForwardConfig, rngs: nnx.Rngs) -> None:
         f, e, std, dtype = config.d_ff, config.output_width, config.init_std, config.param_dtype
         self.w_out = kernel(
-            rngs, (f, e), fan_in=f, std=std, scale=config.output_init_scale, dtype=dtype
+            rngs,
+            (f, e),
+            fan_in=f,
+            std=std,
+            scale=config.output_init_scale,
+            dtype=dtype,
+            init=config.kernel_init,
         )
-        self.b_out = constant(0.0, (e,), dtype) if config.use_bias else None
+        self.b_out = bias(rngs, (e,), dtype, config.bias_init) if config.use_bias else None
 
     def __call__(
         self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
@@ -381,4 +421,6 @@ class FeedForward(HiddenLayer):
             residual_dtype=c.residual_dtype,
             chunk_size=c.chunk_size,
             rounding=c.rounding,
+            precision=c.precision,
+            dot_general=c.dot_general,
         )

@@ -15,7 +15,8 @@ the 2·layers branches that are summed into the residual stream start with unit 
 (Radford et al. 2019, section 2.3). The branches of a gated block do not count into the fan.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count, takewhile
 from typing import Any
 
@@ -24,6 +25,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
+
+from gelu_jax.errors import Problem
+
+DotGeneral = Callable[..., Array]
 
 
 def kernel(
@@ -34,19 +39,25 @@ def kernel(
     std: float | None,
     scale: float = 1.0,
     dtype: DTypeLike,
+    init: nnx.Initializer | None = None,
 ) -> nnx.Param[Array]:
-    """A parameter with normal initial values.
+    """A parameter with normal initial values, or with those of an initializer of flax or JAX.
 
     Args:
       rngs: source of the values.
       shape: of the parameter.
       fan_in: number of inputs that each output sums over.
       std: standard deviation; None for 1/√fan_in.
-      scale: multiplies the standard deviation.
+      scale: multiplies the standard deviation, and what `init` gives.
       dtype: of the parameter.
+      init: called with a key, the shape (inputs, outputs) and the dtype, so that it sees the fan
+        of a kernel with heads as well; None for the normal distribution.
     Returns:
       The parameter.
     """
+    if init is not None:
+        matrix = init(rngs.params(), (fan_in, math.prod(shape) // fan_in), dtype)
+        return nnx.Param(scale * matrix.reshape(shape))
     deviation = scale * (fan_in**-0.5 if std is None else std)
     return nnx.Param(deviation * jax.random.normal(rngs.params(), shape, dtype))
 
@@ -62,6 +73,41 @@ def constant(value: float, shape: tuple[int, ...], dtype: DTypeLike) -> nnx.Para
       The parameter.
     """
     return nnx.Param(jnp.full(shape, value, dtype))
+
+
+def init_problems(init_std: float | None, kernel_init: nnx.Initializer | None) -> Iterator[Problem]:
+    """Checks how the kernels of a config start.
+
+    Args:
+      init_std: standard deviation of a normal distribution, or None.
+      kernel_init: an initializer, or None.
+    Returns:
+      The problems found.
+    """
+    if init_std is not None and kernel_init is not None:
+        yield Problem(
+            "init_std", init_std, "kernel_init has the kernels' scale; give one of the two"
+        )
+
+
+def bias(
+    rngs: nnx.Rngs, shape: tuple[int, ...], dtype: DTypeLike, init: nnx.Initializer | None = None
+) -> nnx.Param[Array]:
+    """A bias.
+
+    Args:
+      rngs: source of the values that `init` draws.
+      shape: of the parameter.
+      dtype: of the parameter.
+      init: an initializer of flax or JAX; None for zeros, which draw nothing.
+    Returns:
+      The parameter.
+    """
+    return (
+        constant(0.0, shape, dtype)
+        if init is None
+        else nnx.Param(init(rngs.params(), shape, dtype))
+    )
 
 
 def cast(param: nnx.Param[Array], dtype: DTypeLike) -> Array:
@@ -98,6 +144,24 @@ def add(x: Array, y: Array) -> Array:
     """
     dtype = x.dtype if x.dtype == y.dtype else wide_dtype(x.dtype, y.dtype)
     return x.astype(dtype) + y.astype(dtype)
+
+
+def matmul(
+    x: Array, w: Array, *, precision: Any = None, dot_general: DotGeneral | None = None
+) -> Array:
+    """x @ w for w (d, f).
+
+    Args:
+      x: (..., d).
+      w: (d, f).
+      precision: of the product, as in `jax.lax.dot_general`.
+      dot_general: called in the place of `jax.lax.dot_general`, as in flax's layers; None for that.
+    Returns:
+      An array (..., f).
+    """
+    if dot_general is None:
+        return jnp.matmul(x, w, precision=precision)
+    return dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
 
 
 def add_bias(y: Array, bias: Array | None) -> Array:

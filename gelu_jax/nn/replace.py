@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
@@ -15,7 +16,12 @@ from gelu_jax.nn.variants import branches
 Where = type[nnx.Module] | Callable[[str, nnx.Module], bool]
 
 _CONTAINERS = (nnx.List, nnx.Dict, nnx.Sequential, nnx.Rngs, nnx.RngStream)
-_SETTINGS = ("precision", "dot_general", "preferred_element_type", "promote_dtype")
+_SETTINGS = {  # of a linear layer of flax, with the value that says nothing
+    "precision": None,
+    "dot_general": jax.lax.dot_general,
+    "preferred_element_type": None,
+    "promote_dtype": promote_dtype,
+}
 
 
 class Replaced(NamedTuple):
@@ -194,8 +200,8 @@ class _New(NamedTuple):
     def block(self, rngs: nnx.Rngs) -> FeedForward:
         """Draws values only where some are needed."""
         empty = self.is_abstract or not self.report.initialised
-        make = partial(_stacked, self.config, self.lead, rngs)
-        block = nnx.eval_shape(make) if empty else make()
+        make = partial(_stacked, self.config, self.lead)
+        block = nnx.eval_shape(lambda: make(nnx.Rngs(0))) if empty else make(rngs)
         for name, variable in self.kept.items():
             setattr(block, name, variable)
         return block
@@ -266,6 +272,10 @@ def _fields(
         "use_bias": any(name.startswith("b") for name in theirs),
         "param_dtype": param_dtype,
     }
+    settings = [_own_settings(layer) for layer in old.layers.values()]
+    for name in ("precision", "dot_general"):
+        if all(settings[0].get(name) == other.get(name) for other in settings):
+            fields[name] = settings[0].get(name)
     if "dtype" not in given:
         fields["dtype"] = _compute_dtype(old, param_dtype)
     return fields
@@ -294,16 +304,22 @@ def _dropped(old: _Old, config: FeedForwardConfig, lost: Mapping[str, str]) -> I
         elif not isinstance(node, _CONTAINERS) and not _holds(node, layers):
             yield f"{path} ({type(node).__name__})"
     for name, layer in old.layers.items():
-        yield from (f"{name}.{setting}" for setting in _own_settings(layer))
+        for setting, value in _own_settings(layer).items():
+            if getattr(config, setting, None) != value:
+                yield f"{name}.{setting}"
 
 
 def _holds(node: nnx.Module, layers: set[int]) -> bool:
     return any(id(below) in layers for _, below in _walk(node, ""))
 
 
-def _own_settings(layer: Any) -> list[str]:
-    usual = nnx.eval_shape(lambda: nnx.Linear(1, 1, rngs=nnx.Rngs(0)))
-    return [n for n in _SETTINGS if getattr(layer, n, None) not in (None, getattr(usual, n, None))]
+def _own_settings(layer: Any) -> dict[str, Any]:
+    """What a layer was told beyond flax's defaults, in the words of our config."""
+    found = {name: getattr(layer, name, usual) for name, usual in _SETTINGS.items()}
+    found = {name: value for name, value in found.items() if value is not _SETTINGS[name]}
+    if isinstance(found.get("precision"), jax.lax.Precision):
+        found["precision"] = found["precision"].name.lower()
+    return found
 
 
 def _linear(path: str, block: nnx.Module, name: str) -> Any:

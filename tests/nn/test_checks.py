@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import inspect
 import pkgutil
 
 import chex
@@ -154,6 +155,7 @@ def test_a_value_of_another_type_is_named(config, fields, lines):
     assert all(line.startswith(start) for line, start in zip(found, lines, strict=True)), found
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_integers_and_floats_of_numpy_are_numbers():
     config = gj.FeedForwardConfig(np.int64(8), d_ff=np.int32(16), dropout_rate=np.float32(0.5))
     assert config.num_parameters == 256
@@ -168,4 +170,4 @@ def config_classes():
 
 def test_every_config_checks_the_types_of_its_fields():
     for config in set(config_classes()):
-        assert "field_types" in config.__post_init__.__code__.co_names, config
+        assert "field_types" in inspect.unwrap(config.__post_init__).__code__.co_names, config

@@ -152,11 +152,10 @@ def test_the_values_are_the_same():
 
 
 def test_a_slope_of_each_channel_broadcasts_as_it_did():
-    x, slope = random_arrays((2, 3), (3,))
-    want = np.where(x > 0, x, slope * x)
+    x, slope = map(np.asarray, random_arrays((2, 3), (3,)))
     with strict():
-        np.testing.assert_array_equal(gj.prelu(x, slope), want)
-        np.testing.assert_array_equal(gj.prelu(x[0], x), np.where(x[0] > 0, x[0], x * x[0]))
+        np.testing.assert_array_equal(gj.prelu(x, slope), np.where(x > 0, x, slope * x))
+        np.testing.assert_array_equal(gj.prelu(slope, x), np.where(slope > 0, slope, slope * x))
 
 
 @pytest.mark.parametrize("residuals", ["preactivation", "input", "all"])
