@@ -343,3 +343,18 @@ def test_an_output_of_another_width_stays():
     (replaced,) = swap(model, PLAIN, variant="relu")
     assert (replaced.initialised, replaced.dropped) == ((), ())
     np.testing.assert_allclose(model.mlp(X), before, rtol=1e-5, atol=1e-6)
+
+
+def test_precision_and_dot_general_stay():
+    def mine(*args, **kwargs):
+        return jax.lax.dot_general(*args, **kwargs)
+
+    model = Holder(mlp=Theirs(nnx.Rngs(0), precision=jax.lax.Precision.HIGH, dot_general=mine))
+    (replaced,) = swap(model, SWIGLU)
+    assert replaced.dropped == ("gate.precision", "gate.dot_general", "up.precision",
+                                "up.dot_general")  # fmt: skip
+    model = Holder(mlp=Theirs(nnx.Rngs(0), precision=jax.lax.Precision.HIGH, dot_general=mine))
+    model.mlp.down.precision, model.mlp.down.dot_general = "high", mine
+    (replaced,) = swap(model, SWIGLU)
+    assert replaced.dropped == ()
+    assert (model.mlp.config.precision, model.mlp.config.dot_general) == ("high", mine)
