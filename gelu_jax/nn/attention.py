@@ -1,5 +1,6 @@
 """Attention: multi-head, grouped-query or multi-query; full, causal or in a sliding window."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -8,12 +9,13 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, einsum, is_explicit
 from gelu_jax.nn.parameters import add_bias, bias, cast, init_problems, kernel, wide_dtype
 from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
@@ -74,8 +76,8 @@ def attention(
     checks.num_axes("b h t s", bias=bias)
     g, k = key.shape[2:]
     wide = wide_dtype(query.dtype)
-    grouped = query.reshape(*query.shape[:2], g, query.shape[2] // g, k)
-    scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
+    grouped = _split_heads(query, g)
+    scores = einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
     scores = scores * (k**-0.5 if scale is None else scale)
     if bias is not None:
         scores = scores + _by_group(bias, g).astype(wide)
@@ -88,7 +90,30 @@ def attention(
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
     if not (mask is None and bias is None and window is None):
         weights = jnp.where((scores > lowest).any(-1, keepdims=True), weights, 0)
-    return jnp.einsum("bgrts,bsgk->btgrk", weights, value).reshape(query.shape)
+    return _merge_heads(einsum("bgrts,bsgk->btgrk", weights, value))
+
+
+def _split_heads(query: Float[Array, "b t h k"], g: int) -> Float[Array, "b t g r k"]:
+    """(b, t, h, k) as (b, t, g, h/g, k): g is sharded as h was, or h/g where g is too short."""
+    b, t, h, k = query.shape
+    shape = (b, t, g, h // g, k)
+    if not is_explicit(query):
+        return query.reshape(shape)
+    *places, of_h, of_k = jax.typeof(query).sharding.spec
+    ways = jax.typeof(query).sharding.mesh.shape
+    fits = of_h is not None and g % math.prod(ways[axis] for axis in jax.tree.leaves(of_h)) == 0
+    heads = (of_h, None) if fits else (None, of_h)
+    return query.reshape(shape, out_sharding=PartitionSpec(*places, *heads, of_k))
+
+
+def _merge_heads(y: Float[Array, "b t g r k"]) -> Float[Array, "b t h k"]:
+    """Undoes `_split_heads`."""
+    b, t, g, r, k = y.shape
+    if not is_explicit(y):
+        return y.reshape(b, t, g * r, k)
+    *places, of_g, of_r, of_k = jax.typeof(y).sharding.spec
+    place = PartitionSpec(*places, of_r if of_g is None else of_g, of_k)
+    return y.reshape((b, t, g * r, k), out_sharding=place)
 
 
 def _by_group(x: Array, g: int) -> Array:
@@ -206,17 +231,18 @@ class Attention(nnx.Module):
         self.config = config
         d, std, dtype = config.d_model, config.init_std, config.param_dtype
         h, g, k = config.num_heads, config.kv_heads, config.head_size
-        make = partial(kernel, rngs, std=std, dtype=dtype, init=config.kernel_init)
-        self.w_query = make((d, h, k), fan_in=d)
-        self.w_key = make((d, g, k), fan_in=d)
-        self.w_value = make((d, g, k), fan_in=d)
-        self.w_out = make((h, k, d), fan_in=h * k, scale=config.output_init_scale)
-        start = partial(bias, rngs, dtype=dtype, init=config.bias_init)
-        self.b_query = start((h, k)) if config.use_bias else None
-        self.b_key = start((g, k)) if config.use_bias else None
-        self.b_value = start((g, k)) if config.use_bias else None
-        out_bias = config.use_bias if config.out_bias is None else config.out_bias
-        self.b_out = start((d,)) if out_bias else None
+        axes, make = self.axes, partial(kernel, rngs, std=std, dtype=dtype, init=config.kernel_init)
+        scale = config.output_init_scale
+        self.w_query = make((d, h, k), fan_in=d, axes=axes["w_query"])
+        self.w_key = make((d, g, k), fan_in=d, axes=axes["w_key"])
+        self.w_value = make((d, g, k), fan_in=d, axes=axes["w_value"])
+        self.w_out = make((h, k, d), fan_in=h * k, scale=scale, axes=axes["w_out"])
+        has_bias, start = config.use_bias, partial(bias, rngs, dtype=dtype, init=config.bias_init)
+        self.b_query = start((h, k), axes=axes["b_query"]) if has_bias else None
+        self.b_key = start((g, k), axes=axes["b_key"]) if has_bias else None
+        self.b_value = start((g, k), axes=axes["b_value"]) if has_bias else None
+        out_bias = has_bias if config.out_bias is None else config.out_bias
+        self.b_out = start((d,), axes=axes["b_out"]) if out_bias else None
 
     def __call__(
         self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None
@@ -321,13 +347,13 @@ class Attention(nnx.Module):
         positions: Array | None = None,
     ) -> Array:
         c = self.config
-        y = jnp.einsum("btd,dhk->bthk", x, cast(w, c.dtype))
+        y = einsum("btd,dhk->bthk", x, cast(w, c.dtype))
         y = add_bias(y, None if b is None else cast(b, c.dtype))
         return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
 
     def _out(self, y: Array) -> Array:
         dtype = self.config.dtype
-        y = jnp.einsum("bthk,hkd->btd", y, cast(self.w_out, dtype))
+        y = einsum("bthk,hkd->btd", y, cast(self.w_out, dtype))
         return add_bias(y, None if self.b_out is None else cast(self.b_out, dtype))
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
+from gelu_jax.nn.axes import Axes, einsum, take_rows
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel, wide_dtype
@@ -94,6 +95,8 @@ class DecoderCache(NamedTuple):
 class _Stack(nnx.Module):
     """Blocks, their table of relative positions, and a final norm."""
 
+    axes: ClassVar[Axes] = {"relative": "n h"}
+
     def __init__(
         self,
         config: EncoderDecoderConfig,
@@ -105,7 +108,8 @@ class _Stack(nnx.Module):
         self.config = config
         shape = (config.relative.num_buckets, block.attention.num_heads)
         std, dtype = config.init_std, config.param_dtype
-        self.relative = kernel(rngs, shape, fan_in=block.d_model, std=std, dtype=dtype)
+        d, axes = block.d_model, self.axes["relative"]
+        self.relative = kernel(rngs, shape, fan_in=d, std=std, dtype=dtype, axes=axes)
         self.layers = init_layers(block, num_layers, rngs=rngs)
         self.final_norm = Norm(block.norm, rngs=rngs)
 
@@ -125,14 +129,18 @@ class EncoderDecoder(nnx.Module):
       rngs: source of the initial values.
     """
 
+    axes: ClassVar[Axes] = {"embedding": "v d", "head": "v d"}
+
     def __init__(self, config: EncoderDecoderConfig, *, rngs: nnx.Rngs):
         c = self.config = config
-        shape, d = (c.vocab_size, c.block.d_model), c.block.d_model
-        std, dtype = c.init_std, c.param_dtype
-        self.embedding = kernel(rngs, shape, fan_in=d, std=std, dtype=dtype)
-        self.head = (
-            None if c.tie_embeddings else kernel(rngs, shape, fan_in=d, std=std, dtype=dtype)
-        )
+
+        def table(name: str) -> nnx.Param[Array]:
+            shape, axes = (c.vocab_size, c.block.d_model), self.axes[name]
+            fan = {"fan_in": c.block.d_model, "std": c.init_std}
+            return kernel(rngs, shape, **fan, dtype=c.param_dtype, axes=axes)
+
+        self.embedding = table("embedding")
+        self.head = None if c.tie_embeddings else table("head")
         self.encoder = _Stack(c, c.block, c.num_encoder_layers, rngs=rngs)
         self.decoder = _Stack(c, c.decoder_block, c.num_decoder_layers, rngs=rngs)
 
@@ -239,17 +247,18 @@ class EncoderDecoder(nnx.Module):
             cache.own,
             bias=self.decoder.bias(positions, slots, causal=True),
             memory=cache.memory,
+            deterministic=True,
             scan=self.config.scan_layers,
         )
         assert own is not None
         return self._logits(x), DecoderCache(own, cache.memory)
 
     def _embed(self, tokens: Array) -> Array:
-        return cast(self.embedding, self.config.dtype)[tokens]
+        return take_rows(cast(self.embedding, self.config.dtype), tokens)
 
     def _logits(self, x: Array) -> Array:
         c = self.config
         x = self.decoder.final_norm(x) * jnp.asarray(c.logit_scale, c.dtype)
         table = cast(self.embedding if self.head is None else self.head, c.dtype)
         wide = wide_dtype(table.dtype)
-        return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=wide)
+        return einsum("btd,vd->btv", x, table, preferred_element_type=wide)

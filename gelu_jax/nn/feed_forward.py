@@ -19,16 +19,15 @@ from jaxtyping import Array, Float, Key
 from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, DotGeneral, matmul
 from gelu_jax.nn.branches import LearnedBranch
+from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
 from gelu_jax.nn.parameters import (
-    DotGeneral,
     add_bias,
     bias,
     cast,
     init_problems,
     kernel,
-    matmul,
     numbered,
     set_numbered,
     wide_dtype,
@@ -63,6 +62,7 @@ def feed_forward(
     rounding: Rounding = "once",
     precision: Precision | None = None,
     dot_general: DotGeneral | None = None,
+    out_sharding: Any = None,
 ) -> Float[Array, "... e"]:
     """The feed-forward equation, (∏ᵢ φᵢ(x Wᵢ + bᵢ)) W_out + b_out (Shazeer 2020, equations 5–6).
 
@@ -90,6 +90,8 @@ def feed_forward(
       precision: "default", "high" or "highest", of the matrix products; None for JAX's own choice.
       dot_general: called for the matrix products in the place of `jax.lax.dot_general`, as in
         flax's layers; None for that.
+      out_sharding: a sharding or `PartitionSpec` of the result on an explicit mesh; None keeps that
+        of the tokens.
     Returns:
       An array (..., e) of the dtype of x.
     Raises:
@@ -117,7 +119,7 @@ def feed_forward(
         # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
         ps, key = jax.lax.optimization_barrier((ps, key))
         h = dropout(_product(phis, ps, x.dtype, rounding), dropout_rate, key)
-        return add_bias(product(h, w_out), b_out).astype(x.dtype)
+        return add_bias(product(h, w_out, out_sharding), b_out).astype(x.dtype)
 
     apply = block if chunk_size is None else in_chunks(block, chunk_size, w_out.shape[-1])
     return apply(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
@@ -170,7 +172,7 @@ def _pre_activations(
     x: Array,
     w_in: Sequence[Array],
     b_in: Sequence[Array] | None,
-    product: Callable[[Array, Array], Array],
+    product: Callable[..., Array],
 ) -> Sequence[Array]:
     ps = [product(x, w) for w in w_in]
     return ps if b_in is None else [add_bias(p, b) for p, b in zip(ps, b_in, strict=True)]
@@ -183,23 +185,6 @@ def _product(
     within = wide if rounding == "once" else dtype
     values = [phi(p.astype(wide)).astype(within) for phi, p in zip(phis, ps, strict=True)]
     return reduce(mul, values).astype(dtype)
-
-
-def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
-    """Zeroes entries with probability `rate` and scales the rest by 1/(1 − rate).
-
-    The "inverted" dropout of Srivastava et al. 2014.
-
-    Args:
-      x: array of any shape and floating dtype.
-      rate: in [0, 1); 0 leaves x as it is.
-      key: PRNG key; None leaves x as it is.
-    Returns:
-      An array of the shape and dtype of x.
-    """
-    if key is None or rate == 0.0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
 
 @dataclass(frozen=True)
@@ -295,7 +280,7 @@ def _choice_problems(
     yield from checks.one_of(("once", "hf"), rounding=rounding)
 
 
-class HiddenLayer(nnx.Module):
+class HiddenLayer(Stochastic):
     """The hidden layer alone as an NNX module, h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), then dropout.
 
     Parameters: for each branch i a kernel ``w_in_i`` (d, f), and a bias ``b_in_i`` (f,) where the
@@ -315,12 +300,21 @@ class HiddenLayer(nnx.Module):
         self.config = config
         d, f, std, dtype = config.d_model, config.d_ff, config.init_std, config.param_dtype
         kernels = [
-            kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype, init=config.kernel_init)
+            kernel(
+                rngs,
+                (d, f),
+                fan_in=d,
+                std=std,
+                dtype=dtype,
+                init=config.kernel_init,
+                axes=self.axes["w_in"],
+            )
             for _ in range(config.num_branches)
         ]
         set_numbered(self, "w_in", kernels)
         biases = kernels if config.use_bias else ()
-        set_numbered(self, "b_in", (bias(rngs, (f,), dtype, config.bias_init) for _ in biases))
+        start = partial(bias, rngs, (f,), dtype, config.bias_init, axes=self.axes["b_in"])
+        set_numbered(self, "b_in", (start() for _ in biases))
         set_numbered(self, "learned", learned_branches(config.variant, dtype))
 
     @property
@@ -339,17 +333,28 @@ class HiddenLayer(nnx.Module):
         return numbered(self, "learned") or None
 
     def __call__(
-        self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
+        self,
+        x: Float[Array, "... d"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "... f"]:
         """Computes h in ``config.dtype``.
 
         Args:
           x: input, (..., d), of any floating dtype.
-          dropout_key: PRNG key of the dropout; None drops nothing.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of the dropout.
         Returns:
           An array (..., f) of ``config.dtype``.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
         c = self.config
+        key = self.key_of_call(c.dropout_rate, deterministic, rngs, dropout_key)
         h = branch_product(
             x.astype(c.dtype),
             [cast(w, c.dtype) for w in self.w_in],
@@ -359,7 +364,7 @@ class HiddenLayer(nnx.Module):
             precision=c.precision,
             dot_general=c.dot_general,
         )
-        return dropout(h, c.dropout_rate, dropout_key)
+        return dropout(h, c.dropout_rate, key)
 
 
 class FeedForward(HiddenLayer):
@@ -385,27 +390,36 @@ class FeedForward(HiddenLayer):
 
     def _init_output(self, config: FeedForwardConfig, rngs: nnx.Rngs) -> None:
         f, e, std, dtype = config.d_ff, config.output_width, config.init_std, config.param_dtype
+        scale, axes = config.output_init_scale, self.axes
         self.w_out = kernel(
-            rngs,
-            (f, e),
-            fan_in=f,
-            std=std,
-            scale=config.output_init_scale,
-            dtype=dtype,
-            init=config.kernel_init,
-        )
-        self.b_out = bias(rngs, (e,), dtype, config.bias_init) if config.use_bias else None
+            rngs, (f, e), fan_in=f, std=std, scale=scale, dtype=dtype,
+            init=config.kernel_init, axes=axes["w_out"],
+        )  # fmt: skip
+        start = partial(bias, rngs, (e,), dtype, config.bias_init, axes=axes["b_out"])
+        self.b_out = start() if config.use_bias else None
 
     def __call__(
-        self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
+        self,
+        x: Float[Array, "... d"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+        out_sharding: Any = None,
     ) -> Float[Array, "... e"]:
         """Computes the block in ``config.dtype``, whatever the dtype of x, as flax's layers do.
 
         Args:
           x: input, (..., d), of any floating dtype.
-          dropout_key: PRNG key of the dropout; None drops nothing.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of the dropout.
+          out_sharding: of the result, as in `feed_forward`.
         Returns:
           An array (..., e) of ``config.dtype``.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
         c = self.config
         return feed_forward(
@@ -416,11 +430,12 @@ class FeedForward(HiddenLayer):
             b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
             b_out=None if self.b_out is None else cast(self.b_out, c.dtype),
             dropout_rate=c.dropout_rate,
-            dropout_key=dropout_key,
+            dropout_key=self.key_of_call(c.dropout_rate, deterministic, rngs, dropout_key),
             residuals=c.residuals,
             residual_dtype=c.residual_dtype,
             chunk_size=c.chunk_size,
             rounding=c.rounding,
             precision=c.precision,
             dot_general=c.dot_general,
+            out_sharding=out_sharding,
         )

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, with_sharding_constraint
+from gelu_jax.nn.axes import Axes, matmul, with_sharding_constraint
+from gelu_jax.nn.dropout import Rngs, Stochastic
 from gelu_jax.nn.feed_forward import FeedForwardConfig, HiddenLayer
 from gelu_jax.nn.parameters import (
     add_bias,
@@ -92,7 +93,7 @@ class MLPConfig:
         )
 
 
-class MLP(nnx.Module):
+class MLP(Stochastic):
     """The classifier as an NNX module (Hendrycks & Gimpel 2016, section 3.1).
 
     Parameters: ``layers_i``, a `HiddenLayer` each; ``head``, (f, classes); ``head_bias``,
@@ -116,9 +117,13 @@ class MLP(nnx.Module):
         set_numbered(
             self, "layers", (HiddenLayer(layer, rngs=nnx.Rngs(key)) for layer, key in layers)
         )
-        shape, dtype = (c.d_ff, c.num_classes), c.param_dtype
-        self.head = kernel(nnx.Rngs(head_key), shape, fan_in=c.d_ff, std=c.init_std, dtype=dtype)
-        self.head_bias = constant(0.0, (c.num_classes,), dtype) if c.use_bias else None
+        shape, dtype, axes = (c.d_ff, c.num_classes), c.param_dtype, self.axes
+        head_rngs = nnx.Rngs(head_key)
+        self.head = kernel(
+            head_rngs, shape, fan_in=c.d_ff, std=c.init_std, dtype=dtype, axes=axes["head"]
+        )
+        zeros = constant(0.0, (c.num_classes,), dtype, axes["head_bias"])
+        self.head_bias = zeros if c.use_bias else None
 
     @property
     def layers(self) -> tuple[HiddenLayer, ...]:
@@ -126,23 +131,34 @@ class MLP(nnx.Module):
         return numbered(self, "layers")
 
     def __call__(
-        self, x: Float[Array, "b *shape"], *, dropout_key: Key[Array, ""] | None = None
+        self,
+        x: Float[Array, "b *shape"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b c"]:
         """Computes the logits.
 
         Args:
           x: examples, (b, ...), d_in entries each.
-          dropout_key: PRNG key of the dropout; None drops nothing.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of the dropout.
         Returns:
           Logits (b, classes) in float32.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        n = self.config.num_layers
+        c, n = self.config, self.config.num_layers
+        dropout_key = self.key_of_call(c.dropout_rate, deterministic, rngs, dropout_key)
         keys = [None] * n if dropout_key is None else jax.random.split(dropout_key, n)
         h = self.flatten(x)
         for layer, key in zip(self.layers, keys, strict=True):
             # Constrained at every layer: left to itself, XLA (jax 0.12, CPU) computes a wrong
             # gradient where a mesh shards the kernels along both axes.
-            h = layer(with_sharding_constraint(h, "b d"), dropout_key=key)
+            h = layer(with_sharding_constraint(h, "b d"), key is None, dropout_key=key)
         return self.logits(h)
 
     def flatten(self, x: Float[Array, "b *shape"]) -> Float[Array, "b d"]:
@@ -165,4 +181,4 @@ class MLP(nnx.Module):
         """
         dtype = self.config.dtype
         bias = None if self.head_bias is None else cast(self.head_bias, dtype)
-        return add_bias(h @ cast(self.head, dtype), bias).astype(jnp.float32)
+        return add_bias(matmul(h, cast(self.head, dtype)), bias).astype(jnp.float32)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, aligned
 from gelu_jax.nn.parameters import add_bias, constant, wide_dtype
 
 
@@ -67,7 +67,7 @@ def rms_norm(
 
 def _scaled(x: Array, scale: Array, bias: Array | None, epsilon: float) -> Array:
     y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
-    y = y * jax.lax.broadcast_to_rank(scale.astype(x.dtype), x.ndim)
+    y = y * aligned(scale.astype(x.dtype), x)
     return add_bias(y, None if bias is None else bias.astype(x.dtype))
 
 
@@ -125,8 +125,9 @@ class Norm(nnx.Module):
     def __init__(self, config: NormConfig, *, rngs: nnx.Rngs):
         c = self.config = config
         start = 0.0 if c.zero_centered else 1.0
-        self.scale = constant(start, (c.d_model,), c.param_dtype)
-        self.bias = constant(0.0, (c.d_model,), c.param_dtype) if c.use_bias else None
+        shape, dtype, axes = (c.d_model,), c.param_dtype, self.axes
+        self.scale = constant(start, shape, dtype, axes["scale"])
+        self.bias = constant(0.0, shape, dtype, axes["bias"]) if c.use_bias else None
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """Applies the norm.

@@ -16,7 +16,7 @@ the 2·layers branches that are summed into the residual stream start with unit 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count, takewhile
 from typing import Any
 
@@ -27,8 +27,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from gelu_jax.errors import Problem
-
-DotGeneral = Callable[..., Array]
+from gelu_jax.nn.axes import aligned, metadata
 
 
 def kernel(
@@ -39,6 +38,7 @@ def kernel(
     std: float | None,
     scale: float = 1.0,
     dtype: DTypeLike,
+    axes: str,
     init: nnx.Initializer | None = None,
 ) -> nnx.Param[Array]:
     """A parameter with normal initial values, or with those of an initializer of flax or JAX.
@@ -50,6 +50,7 @@ def kernel(
       std: standard deviation; None for 1/√fan_in.
       scale: multiplies the standard deviation, and what `init` gives.
       dtype: of the parameter.
+      axes: the names of its axes (`gelu_jax.nn.axes`).
       init: called with a key, the shape (inputs, outputs) and the dtype, so that it sees the fan
         of a kernel with heads as well; None for the normal distribution.
     Returns:
@@ -57,22 +58,26 @@ def kernel(
     """
     if init is not None:
         matrix = init(rngs.params(), (fan_in, math.prod(shape) // fan_in), dtype)
-        return nnx.Param(scale * matrix.reshape(shape))
+        return nnx.Param(scale * matrix.reshape(shape), **metadata(axes))
     deviation = scale * (fan_in**-0.5 if std is None else std)
-    return nnx.Param(deviation * jax.random.normal(rngs.params(), shape, dtype))
+    value = deviation * jax.random.normal(rngs.params(), shape, dtype)
+    return nnx.Param(value, **metadata(axes))
 
 
-def constant(value: float, shape: tuple[int, ...], dtype: DTypeLike) -> nnx.Param[Array]:
+def constant(
+    value: float, shape: tuple[int, ...], dtype: DTypeLike, axes: str = ""
+) -> nnx.Param[Array]:
     """A parameter whose entries start at one value: biases at 0, norm scales at 1.
 
     Args:
       value: the initial value.
       shape: of the parameter.
       dtype: of the parameter.
+      axes: the names of its axes (`gelu_jax.nn.axes`).
     Returns:
       The parameter.
     """
-    return nnx.Param(jnp.full(shape, value, dtype))
+    return nnx.Param(jnp.full(shape, value, dtype), **metadata(axes))
 
 
 def init_problems(init_std: float | None, kernel_init: nnx.Initializer | None) -> Iterator[Problem]:
@@ -91,7 +96,12 @@ def init_problems(init_std: float | None, kernel_init: nnx.Initializer | None) -
 
 
 def bias(
-    rngs: nnx.Rngs, shape: tuple[int, ...], dtype: DTypeLike, init: nnx.Initializer | None = None
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    init: nnx.Initializer | None = None,
+    *,
+    axes: str,
 ) -> nnx.Param[Array]:
     """A bias.
 
@@ -100,14 +110,13 @@ def bias(
       shape: of the parameter.
       dtype: of the parameter.
       init: an initializer of flax or JAX; None for zeros, which draw nothing.
+      axes: the names of its axes (`gelu_jax.nn.axes`).
     Returns:
       The parameter.
     """
-    return (
-        constant(0.0, shape, dtype)
-        if init is None
-        else nnx.Param(init(rngs.params(), shape, dtype))
-    )
+    if init is None:
+        return constant(0.0, shape, dtype, axes)
+    return nnx.Param(init(rngs.params(), shape, dtype), **metadata(axes))
 
 
 def cast(param: nnx.Param[Array], dtype: DTypeLike) -> Array:
@@ -146,26 +155,8 @@ def add(x: Array, y: Array) -> Array:
     return x.astype(dtype) + y.astype(dtype)
 
 
-def matmul(
-    x: Array, w: Array, *, precision: Any = None, dot_general: DotGeneral | None = None
-) -> Array:
-    """x @ w for w (d, f).
-
-    Args:
-      x: (..., d).
-      w: (d, f).
-      precision: of the product, as in `jax.lax.dot_general`.
-      dot_general: called in the place of `jax.lax.dot_general`, as in flax's layers; None for that.
-    Returns:
-      An array (..., f).
-    """
-    if dot_general is None:
-        return jnp.matmul(x, w, precision=precision)
-    return dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
-
-
 def add_bias(y: Array, bias: Array | None) -> Array:
-    """y + bias, whose missing axes are added in words, for `jax.numpy_rank_promotion("raise")`.
+    """y + bias.
 
     Args:
       y: array of any shape.
@@ -173,7 +164,7 @@ def add_bias(y: Array, bias: Array | None) -> Array:
     Returns:
       The sum; y itself where there is no bias.
     """
-    return y if bias is None else y + jax.lax.broadcast_to_rank(bias, y.ndim)
+    return y if bias is None else y + aligned(bias, y)
 
 
 def set_numbered(module: nnx.Module, name: str, parts: Iterable[Any]) -> None:
@@ -205,7 +196,7 @@ def numbered(module: nnx.Module, name: str) -> tuple[Any, ...]:
 
 
 def current_names(tree: Mapping[Any, Any], like: Mapping[Any, Any]) -> dict[Any, Any]:
-    """A parameter tree of version 0.1, which has ``w_in: {0, 1}``, as ``w_in_0`` and ``w_in_1``.
+    """A parameter tree of an earlier version, with its ``w_in: {0, 1}`` as ``w_in_0``, ``w_in_1``.
 
     Args:
       tree: nested dicts of parameters, in the names of either version; what came through msgpack
@@ -228,7 +219,7 @@ def current_names(tree: Mapping[Any, Any], like: Mapping[Any, Any]) -> dict[Any,
 
 
 def entry(tree: Mapping[Any, Any], key: Any) -> Any:
-    """What stands under a key of a parameter tree, also where version 0.1 wrote the tree.
+    """What stands under a key of a parameter tree, also where an earlier version wrote it.
 
     Args:
       tree: a dict of parameters, or of further dicts.

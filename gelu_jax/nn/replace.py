@@ -62,10 +62,9 @@ def replace_feed_forward(
     """Puts a `FeedForward` in place of every feed-forward block of an NNX model.
 
     The model is changed in place, and not at all where this raises. A new block is called as
-    ``block(x)`` or ``block(x, dropout_key=key)``. It takes over every parameter whose shape it
-    keeps: the Variable itself, with its class, its metadata and its sharding. Blocks with leading
-    axes, as `flax.nnx.scan` stacks them, and abstract ones, of `flax.nnx.eval_shape`, become blocks
-    of the same kind.
+    `FeedForward` is. It takes over every parameter whose shape it keeps: the Variable itself, with
+    its class, its metadata and its sharding. Blocks with leading axes, as `flax.nnx.scan` stacks
+    them, and abstract ones, of `flax.nnx.eval_shape`, become blocks of the same kind.
 
     Args:
       model: the model.

@@ -465,7 +465,9 @@ def test_initializers_of_flax_and_jax_see_inputs_and_outputs():
     np.testing.assert_allclose(attn.w_key[...], 6.004)
     np.testing.assert_allclose(attn.w_out[...], 12.006)
     np.testing.assert_array_equal(attn.b_key[...], 2)
-    with pytest.raises(gj.ConfigError, match=r"init_std = 0\.1: kernel_init has the kernels' scale"):
+    with pytest.raises(
+        gj.ConfigError, match=r"init_std = 0\.1: kernel_init has the kernels' scale"
+    ):
         gj.FeedForwardConfig(4, 8, kernel_init=fan, init_std=0.1)
 
 
