@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.export import is_symbolic_dim
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
@@ -375,7 +376,7 @@ def _check_cache(config: AttentionConfig, cache: Cache, num_tokens: int) -> None
     if not config.causal:
         raise ValueError("cache: attention with causal = False has none, as it sees later tokens")
     slots = cache.keys.shape[1]
-    if isinstance(num_tokens, int) and isinstance(slots, int) and num_tokens > slots:
+    if not is_symbolic_dim(num_tokens) and not is_symbolic_dim(slots) and num_tokens > slots:
         raise ValueError(f"cache: {slots} slots for {num_tokens} tokens")
 
 

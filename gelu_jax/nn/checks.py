@@ -9,7 +9,7 @@ The checks of arrays at the end raise.
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,7 +64,7 @@ def _type_problems(config: Any) -> Iterator[Problem]:
 
 def _is_dtype(value: object) -> bool:
     try:
-        jnp.dtype(value)  # pyright: ignore[reportArgumentType]
+        jnp.dtype(cast(Any, value))
     except TypeError:
         return False
     return True
@@ -123,7 +123,7 @@ def one_of(choices: tuple[str, ...], **fields: str) -> Iterator[Problem]:
             yield Problem(field, value, f"unknown; {nearest(str(value), choices)}")
 
 
-def floating(**fields: DTypeLike) -> Iterator[Problem]:
+def floating(**fields: DTypeLike | None) -> Iterator[Problem]:
     """Every dtype must be float32, bfloat16, float16 or float64.
 
     Args:

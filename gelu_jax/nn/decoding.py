@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.linen.spmd import get_logical_axis_rules
+from flax.linen import get_logical_axis_rules
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import Problem, check

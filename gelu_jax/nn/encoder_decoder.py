@@ -135,9 +135,9 @@ class EncoderDecoder(nnx.Module):
         c = self.config = config
 
         def table(name: str) -> nnx.Param[Array]:
-            shape, axes = (c.vocab_size, c.block.d_model), self.axes[name]
-            fan = {"fan_in": c.block.d_model, "std": c.init_std}
-            return kernel(rngs, shape, **fan, dtype=c.param_dtype, axes=axes)
+            (v, d), axes = (c.vocab_size, c.block.d_model), self.axes[name]
+            std, dtype = c.init_std, c.param_dtype
+            return kernel(rngs, (v, d), fan_in=d, std=std, dtype=dtype, axes=axes)
 
         self.embedding = table("embedding")
         self.head = None if c.tie_embeddings else table("head")

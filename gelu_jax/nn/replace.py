@@ -16,7 +16,7 @@ from gelu_jax.nn.variants import branches
 Where = type[nnx.Module] | Callable[[str, nnx.Module], bool]
 
 _CONTAINERS = (nnx.List, nnx.Dict, nnx.Sequential, nnx.Rngs, nnx.RngStream)
-_SETTINGS = {  # of a linear layer of flax, with the value that says nothing
+_SETTINGS: Mapping[str, Any] = {  # of a linear layer of flax, with the value that says nothing
     "precision": None,
     "dot_general": jax.lax.dot_general,
     "preferred_element_type": None,
@@ -218,7 +218,7 @@ def _replacement(old: _Old, given: Mapping[str, Any]) -> _New:
     count = len(branches(given.get("variant", FeedForwardConfig.variant)))
     theirs = old.tensors(count)
     lead = _lead(theirs)
-    config = FeedForwardConfig(**(_fields(old, theirs, given) | given))
+    config = FeedForwardConfig(**(_fields(old, theirs, given) | dict(given)))
     empty = nnx.eval_shape(lambda: _stacked(config, lead, nnx.Rngs(0)))
     names = {".".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.state(empty))}
     kept = {
@@ -316,8 +316,8 @@ def _own_settings(layer: Any) -> dict[str, Any]:
     """What a layer was told beyond flax's defaults, in the words of our config."""
     found = {name: getattr(layer, name, usual) for name, usual in _SETTINGS.items()}
     found = {name: value for name, value in found.items() if value is not _SETTINGS[name]}
-    if isinstance(found.get("precision"), jax.lax.Precision):
-        found["precision"] = found["precision"].name.lower()
+    if isinstance(precision := found.get("precision"), jax.lax.Precision):
+        found["precision"] = precision.name.lower()
     return found
 
 

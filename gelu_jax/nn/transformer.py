@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -287,7 +288,9 @@ class Transformer(Stochastic):
     def _check_positions(self, num_tokens: int, mask: Array | None) -> None:
         """A mask may leave fewer tokens than there are, and a symbolic size may be any."""
         most = self.config.max_positions
-        if mask is None and isinstance(num_tokens, int) and most is not None and num_tokens > most:
+        if mask is not None or is_symbolic_dim(num_tokens) or most is None:
+            return
+        if num_tokens > most:
             raise ValueError(f"tokens: {num_tokens} in a row, but max_positions = {most}")
 
     def final_hidden(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
