@@ -31,14 +31,16 @@ def strict():
         yield
 
 
-def block(style="pre_norm", **attention):
+def block(style="pre_norm", dropout_rate=0.0, **attention):
     heads = {"num_heads": 4, "num_kv_heads": 2, "use_bias": True} | attention
     return gj.BlockConfig(
         gj.NormConfig(8, use_bias=True),
         gj.AttentionConfig(8, **heads),
-        gj.FeedForwardConfig(8, d_ff=16, variant="swiglu", use_bias=True, dropout_rate=0.5),
+        gj.FeedForwardConfig(
+            8, d_ff=16, variant="swiglu", use_bias=True, dropout_rate=dropout_rate
+        ),
         style=style,
-        dropout_rate=0.5,
+        dropout_rate=dropout_rate,
     )
 
 
@@ -71,10 +73,14 @@ CALLS = {
     "layer": (gj.Norm, gj.NormConfig(8, use_bias=True), lambda m: m(X)),
     "attention": (gj.Attention, TEXT.block.attention, lambda m: m(X, mask=MASK)),
     **{
-        style: (gj.Block, block(style), lambda m: m(X, mask=MASK, dropout_key=KEY))
+        style: (gj.Block, block(style, 0.5), lambda m: m(X, mask=MASK, dropout_key=KEY))
         for style in ("pre_norm", "post_norm", "parallel")
     },
-    "transformer": (gj.Transformer, TEXT, lambda m: m(TOKENS, mask=MASK, dropout_key=KEY)),
+    "transformer": (
+        gj.Transformer,
+        replace(TEXT, block=block(dropout_rate=0.5)),
+        lambda m: m(TOKENS, mask=MASK, dropout_key=KEY),
+    ),
     "generate": (
         gj.Transformer,
         TEXT,
@@ -143,7 +149,7 @@ def test_nothing_is_promoted(name, dtype):
 
 
 def test_the_values_are_the_same():
-    config = in_dtype(replace(TEXT, block=replace(TEXT.block, style="post_norm")), "bfloat16")
+    config = in_dtype(replace(TEXT, block=block("post_norm", 0.5)), "bfloat16")
     model = random_model(gj.Transformer, config)
     call = jax.jit(lambda m: m(TOKENS, mask=MASK, dropout_key=KEY))
     plain = call(model)
