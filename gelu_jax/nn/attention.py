@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, einsum, is_explicit
+from gelu_jax.nn.axes import Axes, einsum, flatten_tokens, is_explicit
+from gelu_jax.nn.blockwise import Inputs, exp_and_sum, over_query_blocks
 from gelu_jax.nn.parameters import add_bias, bias, cast, init_problems, kernel, wide_dtype
 from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
@@ -76,22 +77,27 @@ def attention(
     checks.mask(mask, "b h t s")
     checks.num_axes("b h t s", bias=bias)
     g, k = key.shape[2:]
-    wide = wide_dtype(query.dtype)
-    grouped = _split_heads(query, g)
-    scores = einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
-    scores = scores * (k**-0.5 if scale is None else scale)
-    if bias is not None:
-        scores = scores + _by_group(bias, g).astype(wide)
-    queries, keys = scores.shape[-2:]
-    lowest = 0.7 * jnp.finfo(wide).min  # finite, so that a row that sees nothing has no NaN
-    scores = scores if bias is None else jnp.maximum(scores, lowest)
-    for visible in (mask, _visible(queries, keys, causal, window)):
-        if visible is not None:
-            scores = jnp.where(_by_group(visible, g), scores, lowest)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    if not (mask is None and bias is None and window is None):
-        weights = jnp.where((scores > lowest).any(-1, keepdims=True), weights, 0)
-    return _merge_heads(einsum("bgrts,bsgk->btgrk", weights, value))
+    scale = k**-0.5 if scale is None else scale
+
+    def attend(x: Inputs) -> Array:
+        wide = wide_dtype(x.query.dtype)
+        scores = einsum("bgrtk,bgsk->bgrts", x.query, x.key, preferred_element_type=wide) * scale
+        scores = scores if x.bias is None else scores + x.bias.astype(wide)
+        scores = scores if x.mask is None else jnp.where(x.mask, scores, -jnp.inf)
+        e, total = exp_and_sum(scores)  # divided last: V has fewer columns than e
+        e = e.astype(x.value.dtype)
+        y = einsum("bgrts,bgsk->bgrtk", e, x.value, preferred_element_type=wide) / total
+        return y.astype(x.value.dtype)
+
+    inputs = Inputs(
+        jnp.moveaxis(_split_heads(query, g), 1, 3),
+        jnp.moveaxis(key, 1, 2),
+        jnp.moveaxis(value, 1, 2),
+        None if mask is None else _by_group(mask, g),
+        None if bias is None else _by_group(bias, g),
+    )
+    y = over_query_blocks(attend, inputs, causal=causal, window=window)
+    return _merge_heads(jnp.moveaxis(y, 3, 1))
 
 
 def _split_heads(query: Float[Array, "b t h k"], g: int) -> Float[Array, "b t g r k"]:
@@ -118,19 +124,9 @@ def _merge_heads(y: Float[Array, "b t g r k"]) -> Float[Array, "b t h k"]:
 
 
 def _by_group(x: Array, g: int) -> Array:
-    """(b, h or 1, t, s) with the query heads split into the groups that share a key head."""
-    b, h, t, s = x.shape
-    return x[:, :, None] if h == 1 else x.reshape(b, g, h // g, t, s)
-
-
-def _visible(
-    queries: int, keys: int, causal: bool, window: int | None
-) -> Bool[Array, "1 1 t s"] | None:
-    if not causal and window is None:
-        return None
-    ahead = jnp.arange(keys)[None] - jnp.arange(queries)[:, None]
-    near = jnp.ones_like(ahead, bool) if window is None else abs(ahead) < window
-    return (near & (ahead <= 0) if causal else near)[None, None]
+    """(b, h or 1, t, c) with the query heads split into the groups that share a key head."""
+    b, h, t, c = x.shape
+    return x[:, :, None] if h == 1 else x.reshape(b, g, h // g, t, c)
 
 
 @dataclass(frozen=True)
@@ -290,9 +286,10 @@ class Attention(nnx.Module):
             _check_cache(c, cache, x.shape[1])
         x = x.astype(c.dtype)
         positions = token_positions(x.shape[1], mask, None if cache is None else cache.mask)
-        query = self._heads(x, self.w_query, self.b_query, positions)
-        key = self._heads(x, self.w_key, self.b_key, positions)
-        value = self._heads(x, self.w_value, self.b_value)
+        heads = partial(self._heads, x.shape[:2], flatten_tokens(x))
+        query = heads(self.w_query, self.b_query, positions)
+        key = heads(self.w_key, self.b_key, positions)
+        value = heads(self.w_value, self.b_value)
         if cache is None:
             attend = partial(attention, causal=c.causal, window=c.window)
             visible = None if mask is None else mask[:, None, None, :]
@@ -319,8 +316,8 @@ class Attention(nnx.Module):
         """
         checks.mask(mask, "b s", y.shape[:2])
         y = y.astype(self.config.dtype)
-        key = self._heads(y, self.w_key, self.b_key)
-        value = self._heads(y, self.w_value, self.b_value)
+        heads = partial(self._heads, y.shape[:2], flatten_tokens(y))
+        key, value = heads(self.w_key, self.b_key), heads(self.w_value, self.b_value)
         mask = jnp.ones(y.shape[:2], bool) if mask is None else mask
         return Cache(key, value, mask, jnp.asarray(y.shape[1], jnp.int32))
 
@@ -333,7 +330,8 @@ class Attention(nnx.Module):
         Returns:
           An array (b, t, d) of ``config.dtype``.
         """
-        query = self._heads(x.astype(self.config.dtype), self.w_query, self.b_query)
+        x = x.astype(self.config.dtype)
+        query = self._heads(x.shape[:2], flatten_tokens(x), self.w_query, self.b_query)
         visible = memory.mask[:, None, None, :]
         scale = self.config.scale
         return self._out(
@@ -342,19 +340,22 @@ class Attention(nnx.Module):
 
     def _heads(
         self,
+        tokens: tuple[int, ...],
         x: Array,
         w: nnx.Param[Array],
         b: nnx.Param[Array] | None,
         positions: Array | None = None,
     ) -> Array:
         c = self.config
-        y = einsum("btd,dhk->bthk", x, cast(w, c.dtype))
+        y = einsum("...d,dhk->...hk", x, cast(w, c.dtype)).reshape(*tokens, *w.shape[1:])
         y = add_bias(y, None if b is None else cast(b, c.dtype))
         return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
 
     def _out(self, y: Array) -> Array:
         dtype = self.config.dtype
-        y = einsum("bthk,hkd->btd", y, cast(self.w_out, dtype))
+        tokens, y = y.shape[:2], flatten_tokens(y, features=2)
+        y = einsum("...hk,hkd->...d", y, cast(self.w_out, dtype))
+        y = y.reshape(*tokens, self.config.d_model)
         return add_bias(y, None if self.b_out is None else cast(self.b_out, dtype))
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:

@@ -12,6 +12,7 @@ and JAX refuses what it would have to guess: `einsum` and the functions after it
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from math import prod
 from typing import Any, cast
 
 import jax
@@ -141,6 +142,7 @@ def einsum(
     *,
     out_sharding: Any = None,
     preferred_element_type: DTypeLike | None = None,
+    precision: Any = None,
 ) -> Array:
     """`jnp.einsum` of two arrays, which on an explicit mesh also says how the result is sharded.
 
@@ -154,13 +156,36 @@ def einsum(
       w: an array.
       out_sharding: a sharding or `PartitionSpec` of the result; None as above.
       preferred_element_type: dtype in which is summed, and of the result; None for that of x and w.
+      precision: as of `jnp.einsum`.
     Returns:
       The sums of products.
     """
     if out_sharding is None and is_explicit(x, w):
         out_sharding = _place_of_product(subscripts, x, w)
-    options: Any = {"preferred_element_type": preferred_element_type}
+    options: Any = {"preferred_element_type": preferred_element_type, "precision": precision}
     return jnp.einsum(subscripts, x, w, **options, out_sharding=out_sharding)
+
+
+def flatten_tokens(x: Array, *, features: int = 1) -> Array:
+    """(*tokens, *features) with all tokens along one axis.
+
+    XLA's CPU compiler takes twice as long for the gradient of a kernel where that is a sum over two
+    axes, batch and time. Over a mesh x stays as it is, because each axis may be sharded in its own
+    way. Call it once for all kernels that read x: each call is another array that is kept.
+
+    Args:
+      x: array of at least `features` axes.
+      features: how many of the last axes belong to one token.
+    Returns:
+      An array (n, *features), or x.
+
+    >>> flatten_tokens(jnp.ones((2, 3, 4))).shape
+    (6, 4)
+    """
+    at = x.ndim - features
+    if at < 2 or not jax.sharding.get_abstract_mesh().empty:
+        return x
+    return x.reshape(prod(x.shape[:at]), *x.shape[at:])
 
 
 def matmul(
@@ -168,26 +193,33 @@ def matmul(
     w: Array,
     out_sharding: Any = None,
     *,
+    preferred_element_type: DTypeLike | None = None,
     precision: Any = None,
     dot_general: DotGeneral | None = None,
 ) -> Array:
-    """``x @ w`` for a kernel w; on an explicit mesh the result is sharded as that of `einsum`.
+    """``x @ w`` for a kernel w, the tokens of x flattened.
 
     Args:
       x: (..., d).
       w: (d, f).
       out_sharding: a sharding or `PartitionSpec` of the result; None as in `einsum`.
+      preferred_element_type: as in `einsum`.
       precision: of the product, as in `jax.lax.dot_general`.
       dot_general: called in the place of `jax.lax.dot_general`, as in flax's layers; None for that.
     Returns:
       An array (..., f).
+
+    >>> matmul(jnp.ones((2, 3, 4)), jnp.ones((4, 5))).shape
+    (2, 3, 5)
     """
-    if out_sharding is None and is_explicit(x, w):
-        out_sharding = _place_of_product("...d,df->...f", x, w)
+    tokens, x = x.shape[:-1], flatten_tokens(x)
+    options: Any = {"out_sharding": out_sharding, "preferred_element_type": preferred_element_type}
     if dot_general is None:
-        return jnp.matmul(x, w, precision=precision, out_sharding=out_sharding)
-    place = {} if out_sharding is None else {"out_sharding": out_sharding}  # as flax passes it
-    return dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision, **place)
+        y = einsum("...d,df->...f", x, w, **options, precision=precision)
+    else:  # the options that flax's layers pass too, and only where they say something
+        options = {name: value for name, value in options.items() if value is not None}
+        y = dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision, **options)
+    return y.reshape(*tokens, w.shape[-1])
 
 
 def aligned(parameter: Array, x: Array) -> Array:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
-from gelu_jax.nn.axes import Axes, einsum, take_rows
+from gelu_jax.nn.axes import Axes, matmul, take_rows
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel, wide_dtype
@@ -35,7 +35,8 @@ class EncoderDecoderConfig:
       tie_embeddings: whether the head is the embedding's transpose.
       logit_scale: multiplies the decoder's states before the head (1/√d in the first T5, which
         ties its embedding; 1 in version 1.1).
-      scan_layers: True compiles one block for all layers, False unrolls them.
+      scan_layers: True compiles one block for all layers, False unrolls them; None scans more than
+        8 layers.
       init_std: standard deviation of embedding, head and tables; None for 1/√d.
       dtype: dtype that embedding and head compute in; logits are float32.
       param_dtype: dtype that embedding and head are stored in.
@@ -52,7 +53,7 @@ class EncoderDecoderConfig:
     relative: RelativeConfig = field(default_factory=RelativeConfig)
     tie_embeddings: bool = False
     logit_scale: float = 1.0
-    scan_layers: bool = True
+    scan_layers: bool | None = None
     init_std: float | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -261,4 +262,4 @@ class EncoderDecoder(nnx.Module):
         x = self.decoder.final_norm(x) * jnp.asarray(c.logit_scale, c.dtype)
         table = cast(self.embedding if self.head is None else self.head, c.dtype)
         wide = wide_dtype(table.dtype)
-        return einsum("btd,vd->btv", x, table, preferred_element_type=wide)
+        return matmul(x, table.T, preferred_element_type=wide)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, DotGeneral, matmul
+from gelu_jax.nn.axes import Axes, DotGeneral, flatten_tokens, matmul
 from gelu_jax.nn.branches import LearnedBranch
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
 from gelu_jax.nn.parameters import (
@@ -111,8 +111,9 @@ def feed_forward(
     @checkpoint_if(residuals == "input")
     def block(x: Array, weights: Any, key: Any) -> Array:
         w_in, b_in, phis, w_out, b_out = weights
-        ps = _pre_activations(x, w_in, b_in, product)
-        return output(ps, phis, w_out, b_out, key)
+        ps = _pre_activations(flatten_tokens(x), w_in, b_in, product)
+        y = output(ps, phis, w_out, b_out, key)
+        return y.reshape(*x.shape[:-1], w_out.shape[-1])
 
     @checkpoint_if(residuals == "preactivation", residual_dtype)
     def output(ps: Sequence[Array], phis: Any, w_out: Array, b_out: Any, key: Any) -> Array:
@@ -156,7 +157,8 @@ def branch_product(
     """
     phis = _functions(variant, w_in)
     product = partial(matmul, precision=precision, dot_general=dot_general)
-    return _product(phis, _pre_activations(x, w_in, b_in, product), x.dtype, rounding)
+    ps = _pre_activations(flatten_tokens(x), w_in, b_in, product)
+    return _product(phis, ps, x.dtype, rounding).reshape(*x.shape[:-1], w_in[0].shape[-1])
 
 
 def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ...]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
-from gelu_jax.nn.axes import Axes, einsum, take_rows, with_sharding_constraint
+from gelu_jax.nn.axes import Axes, matmul, take_rows, with_sharding_constraint
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dropout import Rngs, Stochastic
 from gelu_jax.nn.norm import Norm
@@ -34,7 +34,7 @@ class TransformerConfig:
         to the attention).
       tie_embeddings: whether the head is the embedding's transpose.
       scan_layers: True compiles one block for all layers, so that compile time does not grow with
-        depth; False unrolls them (same parameters, same results).
+        depth; False unrolls them (same parameters, same results); None scans more than 8 layers.
       init_std: standard deviation of embedding, head and tables; None for 1/√d.
       dtype: dtype that embedding and head compute in; logits are float32.
       param_dtype: dtype that embedding and head are stored in.
@@ -52,7 +52,7 @@ class TransformerConfig:
     block: BlockConfig
     max_positions: int | None = None
     tie_embeddings: bool = True
-    scan_layers: bool = True
+    scan_layers: bool | None = None
     init_std: float | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -314,4 +314,4 @@ class Transformer(Stochastic):
         table = self.embedding if self.head is None else self.head
         weights = cast(table, self.config.dtype)
         wide = wide_dtype(weights.dtype)
-        return einsum("btd,vd->btv", hidden, weights, preferred_element_type=wide)
+        return matmul(hidden, weights.T, preferred_element_type=wide)

@@ -51,7 +51,8 @@ class VisionConfig:
       channels: of an image.
       patch_bias: whether the patch embedding has a bias (ViT).
       embedding_norm: whether there is a norm before the first block (CLIP).
-      scan_layers: True compiles one block for all layers, False unrolls them.
+      scan_layers: True compiles one block for all layers, False unrolls them; None scans more than
+        8 layers.
       init_std: standard deviation of the patch embedding, the class token and the positions; None
         for 1/√fan_in each.
       dtype: dtype that the embeddings compute in.
@@ -68,7 +69,7 @@ class VisionConfig:
     channels: int = 3
     patch_bias: bool = True
     embedding_norm: bool = False
-    scan_layers: bool = True
+    scan_layers: bool | None = None
     init_std: float | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
