@@ -7,6 +7,8 @@ No property fails because the machine is slow.
 import os
 import tempfile
 
+import jaxtyping
+import pytest
 from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 
@@ -24,3 +26,11 @@ HOOKED = ["activations", "nn", "families", "training.trainer", "training.health"
 HOOKED += ["training.optimizer"]
 
 install_import_hook([f"gelu_jax.{name}" for name in HOOKED], "typechecker.check")
+
+
+@pytest.fixture
+def unchecked():
+    """The package as a user has it: no signature is executed."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

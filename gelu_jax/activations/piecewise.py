@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
 from gelu_jax.activations.documentation import as_written
@@ -280,7 +280,10 @@ def prelu(x: ArrayLike, slope: ArrayLike = 0.25) -> Array:
       Array(-0.5, dtype=float16)
     """
     x = require_floating(x, "prelu")
-    return jnp.where(x > 0, x, (jnp.asarray(slope) * x).astype(x.dtype))
+    slope = jnp.asarray(slope)
+    rank = max(x.ndim, slope.ndim)
+    x, slope = lax.broadcast_to_rank(x, rank), lax.broadcast_to_rank(slope, rank)
+    return jnp.where(x > 0, x, (slope * x).astype(x.dtype))
 
 
 @jax.checkpoint

@@ -4,20 +4,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.export import is_symbolic_dim
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, aligned, einsum, flatten_tokens, is_explicit
+from gelu_jax.nn.axes import Axes, einsum, flatten_tokens, is_explicit
 from gelu_jax.nn.blockwise import Inputs, exp_and_sum, over_query_blocks
-from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.parameters import add_bias, bias, cast, init_problems, kernel, wide_dtype
 from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
 
@@ -79,7 +80,7 @@ def attention(
     scale = k**-0.5 if scale is None else scale
 
     def attend(x: Inputs) -> Array:
-        wide = jnp.promote_types(x.query.dtype, jnp.float32)
+        wide = wide_dtype(x.query.dtype)
         scores = einsum("bgrtk,bgsk->bgrts", x.query, x.key, preferred_element_type=wide) * scale
         scores = scores if x.bias is None else scores + x.bias.astype(wide)
         scores = scores if x.mask is None else jnp.where(x.mask, scores, -jnp.inf)
@@ -147,6 +148,9 @@ class AttentionConfig:
       output_init_scale: multiplies the standard deviation of `w_out`.
       dtype: dtype that the layer computes in.
       param_dtype: dtype that the parameters are stored in.
+      kernel_init: initializer of all kernels, of flax or JAX, in the place of init_std; it is given
+        the shape (inputs, outputs). None for the normal distribution.
+      bias_init: initializer of all biases; None for zeros.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -166,8 +170,11 @@ class AttentionConfig:
     output_init_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: nnx.Initializer | None = None
+    bias_init: nnx.Initializer | None = None
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -181,6 +188,7 @@ class AttentionConfig:
             init_std=self.init_std,
         )
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+        yield from init_problems(self.init_std, self.kernel_init)
         if self.head_dim is None:
             yield from checks.divides(self.d_model, "d_model", num_heads=self.num_heads)
         yield from checks.divides(self.num_heads, "num_heads", num_kv_heads=self.num_kv_heads)
@@ -220,20 +228,18 @@ class Attention(nnx.Module):
         self.config = config
         d, std, dtype = config.d_model, config.init_std, config.param_dtype
         h, g, k = config.num_heads, config.kv_heads, config.head_size
-        fan: dict[str, Any] = {"fan_in": d, "std": std, "dtype": dtype}
-        axes, scale = self.axes, config.output_init_scale
-        self.w_query = kernel(rngs, (d, h, k), **fan, axes=axes["w_query"])
-        self.w_key = kernel(rngs, (d, g, k), **fan, axes=axes["w_key"])
-        self.w_value = kernel(rngs, (d, g, k), **fan, axes=axes["w_value"])
-        self.w_out = kernel(
-            rngs, (h, k, d), **fan | {"fan_in": h * k}, scale=scale, axes=axes["w_out"]
-        )
-        bias = config.use_bias
-        self.b_query = constant(0.0, (h, k), dtype, axes["b_query"]) if bias else None
-        self.b_key = constant(0.0, (g, k), dtype, axes["b_key"]) if bias else None
-        self.b_value = constant(0.0, (g, k), dtype, axes["b_value"]) if bias else None
-        out_bias = bias if config.out_bias is None else config.out_bias
-        self.b_out = constant(0.0, (d,), dtype, axes["b_out"]) if out_bias else None
+        axes, make = self.axes, partial(kernel, rngs, std=std, dtype=dtype, init=config.kernel_init)
+        scale = config.output_init_scale
+        self.w_query = make((d, h, k), fan_in=d, axes=axes["w_query"])
+        self.w_key = make((d, g, k), fan_in=d, axes=axes["w_key"])
+        self.w_value = make((d, g, k), fan_in=d, axes=axes["w_value"])
+        self.w_out = make((h, k, d), fan_in=h * k, scale=scale, axes=axes["w_out"])
+        has_bias, start = config.use_bias, partial(bias, rngs, dtype=dtype, init=config.bias_init)
+        self.b_query = start((h, k), axes=axes["b_query"]) if has_bias else None
+        self.b_key = start((g, k), axes=axes["b_key"]) if has_bias else None
+        self.b_value = start((g, k), axes=axes["b_value"]) if has_bias else None
+        out_bias = has_bias if config.out_bias is None else config.out_bias
+        self.b_out = start((d,), axes=axes["b_out"]) if out_bias else None
 
     def __call__(
         self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None
@@ -258,8 +264,8 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Attends within x, and to earlier tokens in a cache.
 
-        A token's rotary position is the number of real tokens before it. Whether the cache has
-        slots left for x is not checked.
+        A token's rotary position is the number of real tokens before it. Whether a cache that is
+        partly filled has slots left for x is not checked: a full one overwrites its last slots.
 
         Args:
           x: (b, t, d), of any floating dtype.
@@ -271,10 +277,13 @@ class Attention(nnx.Module):
           added, or None.
         Raises:
           TypeError: the mask is not of bool.
-          ValueError: the mask has another shape than (b, t).
+          ValueError: the mask has another shape than (b, t); the attention is not causal, and
+            there is a cache; or the cache has fewer than t slots.
         """
         c = self.config
         checks.mask(mask, "b t", x.shape[:2])
+        if cache is not None:
+            _check_cache(c, cache, x.shape[1])
         x = x.astype(c.dtype)
         positions = token_positions(x.shape[1], mask, None if cache is None else cache.mask)
         heads = partial(self._heads, x.shape[:2], flatten_tokens(x))
@@ -339,7 +348,7 @@ class Attention(nnx.Module):
     ) -> Array:
         c = self.config
         y = einsum("...d,dhk->...hk", x, cast(w, c.dtype)).reshape(*tokens, *w.shape[1:])
-        y = y if b is None else y + aligned(cast(b, c.dtype), y)
+        y = add_bias(y, None if b is None else cast(b, c.dtype))
         return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
 
     def _out(self, y: Array) -> Array:
@@ -347,7 +356,7 @@ class Attention(nnx.Module):
         tokens, y = y.shape[:2], flatten_tokens(y, features=2)
         y = einsum("...hk,hkd->...d", y, cast(self.w_out, dtype))
         y = y.reshape(*tokens, self.config.d_model)
-        return y if self.b_out is None else y + aligned(cast(self.b_out, dtype), y)
+        return add_bias(y, None if self.b_out is None else cast(self.b_out, dtype))
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """An empty cache.
@@ -364,6 +373,14 @@ class Attention(nnx.Module):
         return Cache(zeros, zeros, empty, jnp.zeros((), jnp.int32))
 
 
+def _check_cache(config: AttentionConfig, cache: Cache, num_tokens: int) -> None:
+    if not config.causal:
+        raise ValueError("cache: attention with causal = False has none, as it sees later tokens")
+    slots = cache.keys.shape[1]
+    if not is_symbolic_dim(num_tokens) and not is_symbolic_dim(slots) and num_tokens > slots:
+        raise ValueError(f"cache: {slots} slots for {num_tokens} tokens")
+
+
 def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache:
     mask = jnp.ones(key.shape[:2], bool) if mask is None else mask
     start = (0, cache.length, 0, 0)
@@ -378,6 +395,6 @@ def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache
 def _visible_slots(
     start: Int[Array, ""], queries: int, slots: int, window: int | None
 ) -> Bool[Array, "1 1 t s"]:
-    query, key = (start + jnp.arange(queries))[:, None], jnp.arange(slots)
+    query, key = (start + jnp.arange(queries))[:, None], jnp.arange(slots)[None]
     visible = key <= query
     return (visible if window is None else visible & (key > query - window))[None, None]

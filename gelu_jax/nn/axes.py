@@ -10,7 +10,7 @@ and JAX refuses what it would have to guess: `einsum` and the functions after it
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, cast
@@ -25,6 +25,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 Axes = Mapping[str, str]
+DotGeneral = Callable[..., Array]
 
 
 def axis_names(tree: Any) -> list[str]:
@@ -141,6 +142,7 @@ def einsum(
     *,
     out_sharding: Any = None,
     preferred_element_type: DTypeLike | None = None,
+    precision: Any = None,
 ) -> Array:
     """`jnp.einsum` of two arrays, which on an explicit mesh also says how the result is sharded.
 
@@ -154,12 +156,13 @@ def einsum(
       w: an array.
       out_sharding: a sharding or `PartitionSpec` of the result; None as above.
       preferred_element_type: dtype in which is summed, and of the result; None for that of x and w.
+      precision: as of `jnp.einsum`.
     Returns:
       The sums of products.
     """
     if out_sharding is None and is_explicit(x, w):
         out_sharding = _place_of_product(subscripts, x, w)
-    options: Any = {"preferred_element_type": preferred_element_type}
+    options: Any = {"preferred_element_type": preferred_element_type, "precision": precision}
     return jnp.einsum(subscripts, x, w, **options, out_sharding=out_sharding)
 
 
@@ -186,7 +189,13 @@ def flatten_tokens(x: Array, *, features: int = 1) -> Array:
 
 
 def matmul(
-    x: Array, w: Array, out_sharding: Any = None, *, preferred_element_type: DTypeLike | None = None
+    x: Array,
+    w: Array,
+    out_sharding: Any = None,
+    *,
+    preferred_element_type: DTypeLike | None = None,
+    precision: Any = None,
+    dot_general: DotGeneral | None = None,
 ) -> Array:
     """``x @ w`` for a kernel w, the tokens of x flattened.
 
@@ -195,30 +204,39 @@ def matmul(
       w: (d, f).
       out_sharding: a sharding or `PartitionSpec` of the result; None as in `einsum`.
       preferred_element_type: as in `einsum`.
+      precision: of the product, as in `jax.lax.dot_general`.
+      dot_general: called in the place of `jax.lax.dot_general`, as in flax's layers; None for that.
     Returns:
       An array (..., f).
 
     >>> matmul(jnp.ones((2, 3, 4)), jnp.ones((4, 5))).shape
     (2, 3, 5)
     """
+    tokens, x = x.shape[:-1], flatten_tokens(x)
     options: Any = {"out_sharding": out_sharding, "preferred_element_type": preferred_element_type}
-    y = einsum("...d,df->...f", flatten_tokens(x), w, **options)
-    return y.reshape(*x.shape[:-1], w.shape[-1])
+    if dot_general is None:
+        y = einsum("...d,df->...f", x, w, **options, precision=precision)
+    else:  # the options that flax's layers pass too, and only where they say something
+        options = {name: value for name, value in options.items() if value is not None}
+        y = dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision, **options)
+    return y.reshape(*tokens, w.shape[-1])
 
 
 def aligned(parameter: Array, x: Array) -> Array:
-    """A bias or scale, on an explicit mesh sharded as the last axes of what it meets.
+    """A bias or scale with as many axes as what it meets, for `jax.numpy_rank_promotion("raise")`.
+
+    On an explicit mesh it is sharded as the last axes of that.
 
     Args:
       parameter: of the shape of the last axes of x.
       x: an array.
     Returns:
-      The parameter.
+      The parameter, with axes of one before its own.
     """
-    if not is_explicit(parameter):
-        return parameter
-    places = jax.typeof(x).sharding.spec
-    return jax.sharding.reshard(parameter, PartitionSpec(*places[x.ndim - parameter.ndim :]))
+    if is_explicit(parameter):
+        places = jax.typeof(x).sharding.spec[x.ndim - parameter.ndim :]
+        parameter = jax.sharding.reshard(parameter, PartitionSpec(*places))
+    return jax.lax.broadcast_to_rank(parameter, x.ndim)
 
 
 def gathered_along(x: Array, axis: int) -> Array:

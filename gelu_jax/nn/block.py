@@ -14,33 +14,34 @@ from gelu_jax.nn.attention import Attention, AttentionConfig, Cache
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from gelu_jax.nn.norm import Norm, NormConfig
+from gelu_jax.nn.parameters import add
 
 Part = Callable[[Array], Array]
 
 
 def _pre_norm(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn: Part) -> Array:
     """GPT-2, LLaMA: each part sees the normed stream (Radford et al. 2019, section 2.3)."""
-    x = x + attn(block.attention_norm(x))
+    x = add(x, attn(block.attention_norm(x)))
     if cross_attn is not None:
-        x = x + cross_attn(block.cross_attention_norm(x))
-    return x + ffn(block.feed_forward_norm(x))
+        x = add(x, cross_attn(block.cross_attention_norm(x)))
+    return add(x, ffn(block.feed_forward_norm(x)))
 
 
 def _post_norm(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn: Part) -> Array:
     """BERT: the stream itself is normed after each part (Vaswani et al. 2017, section 3.1)."""
-    x = block.attention_norm(x + attn(x))
+    x = block.attention_norm(add(x, attn(x)))
     if cross_attn is not None:
-        x = block.cross_attention_norm(x + cross_attn(x))
-    return block.feed_forward_norm(x + ffn(x))
+        x = block.cross_attention_norm(add(x, cross_attn(x)))
+    return block.feed_forward_norm(add(x, ffn(x)))
 
 
 def _parallel(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn: Part) -> Array:
     """PaLM: one norm, and the parts side by side (Chowdhery et al. 2022, section 2)."""
     h = block.attention_norm(x)
-    x = x + attn(h)
+    x = add(x, attn(h))
     if cross_attn is not None:
-        x = x + cross_attn(h)
-    return x + ffn(h)
+        x = add(x, cross_attn(h))
+    return add(x, ffn(h))
 
 
 _STYLES: Mapping[str, Callable[..., Array]] = {
@@ -75,6 +76,7 @@ class BlockConfig:
     cross_attention: AttentionConfig | None = None
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:

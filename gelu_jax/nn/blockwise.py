@@ -137,7 +137,7 @@ def _segments(
 
 
 def _visible(queries: Array, keys: Array, causal: bool, window: int | None) -> Array | None:
-    ahead = keys - queries[:, None]
+    ahead = (keys[None] - queries[:, None])[None, None, None]  # of the axes of a mask
     conditions = [ahead <= 0] * causal
     conditions += [] if window is None else [abs(ahead) < window]
     return None if not conditions else _both(conditions[0], conditions[-1])

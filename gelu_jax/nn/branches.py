@@ -12,7 +12,7 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 
 from gelu_jax.activations import Elementwise, gelu_sigmoid, prelu, sigmoid, silu, xielu
-from gelu_jax.nn.parameters import constant
+from gelu_jax.nn.parameters import constant, wide_dtype
 
 # `where`, not `minimum`: at the limit itself the slope is 1, as it is in torch's clamp.
 
@@ -169,7 +169,7 @@ class Swish(LearnedBranch):
 
     def __call__(self, x: ArrayLike) -> Float[Array, "..."]:
         x = jnp.asarray(x)
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x.astype(wide_dtype(x.dtype))
         return (wide * sigmoid(self.beta[...].astype(wide.dtype) * wide)).astype(x.dtype)
 
 

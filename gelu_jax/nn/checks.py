@@ -6,17 +6,68 @@ The checks of arrays at the end raise.
 ['d_model = 0: must be above 0']
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, cast
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from gelu_jax.errors import Problem, nearest, shown
+from gelu_jax.errors import Problem, check, nearest, shown
 
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
+_TYPES: Mapping[Any, tuple[Any, str]] = {
+    int: (Integral, "an integer"),
+    float: (Real, "a number"),
+    bool: (bool | np.bool, "True or False"),
+}
 _TRIALS = 100_000  # distances tried in the search for the nearest divisor: some 10 ms
+
+
+def field_types(config: Any) -> None:
+    """Checks numbers and truth values of a config by their annotations, and normalises its dtypes.
+
+    A dtype becomes a `numpy.dtype`, so that configs are equal whether they were given "float32" or
+    `jnp.float32`.
+
+    Args:
+      config: a frozen dataclass; what is no dtype is left to `floating`.
+    Raises:
+      ConfigError: a field has a value of another type.
+
+    >>> import gelu_jax as gj
+    >>> gj.FeedForwardConfig(d_model=8, d_ff=21.3)
+    Traceback (most recent call last):
+      ...
+    gelu_jax.errors.ConfigError: d_ff = 21.3: must be an integer
+    """
+    check(_type_problems(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name.endswith("dtype") and value is not None and _is_dtype(value):
+            object.__setattr__(config, field.name, jnp.dtype(value))
+
+
+def _type_problems(config: Any) -> Iterator[Problem]:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        for kind, (types, words) in _TYPES.items():
+            may_be_none = field.type == kind | None
+            if (field.type == kind or may_be_none) and not (value is None and may_be_none):
+                is_truth = isinstance(value, bool | np.bool)
+                if not isinstance(value, types) or is_truth != (kind is bool):
+                    yield Problem(field.name, value, f"must be {words}")
+
+
+def _is_dtype(value: object) -> bool:
+    try:
+        jnp.dtype(cast(Any, value))
+    except TypeError:
+        return False
+    return True
 
 
 def positive(**fields: int | float | None) -> Iterator[Problem]:
@@ -72,7 +123,7 @@ def one_of(choices: tuple[str, ...], **fields: str) -> Iterator[Problem]:
             yield Problem(field, value, f"unknown; {nearest(str(value), choices)}")
 
 
-def floating(**fields: DTypeLike) -> Iterator[Problem]:
+def floating(**fields: DTypeLike | None) -> Iterator[Problem]:
     """Every dtype must be float32, bfloat16, float16 or float64.
 
     Args:
@@ -81,7 +132,8 @@ def floating(**fields: DTypeLike) -> Iterator[Problem]:
       The problems found, each with the dtypes nearest to the name.
     """
     for field, value in fields.items():
-        if (name := dtype_name(value)) not in _FLOATS:
+        name = "None" if value is None else dtype_name(value)  # for numpy, None is float64
+        if name not in _FLOATS:
             yield Problem(field, value, f"not a floating dtype; {nearest(name, _FLOATS)}")
 
 

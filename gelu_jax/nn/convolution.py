@@ -19,7 +19,14 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, metadata
 from gelu_jax.nn.linear import Linear, LinearConfig, require_part
-from gelu_jax.nn.parameters import cast, constant, kernel, numbered, set_numbered
+from gelu_jax.nn.parameters import (
+    cast,
+    constant,
+    kernel,
+    numbered,
+    set_numbered,
+    wide_dtype,
+)
 
 
 def convolution(
@@ -77,9 +84,12 @@ def batch_norm(
     >>> batch_norm(jnp.array([3.0]), one, 4 * one, one, zero, epsilon=0.0)
     Array([1.], dtype=float32)
     """
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    factor = scale.astype(wide) * jax.lax.rsqrt(variance.astype(wide) + epsilon)
-    return ((x.astype(wide) - mean.astype(wide)) * factor + bias.astype(wide)).astype(x.dtype)
+    wide, rank = wide_dtype(x.dtype), x.ndim
+    mean, variance, scale, bias = (
+        jax.lax.broadcast_to_rank(each.astype(wide), rank) for each in (mean, variance, scale, bias)
+    )
+    factor = scale * jax.lax.rsqrt(variance + epsilon)
+    return ((x.astype(wide) - mean) * factor + bias).astype(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,7 @@ class MBConvConfig:
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -161,6 +172,9 @@ class ConvNormConfig:
     epsilon: float = 1e-3
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        checks.field_types(self)
 
 
 class ConvNorm(nnx.Module):
@@ -271,6 +285,7 @@ class EfficientNetConfig:
     kind: Literal["efficientnet"] = "efficientnet"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.linen import get_logical_axis_rules
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
@@ -26,10 +27,12 @@ def generate(
 ) -> Int[Array, "b n"]:
     """Continues a prompt: prefill, then a `jax.lax.scan` of one step per token.
 
-    Under `jax.jit` all of it is one program.
+    All of it is one program, compiled once for each shape of the prompt, ``num_tokens`` and
+    ``top_k``: a second call with the same model, or with other weights in it, does not compile.
 
     Args:
-      model: has ``decode`` and, where no cache is given, ``empty_cache``, as `Transformer` does.
+      model: an NNX module with ``decode`` and, where no cache is given, ``empty_cache``, as
+        `Transformer` has them.
       tokens: the prompt, (b, t).
       num_tokens: number n of tokens to generate.
       key: PRNG key, with which tokens are drawn by `sample`; None takes the most likely token.
@@ -43,15 +46,42 @@ def generate(
     Returns:
       The tokens that follow the prompt, (b, n).
     Raises:
-      ConfigError: an option has a wrong value.
+      ConfigError: an option has a wrong value, or the prompt is empty.
     """
     check(checks.positive(num_tokens=num_tokens))
+    if key is not None:
+        check(_sampling_problems(temperature, top_k, top_p))
+    if tokens.shape[1] == 0:
+        check([Problem("tokens", tokens.shape, "a prompt needs a token at least")])
+    return _generate(
+        model, tokens, key, temperature, top_p, end_token, cache, prompt,
+        num_tokens=num_tokens, top_k=top_k, rules=tuple(get_logical_axis_rules()),
+    )  # fmt: skip
+
+
+# The rules are read while tracing (`with_sharding_constraint`), and so are part of the program.
+@partial(jax.jit, static_argnames=("num_tokens", "top_k", "rules"))
+def _generate(
+    model: Any,
+    tokens: Array,
+    key: Array | None,
+    temperature: float | Array,
+    top_p: float | Array | None,
+    end_token: int | Array | None,
+    cache: Any,
+    prompt: dict[str, Any],
+    *,
+    num_tokens: int,
+    top_k: int | None,
+    rules: Any,
+) -> Array:
+    del rules
     if cache is None:
         cache = model.empty_cache(tokens.shape[0], tokens.shape[1] + num_tokens - 1)
     pick = (
         _greedy
         if key is None
-        else partial(sample, temperature=temperature, top_k=top_k, top_p=top_p)
+        else partial(_sample, temperature=temperature, top_k=top_k, top_p=top_p)
     )
     keys = jax.random.split(jax.random.key(0) if key is None else key, num_tokens)
     logits, cache = model.decode(tokens, cache, **prompt)
@@ -98,6 +128,16 @@ def sample(
     1
     """
     check(_sampling_problems(temperature, top_k, top_p))
+    return _sample(logits, key, temperature, top_k, top_p)
+
+
+def _sample(
+    logits: Array,
+    key: Array,
+    temperature: float | Array,
+    top_k: int | None,
+    top_p: float | Array | None,
+) -> Array:
     logits = logits.astype(jnp.float32) / temperature
     if top_k is not None:
         least = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][:, -1:]
@@ -107,7 +147,7 @@ def sample(
     return jax.random.categorical(key, logits)
 
 
-def _in_nucleus(logits: Float[Array, "b v"], top_p: float) -> Bool[Array, "b v"]:
+def _in_nucleus(logits: Float[Array, "b v"], top_p: float | Array) -> Bool[Array, "b v"]:
     ordered = jnp.sort(logits, axis=-1, descending=True)
     before = jnp.cumsum(jax.nn.softmax(ordered), axis=-1) - jax.nn.softmax(ordered)
     least = jnp.where(before < top_p, ordered, jnp.inf).min(-1, keepdims=True)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import check
 from gelu_jax.nn import checks
 from gelu_jax.nn.linear import linear_head
-from gelu_jax.nn.parameters import constant
+from gelu_jax.nn.parameters import constant, wide_dtype
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.vision import VisionConfig, VisionTransformer
 
@@ -38,6 +38,7 @@ class DualEncoderConfig:
     kind: Literal["dual_encoder"] = "dual_encoder"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(checks.positive(d_common=self.d_common))
 
 
@@ -106,5 +107,5 @@ class DualEncoder(nnx.Module):
 
 
 def _unit(x: Array) -> Array:
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(wide_dtype(x.dtype))
     return (wide / jnp.linalg.norm(wide, axis=-1, keepdims=True)).astype(x.dtype)

@@ -12,7 +12,7 @@ from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.dropout import Rngs
 from gelu_jax.nn.linear import linear_head, require_part
 from gelu_jax.nn.norm import Norm
-from gelu_jax.nn.parameters import cast, constant
+from gelu_jax.nn.parameters import add_bias, cast, constant
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
 
@@ -143,4 +143,4 @@ class Encoder(nnx.Module):
           ValueError: the model has no such head.
         """
         head = require_part(self.masked_head, "masked_head")
-        return self.transformer.logits(head(hidden)) + cast(head.bias, jnp.float32)
+        return add_bias(self.transformer.logits(head(hidden)), cast(head.bias, jnp.float32))

@@ -16,7 +16,7 @@ from gelu_jax.nn.attention import Cache
 from gelu_jax.nn.axes import Axes, matmul, take_rows
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.norm import Norm
-from gelu_jax.nn.parameters import cast, kernel
+from gelu_jax.nn.parameters import cast, kernel, wide_dtype
 from gelu_jax.nn.position import RelativeConfig, relative_bias
 from gelu_jax.nn.stack import apply_layers, empty_cache, init_layers
 
@@ -60,6 +60,7 @@ class EncoderDecoderConfig:
     kind: Literal["encoder_decoder"] = "encoder_decoder"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -135,9 +136,9 @@ class EncoderDecoder(nnx.Module):
         c = self.config = config
 
         def table(name: str) -> nnx.Param[Array]:
-            shape, axes = (c.vocab_size, c.block.d_model), self.axes[name]
-            fan = {"fan_in": c.block.d_model, "std": c.init_std}
-            return kernel(rngs, shape, **fan, dtype=c.param_dtype, axes=axes)
+            (v, d), axes = (c.vocab_size, c.block.d_model), self.axes[name]
+            std, dtype = c.init_std, c.param_dtype
+            return kernel(rngs, (v, d), fan_in=d, std=std, dtype=dtype, axes=axes)
 
         self.embedding = table("embedding")
         self.head = None if c.tie_embeddings else table("head")
@@ -260,5 +261,5 @@ class EncoderDecoder(nnx.Module):
         c = self.config
         x = self.decoder.final_norm(x) * jnp.asarray(c.logit_scale, c.dtype)
         table = cast(self.embedding if self.head is None else self.head, c.dtype)
-        wide = jnp.promote_types(table.dtype, jnp.float32)
+        wide = wide_dtype(table.dtype)
         return matmul(x, table.T, preferred_element_type=wide)

@@ -4,11 +4,11 @@ A variant is the tuple of its branch activations φᵢ (`gelu_jax.nn.variants`);
 (parameter count, matched width, initialisation, the Linen module) follows from the tuple.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import mul
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,19 @@ from jaxtyping import Array, Float, Key
 from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, aligned, flatten_tokens, matmul
+from gelu_jax.nn.axes import Axes, DotGeneral, flatten_tokens, matmul
 from gelu_jax.nn.branches import LearnedBranch
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
-from gelu_jax.nn.parameters import cast, constant, kernel, numbered, set_numbered
+from gelu_jax.nn.parameters import (
+    add_bias,
+    bias,
+    cast,
+    init_problems,
+    kernel,
+    numbered,
+    set_numbered,
+    wide_dtype,
+)
 from gelu_jax.nn.remat import Residuals, checkpoint_if, in_chunks, residual_problems
 from gelu_jax.nn.variants import (
     Variant,
@@ -33,6 +42,7 @@ from gelu_jax.nn.variants import (
     variant_problems,
 )
 
+Precision = Literal["default", "high", "highest"]
 Rounding = Literal["once", "hf"]
 
 
@@ -50,6 +60,8 @@ def feed_forward(
     residual_dtype: DTypeLike | None = None,
     chunk_size: int | None = None,
     rounding: Rounding = "once",
+    precision: Precision | None = None,
+    dot_general: DotGeneral | None = None,
     out_sharding: Any = None,
 ) -> Float[Array, "... e"]:
     """The feed-forward equation, (∏ᵢ φᵢ(x Wᵢ + bᵢ)) W_out + b_out (Shazeer 2020, equations 5–6).
@@ -75,6 +87,9 @@ def feed_forward(
         result does not grow with the number of tokens; a batch of several rows is copied, as wide
         as d. None computes all at once.
       rounding: "once" or "hf", as in `branch_product`.
+      precision: "default", "high" or "highest", of the matrix products; None for JAX's own choice.
+      dot_general: called for the matrix products in the place of `jax.lax.dot_general`, as in
+        flax's layers; None for that.
       out_sharding: a sharding or `PartitionSpec` of the result on an explicit mesh; None keeps that
         of the tokens.
     Returns:
@@ -88,13 +103,15 @@ def feed_forward(
     """
     check(_choice_problems(residuals, residual_dtype, chunk_size, rounding))
 
+    product = partial(matmul, precision=precision, dot_general=dot_general)
+
     # A checkpointed function keeps only its arguments for the backward pass, where it is computed
     # again: the residual choice is where the checkpoint begins.
 
     @checkpoint_if(residuals == "input")
     def block(x: Array, weights: Any, key: Any) -> Array:
         w_in, b_in, phis, w_out, b_out = weights
-        ps = _pre_activations(flatten_tokens(x), w_in, b_in)
+        ps = _pre_activations(flatten_tokens(x), w_in, b_in, product)
         y = output(ps, phis, w_out, b_out, key)
         return y.reshape(*x.shape[:-1], w_out.shape[-1])
 
@@ -103,10 +120,9 @@ def feed_forward(
         # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
         ps, key = jax.lax.optimization_barrier((ps, key))
         h = dropout(_product(phis, ps, x.dtype, rounding), dropout_rate, key)
-        y = matmul(h, w_out, out_sharding)
-        return y if b_out is None else y + aligned(b_out, y)
+        return add_bias(product(h, w_out, out_sharding), b_out).astype(x.dtype)
 
-    apply = block if chunk_size is None else in_chunks(block, chunk_size)
+    apply = block if chunk_size is None else in_chunks(block, chunk_size, w_out.shape[-1])
     return apply(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
 
 
@@ -117,6 +133,8 @@ def branch_product(
     variant: Variant,
     b_in: Sequence[Float[Array, " f"]] | None = None,
     rounding: Rounding = "once",
+    precision: Precision | None = None,
+    dot_general: DotGeneral | None = None,
 ) -> Float[Array, "... f"]:
     """The hidden layer h = ∏ᵢ φᵢ(x Wᵢ + bᵢ).
 
@@ -130,13 +148,16 @@ def branch_product(
       b_in: one bias (f,) per branch, or None.
       rounding: "once" rounds the product alone to the dtype of x; "hf" rounds every activation
         and every product, the order of ``act(gate) * up`` in torch models.
+      precision: as in `feed_forward`.
+      dot_general: as in `feed_forward`.
     Returns:
       An array (..., f) of the dtype of x.
     Raises:
       ValueError: an unknown variant, or a wrong number of kernels.
     """
     phis = _functions(variant, w_in)
-    ps = _pre_activations(flatten_tokens(x), w_in, b_in)
+    product = partial(matmul, precision=precision, dot_general=dot_general)
+    ps = _pre_activations(flatten_tokens(x), w_in, b_in, product)
     return _product(phis, ps, x.dtype, rounding).reshape(*x.shape[:-1], w_in[0].shape[-1])
 
 
@@ -150,16 +171,19 @@ def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ..
 
 
 def _pre_activations(
-    x: Array, w_in: Sequence[Array], b_in: Sequence[Array] | None
+    x: Array,
+    w_in: Sequence[Array],
+    b_in: Sequence[Array] | None,
+    product: Callable[..., Array],
 ) -> Sequence[Array]:
-    ps = [matmul(x, w) for w in w_in]
-    return ps if b_in is None else [p + aligned(b, p) for p, b in zip(ps, b_in, strict=True)]
+    ps = [product(x, w) for w in w_in]
+    return ps if b_in is None else [add_bias(p, b) for p, b in zip(ps, b_in, strict=True)]
 
 
 def _product(
     phis: Sequence[Elementwise], ps: Sequence[Array], dtype: DTypeLike, rounding: Rounding
 ) -> Array:
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = wide_dtype(dtype)
     within = wide if rounding == "once" else dtype
     values = [phi(p.astype(wide)).astype(within) for phi, p in zip(phis, ps, strict=True)]
     return reduce(mul, values).astype(dtype)
@@ -184,6 +208,11 @@ class FeedForwardConfig:
       dtype: dtype that the block computes in.
       param_dtype: dtype that the parameters are stored in.
       d_out: width of the output; None for d_model.
+      kernel_init: initializer of all kernels, of flax or JAX, in the place of init_std; None for
+        the normal distribution.
+      bias_init: initializer of all biases; None for zeros.
+      precision: of the matrix products, as in `feed_forward`.
+      dot_general: of the matrix products, as in `feed_forward`.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -206,8 +235,13 @@ class FeedForwardConfig:
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     d_out: int | None = None
+    kernel_init: nnx.Initializer | None = None
+    bias_init: nnx.Initializer | None = None
+    precision: Precision | None = None
+    dot_general: DotGeneral | None = None
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -220,6 +254,9 @@ class FeedForwardConfig:
             self.residuals, self.residual_dtype, self.chunk_size, self.rounding
         )
         yield from variant_problems(self.variant)
+        yield from init_problems(self.init_std, self.kernel_init)
+        if self.precision is not None:
+            yield from checks.one_of(get_args(Precision), precision=self.precision)
 
     @property
     def output_width(self) -> int:
@@ -265,12 +302,21 @@ class HiddenLayer(Stochastic):
         self.config = config
         d, f, std, dtype = config.d_model, config.d_ff, config.init_std, config.param_dtype
         kernels = [
-            kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype, axes=self.axes["w_in"])
+            kernel(
+                rngs,
+                (d, f),
+                fan_in=d,
+                std=std,
+                dtype=dtype,
+                init=config.kernel_init,
+                axes=self.axes["w_in"],
+            )
             for _ in range(config.num_branches)
         ]
         set_numbered(self, "w_in", kernels)
         biases = kernels if config.use_bias else ()
-        set_numbered(self, "b_in", (constant(0.0, (f,), dtype, self.axes["b_in"]) for _ in biases))
+        start = partial(bias, rngs, (f,), dtype, config.bias_init, axes=self.axes["b_in"])
+        set_numbered(self, "b_in", (start() for _ in biases))
         set_numbered(self, "learned", learned_branches(config.variant, dtype))
 
     @property
@@ -317,6 +363,8 @@ class HiddenLayer(Stochastic):
             variant=branch_functions(c.variant, self.learned),
             b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
             rounding=c.rounding,
+            precision=c.precision,
+            dot_general=c.dot_general,
         )
         return dropout(h, c.dropout_rate, key)
 
@@ -346,9 +394,11 @@ class FeedForward(HiddenLayer):
         f, e, std, dtype = config.d_ff, config.output_width, config.init_std, config.param_dtype
         scale, axes = config.output_init_scale, self.axes
         self.w_out = kernel(
-            rngs, (f, e), fan_in=f, std=std, scale=scale, dtype=dtype, axes=axes["w_out"]
-        )
-        self.b_out = constant(0.0, (e,), dtype, axes["b_out"]) if config.use_bias else None
+            rngs, (f, e), fan_in=f, std=std, scale=scale, dtype=dtype,
+            init=config.kernel_init, axes=axes["w_out"],
+        )  # fmt: skip
+        start = partial(bias, rngs, (e,), dtype, config.bias_init, axes=axes["b_out"])
+        self.b_out = start() if config.use_bias else None
 
     def __call__(
         self,
@@ -387,5 +437,7 @@ class FeedForward(HiddenLayer):
             residual_dtype=c.residual_dtype,
             chunk_size=c.chunk_size,
             rounding=c.rounding,
+            precision=c.precision,
+            dot_general=c.dot_general,
             out_sharding=out_sharding,
         )

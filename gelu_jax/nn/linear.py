@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, aligned, matmul
-from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.axes import Axes, matmul
+from gelu_jax.nn.parameters import add_bias, cast, constant, kernel
 
 Part = TypeVar("Part")
 
@@ -41,6 +41,7 @@ class LinearConfig:
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -75,8 +76,9 @@ class Linear(nnx.Module):
         Returns:
           An array (..., e) of ``config.dtype``.
         """
-        y = matmul(x.astype(self.config.dtype), cast(self.w, self.config.dtype))
-        return y if self.b is None else y + aligned(cast(self.b, self.config.dtype), y)
+        dtype = self.config.dtype
+        bias = None if self.b is None else cast(self.b, dtype)
+        return add_bias(matmul(x.astype(dtype), cast(self.w, dtype)), bias)
 
 
 def linear_head(config: Any, d_out: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> Linear:

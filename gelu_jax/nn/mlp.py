@@ -12,10 +12,17 @@ from jaxtyping import Array, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, aligned, matmul, with_sharding_constraint
+from gelu_jax.nn.axes import Axes, matmul, with_sharding_constraint
 from gelu_jax.nn.dropout import Rngs, Stochastic
 from gelu_jax.nn.feed_forward import FeedForwardConfig, HiddenLayer
-from gelu_jax.nn.parameters import cast, constant, kernel, numbered, set_numbered
+from gelu_jax.nn.parameters import (
+    add_bias,
+    cast,
+    constant,
+    kernel,
+    numbered,
+    set_numbered,
+)
 from gelu_jax.nn.variants import Variant, variant_problems
 
 
@@ -53,6 +60,7 @@ class MLPConfig:
     kind: Literal["mlp"] = "mlp"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -161,7 +169,7 @@ class MLP(Stochastic):
         Returns:
           An array (b, d_in) of ``config.dtype``.
         """
-        return x.reshape(len(x), -1).astype(self.config.dtype)
+        return x.reshape(x.shape[0], self.config.d_in).astype(self.config.dtype)
 
     def logits(self, h: Float[Array, "b f"]) -> Float[Array, "b c"]:
         """Applies the head.
@@ -172,6 +180,5 @@ class MLP(Stochastic):
           Logits (b, classes) in float32.
         """
         dtype = self.config.dtype
-        y = matmul(h, cast(self.head, dtype))
-        y = y if self.head_bias is None else y + aligned(cast(self.head_bias, dtype), y)
-        return y.astype(jnp.float32)
+        bias = None if self.head_bias is None else cast(self.head_bias, dtype)
+        return add_bias(matmul(h, cast(self.head, dtype)), bias).astype(jnp.float32)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, aligned
-from gelu_jax.nn.parameters import constant
+from gelu_jax.nn.parameters import add_bias, constant, wide_dtype
 
 
 def layer_norm(
@@ -36,7 +36,7 @@ def layer_norm(
     >>> layer_norm(jnp.array([1.0, 3.0]), jnp.ones(2), epsilon=0.0)
     Array([-1.,  1.], dtype=float32)
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(wide_dtype(x.dtype))
     centered = wide - wide.mean(-1, keepdims=True)
     return _scaled(centered, scale, bias, epsilon).astype(x.dtype)
 
@@ -61,14 +61,14 @@ def rms_norm(
     >>> rms_norm(jnp.array([1.0, -1.0]), jnp.ones(2), epsilon=0.0)
     Array([ 1., -1.], dtype=float32)
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(wide_dtype(x.dtype))
     return _scaled(wide, scale, bias, epsilon).astype(x.dtype)
 
 
 def _scaled(x: Array, scale: Array, bias: Array | None, epsilon: float) -> Array:
     y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
     y = y * aligned(scale.astype(x.dtype), x)
-    return y if bias is None else y + aligned(bias.astype(x.dtype), x)
+    return add_bias(y, None if bias is None else bias.astype(x.dtype))
 
 
 _NORMS = {"layer": layer_norm, "rms": rms_norm}
@@ -100,6 +100,7 @@ class NormConfig:
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -140,5 +141,5 @@ class Norm(nnx.Module):
         bias = None if self.bias is None else self.bias[...]
         scale = self.scale[...]
         if c.zero_centered:  # the sum in float32: 1 + scale would lose the scale's low bits
-            scale = 1 + scale.astype(jnp.promote_types(scale.dtype, jnp.float32))
+            scale = 1 + scale.astype(wide_dtype(scale.dtype))
         return _NORMS[c.kind](x.astype(c.dtype), scale, bias, epsilon=c.epsilon)

@@ -15,7 +15,8 @@ the 2·layers branches that are summed into the residual stream start with unit 
 (Radford et al. 2019, section 2.3). The branches of a gated block do not count into the fan.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count, takewhile
 from typing import Any
 
@@ -25,7 +26,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from gelu_jax.nn.axes import metadata
+from gelu_jax.errors import Problem
+from gelu_jax.nn.axes import aligned, metadata
 
 
 def kernel(
@@ -37,20 +39,26 @@ def kernel(
     scale: float = 1.0,
     dtype: DTypeLike,
     axes: str,
+    init: nnx.Initializer | None = None,
 ) -> nnx.Param[Array]:
-    """A parameter with normal initial values.
+    """A parameter with normal initial values, or with those of an initializer of flax or JAX.
 
     Args:
       rngs: source of the values.
       shape: of the parameter.
       fan_in: number of inputs that each output sums over.
       std: standard deviation; None for 1/√fan_in.
-      scale: multiplies the standard deviation.
+      scale: multiplies the standard deviation, and what `init` gives.
       dtype: of the parameter.
       axes: the names of its axes (`gelu_jax.nn.axes`).
+      init: called with a key, the shape (inputs, outputs) and the dtype, so that it sees the fan
+        of a kernel with heads as well; None for the normal distribution.
     Returns:
       The parameter.
     """
+    if init is not None:
+        matrix = init(rngs.params(), (fan_in, math.prod(shape) // fan_in), dtype)
+        return nnx.Param(scale * matrix.reshape(shape), **metadata(axes))
     deviation = scale * (fan_in**-0.5 if std is None else std)
     value = deviation * jax.random.normal(rngs.params(), shape, dtype)
     return nnx.Param(value, **metadata(axes))
@@ -72,6 +80,45 @@ def constant(
     return nnx.Param(jnp.full(shape, value, dtype), **metadata(axes))
 
 
+def init_problems(init_std: float | None, kernel_init: nnx.Initializer | None) -> Iterator[Problem]:
+    """Checks how the kernels of a config start.
+
+    Args:
+      init_std: standard deviation of a normal distribution, or None.
+      kernel_init: an initializer, or None.
+    Returns:
+      The problems found.
+    """
+    if init_std is not None and kernel_init is not None:
+        yield Problem(
+            "init_std", init_std, "kernel_init has the kernels' scale; give one of the two"
+        )
+
+
+def bias(
+    rngs: nnx.Rngs,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    init: nnx.Initializer | None = None,
+    *,
+    axes: str,
+) -> nnx.Param[Array]:
+    """A bias.
+
+    Args:
+      rngs: source of the values that `init` draws.
+      shape: of the parameter.
+      dtype: of the parameter.
+      init: an initializer of flax or JAX; None for zeros, which draw nothing.
+      axes: the names of its axes (`gelu_jax.nn.axes`).
+    Returns:
+      The parameter.
+    """
+    if init is None:
+        return constant(0.0, shape, dtype, axes)
+    return nnx.Param(init(rngs.params(), shape, dtype), **metadata(axes))
+
+
 def cast(param: nnx.Param[Array], dtype: DTypeLike) -> Array:
     """A parameter's value in the dtype that its module computes in.
 
@@ -82,6 +129,42 @@ def cast(param: nnx.Param[Array], dtype: DTypeLike) -> Array:
       An array of the parameter's shape.
     """
     return param[...].astype(dtype)
+
+
+def wide_dtype(*dtypes: DTypeLike) -> DTypeLike:
+    """The dtype that is computed in where a result is rounded once: at least float32.
+
+    Args:
+      *dtypes: of the inputs, floating ones.
+    Returns:
+      float64 if one of them is, else float32.
+    """
+    return jnp.float64 if jnp.float64 in [jnp.dtype(each) for each in dtypes] else jnp.float32
+
+
+def add(x: Array, y: Array) -> Array:
+    """x + y; of two dtypes the wider one is named, for `jax.numpy_dtype_promotion("strict")`.
+
+    Args:
+      x: array of any shape and floating dtype.
+      y: array of the same shape.
+    Returns:
+      The sum, in the dtype that JAX promotes to.
+    """
+    dtype = x.dtype if x.dtype == y.dtype else wide_dtype(x.dtype, y.dtype)
+    return x.astype(dtype) + y.astype(dtype)
+
+
+def add_bias(y: Array, bias: Array | None) -> Array:
+    """y + bias.
+
+    Args:
+      y: array of any shape.
+      bias: an array with the last axes of y, or None.
+    Returns:
+      The sum; y itself where there is no bias.
+    """
+    return y if bias is None else y + aligned(bias, y)
 
 
 def set_numbered(module: nnx.Module, name: str, parts: Iterable[Any]) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.parameters import wide_dtype
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class RotaryScaling:
     original_positions: int = 8192
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -65,6 +67,7 @@ class RotaryConfig:
     scaling: RotaryScaling | None = None
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -95,8 +98,9 @@ def rotary(
     [0.5403, 0.8415]
     """
     r = 2 * int(x.shape[-1] * config.fraction / 2)
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    angles = positions[..., None, None].astype(wide) * jnp.asarray(_frequencies(r, config), wide)
+    wide = wide_dtype(x.dtype)
+    frequencies = jnp.asarray(_frequencies(r, config), wide)
+    angles = positions[..., None, None].astype(wide) * frequencies[None, None, None]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second, rest = jnp.split(x, (r // 2, r), axis=-1)
     first, second = first.astype(wide), second.astype(wide)
@@ -159,6 +163,7 @@ class RelativeConfig:
     max_distance: int = 128
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -201,7 +206,7 @@ def relative_bias(
            [2., 1., 0.]], dtype=float32)
     """
     buckets = config.num_buckets if causal else config.num_buckets // 2
-    distance = queries[:, None] - keys
+    distance = queries[:, None] - keys[None]
     steps = jnp.maximum(distance, 0) if causal else abs(distance)
     table_of_buckets = jnp.asarray(_buckets(buckets, config.max_distance))
     bucket = table_of_buckets[jnp.minimum(steps, config.max_distance)]

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Key, UInt
 from gelu_jax.errors import Problem
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import gathered_along, is_explicit
+from gelu_jax.nn.parameters import wide_dtype
 
 Residuals = Literal["preactivation", "input", "all"]
 
@@ -148,7 +149,7 @@ def dequantize(stored: Quantized, dtype: DTypeLike, to: DTypeLike) -> Float[Arra
     return (absmax * jnp.sign(square) * jnp.sqrt(jnp.abs(square))).astype(to)
 
 
-def in_chunks(block: Function, size: int) -> Function:
+def in_chunks(block: Function, size: int, width: int) -> Function:
     """Applies a block to `size` tokens at a time, along the axis before the last, by a scan.
 
     The last chunk is padded with zeros. The gradients of low-precision weights are summed over the
@@ -158,15 +159,18 @@ def in_chunks(block: Function, size: int) -> Function:
       block: a function of x (..., t, d), a tree of weights and a dropout key or None, which
         returns an array (..., t, e).
       size: tokens in a chunk.
+      width: entries e of a token of the result.
     Returns:
       The same function of whole sequences; each chunk draws from a dropout key of its own.
     """
 
     def chunked(x: Array, weights: Any, key: Key[Array, ""] | None) -> Array:
+        if x.ndim == 1:  # one token
+            return block(x, weights, key)
         n = -(-x.shape[-2] // size)
         keys = None if key is None else jax.random.split(key, n)
         # A scan sums the gradients of what it closes over in the dtype that it closes over.
-        wide = jax.tree.map(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), weights)
+        wide = jax.tree.map(lambda w: w.astype(wide_dtype(w.dtype)), weights)
 
         def step(_: None, chunk: tuple[Array, Array | None]) -> tuple[None, Array]:
             narrow = jax.tree.map(lambda w, like: w.astype(like.dtype), wide, weights)
@@ -176,7 +180,7 @@ def in_chunks(block: Function, size: int) -> Function:
             return None, y if is_explicit(y) else y.ravel()
 
         _, y = jax.lax.scan(step, None, (_split(gathered_along(x, -2), n, size), keys))
-        return _join(y, x.shape[:-1], size)
+        return _join(y, (*x.shape[:-1], width), size)
 
     return chunked
 
@@ -190,7 +194,8 @@ def _split(x: Float[Array, "... t d"], n: int, size: int) -> Float[Array, "n ...
 
 
 def _join(y: Float[Array, "n r"], shape: Sequence[int], size: int) -> Float[Array, "... t e"]:
-    *lead, t = shape
-    y = y.reshape(len(y), *lead, size, -1)
+    *lead, t, e = shape
+    n = y.shape[0]
+    y = y.reshape(n, *lead, size, e)
     y = y if math.prod(lead) == 1 else jnp.moveaxis(y, 0, -3)
-    return y.reshape(*lead, -1, y.shape[-1])[..., :t, :]
+    return y.reshape(*lead, n * size, e)[..., :t, :]

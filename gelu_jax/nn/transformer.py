@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -16,7 +17,7 @@ from gelu_jax.nn.axes import Axes, matmul, take_rows, with_sharding_constraint
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dropout import Rngs, Stochastic
 from gelu_jax.nn.norm import Norm
-from gelu_jax.nn.parameters import cast, kernel
+from gelu_jax.nn.parameters import add_bias, cast, kernel, wide_dtype
 from gelu_jax.nn.position import token_positions
 from gelu_jax.nn.stack import apply_layers, empty_cache, init_layers
 
@@ -61,6 +62,7 @@ class TransformerConfig:
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -77,6 +79,10 @@ class TransformerConfig:
 
 class Transformer(Stochastic):
     """The model as an NNX module.
+
+    What shapes show is checked. What only values show is not, because they may be traced: a token
+    from v on reads the last row of the embedding, a position beyond ``max_positions`` the last row
+    of its table, and a cache that is full overwrites its last slots.
 
     Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``positions`` (t, d) and
     ``token_types`` (n, d), or None; ``layers``, one `Block` with a leading layer axis;
@@ -265,16 +271,27 @@ class Transformer(Stochastic):
           token_types: (b, t), segment types; None for type 0 throughout.
         Returns:
           An array (b, t, d) of ``config.dtype``.
+        Raises:
+          ValueError: there are more tokens than learned positions.
         """
         dtype = self.config.dtype
         x = embeddings.astype(dtype)
         if self.positions is not None:
+            self._check_positions(x.shape[1], mask)
             earlier = None if cache is None else cache.mask[0]
             x = x + self._rows(self.positions, "t", token_positions(x.shape[1], mask, earlier))
         if self.token_types is not None:
             types = 0 if token_types is None else token_types
-            x = x + take_rows(cast(self.token_types, dtype), jnp.asarray(types))
+            x = add_bias(x, take_rows(cast(self.token_types, dtype), jnp.asarray(types)))
         return x if self.embedding_norm is None else self.embedding_norm(x)
+
+    def _check_positions(self, num_tokens: int, mask: Array | None) -> None:
+        """A mask may leave fewer tokens than there are, and a symbolic size may be any."""
+        most = self.config.max_positions
+        if mask is not None or is_symbolic_dim(num_tokens) or most is None:
+            return
+        if num_tokens > most:
+            raise ValueError(f"tokens: {num_tokens} in a row, but max_positions = {most}")
 
     def final_hidden(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Applies the final norm, where there is one.
@@ -296,5 +313,5 @@ class Transformer(Stochastic):
         """
         table = self.embedding if self.head is None else self.head
         weights = cast(table, self.config.dtype)
-        wide = jnp.promote_types(weights.dtype, jnp.float32)
+        wide = wide_dtype(weights.dtype)
         return matmul(hidden, weights.T, preferred_element_type=wide)

@@ -15,7 +15,7 @@ from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.linear import linear_head, require_part
 from gelu_jax.nn.norm import Norm
-from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.parameters import add_bias, cast, constant, kernel
 from gelu_jax.nn.stack import apply_layers, first_layers, init_layers
 
 
@@ -36,7 +36,7 @@ def patch_embedding(
     b, y, x, c = images.shape
     p, q = w.shape[:2]
     patches = images.reshape(b, y // p, p, x // q, q, c)
-    return jnp.einsum("bipjqc,pqcd->bijd", patches, w).reshape(b, -1, w.shape[-1])
+    return jnp.einsum("bipjqc,pqcd->bijd", patches, w).reshape(b, y // p * (x // q), w.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class VisionConfig:
     param_dtype: DTypeLike = jnp.float32
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -153,9 +154,9 @@ class VisionTransformer(nnx.Module):
     def _embed(self, images: Array) -> Array:
         c = self.config
         x = patch_embedding(images.astype(c.dtype), cast(self.w_patch, c.dtype))
-        x = x if self.b_patch is None else x + cast(self.b_patch, c.dtype)
+        x = add_bias(x, None if self.b_patch is None else cast(self.b_patch, c.dtype))
         token = jnp.broadcast_to(cast(self.class_token, c.dtype), (x.shape[0], 1, x.shape[-1]))
-        x = jnp.concatenate([token, x], axis=1) + cast(self.positions, c.dtype)
+        x = add_bias(jnp.concatenate([token, x], axis=1), cast(self.positions, c.dtype))
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
 
@@ -179,6 +180,7 @@ class VisionEncoderConfig:
     kind: Literal["vision"] = "vision"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(checks.positive(num_classes=self.num_classes))
 
 

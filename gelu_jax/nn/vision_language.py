@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.core import Tracer
@@ -47,6 +48,7 @@ class VisionLanguageConfig:
     kind: Literal["vision_language"] = "vision_language"
 
     def __post_init__(self):
+        checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
@@ -182,7 +184,9 @@ class VisionLanguage(nnx.Module):
             return embeddings
         is_patch = tokens == self.config.image_token
         self._check_patches(is_patch, images.shape[0])
-        patches = self.project(images).reshape(-1, embeddings.shape[-1])
+        if images.shape[0] == 0:
+            return embeddings
+        patches = jax.lax.collapse(self.project(images), 0, 2)
         index = (jnp.cumsum(is_patch) - 1).reshape(is_patch.shape)
         return jnp.where(is_patch[..., None], patches[index].astype(embeddings.dtype), embeddings)
 

@@ -269,7 +269,7 @@ def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[s
 
 
 # Config fields that came after runs were first addressed, each with the value that changes nothing
-_ADDED = {"d_out": None}
+_ADDED = dict.fromkeys(("d_out", "kernel_init", "bias_init", "precision", "dot_general"))
 
 
 def _without_unused(data: Any) -> Any:

@@ -2,7 +2,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 from random_models import random_arrays, random_model
@@ -213,14 +212,6 @@ def test_a_layer_gives_zeros_where_all_is_padding():
     np.testing.assert_allclose(with_cache, y, atol=2e-6)
 
 
-@pytest.fixture
-def unchecked():
-    """As a user calls: without the tests' own check of annotations."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-
-
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize(
@@ -250,6 +241,16 @@ def test_the_masks_of_the_function_are_checked():
         attention(q, q, q, mask=jnp.full((2, 1, 3, 3), -1e9))
     with pytest.raises(ValueError, match=r"bias = float32\[3,3\]: must have the 4 axes"):
         attention(q, q, q, bias=jnp.zeros((3, 3)))
+
+
+def test_what_a_cache_cannot_hold_is_refused():
+    x, full = jnp.ones((1, 5, 16)), gj.AttentionConfig(16, num_heads=2, causal=False)
+    encoder = random_model(gj.Attention, full)
+    with pytest.raises(ValueError, match="cache: attention with causal = False has none"):
+        encoder.attend(x, encoder.empty_cache(1, 9))
+    decoder = random_model(gj.Attention, gj.AttentionConfig(16, num_heads=2))
+    with pytest.raises(ValueError, match="cache: 4 slots for 5 tokens"):
+        decoder.attend(x, decoder.empty_cache(1, 4))
 
 
 def test_padding_is_not_seen():

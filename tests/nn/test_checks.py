@@ -1,8 +1,21 @@
 """The checks of config fields: what they say, and that they answer at once."""
 
-import pytest
+import dataclasses
+import importlib
+import inspect
+import pkgutil
 
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from random_models import random_model
+
+import gelu_jax as gj
+from gelu_jax import nn
 from gelu_jax.nn import checks
+from gelu_jax.nn.linear import LinearConfig
 
 
 def messages(problems):
@@ -76,3 +89,85 @@ def test_a_large_prime_is_answered_at_once(prime, value):
 def test_numbers_below_one_are_left_to_positive():
     assert not messages(checks.divides(-4, "steps", eval_every=3))
     assert not messages(checks.divides(4, "steps", eval_every=-3))
+
+
+CONFIGS = [
+    gj.FeedForwardConfig(8, d_ff=16),
+    gj.AttentionConfig(8, num_heads=2),
+    gj.NormConfig(8),
+    gj.MLPConfig(8, num_classes=2),
+    LinearConfig(8, 4),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_configs_are_equal_however_their_dtypes_were_spelt(config, dtype):
+    spellings = [dtype, getattr(jnp, dtype), jnp.dtype(dtype), jnp.zeros((), dtype).dtype]
+    names = [f.name for f in dataclasses.fields(config) if f.name in ("dtype", "param_dtype")]
+    made = [dataclasses.replace(config, **dict.fromkeys(names, s)) for s in spellings]
+    assert len({hash(c) for c in made}) == 1
+    assert all(c == made[0] for c in made)
+
+
+def test_modules_of_equal_configs_are_one_to_jit_and_to_tree_map():
+    def make(dtype, stored):
+        config = gj.FeedForwardConfig(
+            4, d_ff=8, dtype=dtype, param_dtype=dtype, residual_dtype=stored
+        )
+        return random_model(gj.FeedForward, config)
+
+    one, other = make("float32", "bfloat16"), make(jnp.float32, jnp.bfloat16)
+    call = jax.jit(chex.assert_max_traces(lambda m, x: m(x), n=1))
+    np.testing.assert_array_equal(call(one, jnp.ones((2, 4))), call(other, jnp.ones((2, 4))))
+    added = jax.tree.map(jnp.add, one, other)
+    np.testing.assert_array_equal(added.w_out[...], 2 * one.w_out[...])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("config", "fields", "lines"),
+    [
+        (gj.FeedForwardConfig, {"d_ff": 21.3}, ["d_ff = 21.3: must be an integer"]),
+        (gj.FeedForwardConfig, {"d_ff": None}, ["d_ff = None: must be an integer"]),
+        (gj.FeedForwardConfig, {"d_ff": True}, ["d_ff = True: must be an integer"]),
+        (gj.FeedForwardConfig, {"d_ff": 8, "d_out": "8"}, ["d_out = '8': must be an integer"]),
+        (
+            gj.FeedForwardConfig,
+            {"d_ff": "8", "dropout_rate": "0.1", "use_bias": "no"},
+            [
+                "d_ff = '8': must be an integer",
+                "use_bias = 'no': must be True or False",
+                "dropout_rate = '0.1': must be a number",
+            ],
+        ),
+        (gj.FeedForwardConfig, {"d_ff": 8, "dtype": None}, ["dtype = None: not a floating dtype"]),
+        (gj.AttentionConfig, {"num_heads": "2"}, ["num_heads = '2': must be an integer"]),
+        (gj.AttentionConfig, {"num_heads": 2, "scale": "1"}, ["scale = '1': must be a number"]),
+        (gj.NormConfig, {"epsilon": None}, ["epsilon = None: must be a number"]),
+        (gj.MLPConfig, {"num_classes": 2.5}, ["num_classes = 2.5: must be an integer"]),
+    ],
+)
+def test_a_value_of_another_type_is_named(config, fields, lines):
+    with pytest.raises(gj.ConfigError) as error:
+        config(8, **fields)
+    found = str(error.value).splitlines()
+    assert all(line.startswith(start) for line, start in zip(found, lines, strict=True)), found
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_integers_and_floats_of_numpy_are_numbers():
+    config = gj.FeedForwardConfig(np.int64(8), d_ff=np.int32(16), dropout_rate=np.float32(0.5))
+    assert config.num_parameters == 256
+
+
+def config_classes():
+    for module in pkgutil.iter_modules(nn.__path__, "gelu_jax.nn."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if dataclasses.is_dataclass(value) and value.__name__.endswith("Config"):
+                yield value
+
+
+def test_every_config_checks_the_types_of_its_fields():
+    for config in set(config_classes()):
+        assert "field_types" in inspect.unwrap(config.__post_init__).__code__.co_names, config

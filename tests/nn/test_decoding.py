@@ -1,6 +1,6 @@
 """Decoding: the cache against the full forward, padding, and the laws of sampling."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +102,27 @@ def test_sampling_is_a_function_of_its_key():
     drawn = jax.jit(lambda key: generate(model, TOKENS, 8, key=key, temperature=2.0))
     np.testing.assert_array_equal(drawn(jax.random.key(0)), drawn(jax.random.key(0)))
     assert (drawn(jax.random.key(0)) != drawn(jax.random.key(1))).any()
+
+
+def test_generation_outside_of_jit_compiles_once():
+    class Counting(gj.Transformer):
+        traced = 0
+
+        def decode(self, *args, **kwargs):
+            Counting.traced += 1
+            return super().decode(*args, **kwargs)
+
+    one, other = (random_model(Counting, config(), seed=seed) for seed in range(2))
+    run = partial(generate, tokens=TOKENS, num_tokens=3)
+    first = run(one, key=jax.random.key(0), temperature=2.0, top_p=0.9, end_token=1)
+    traced = Counting.traced
+    again = run(one, key=jax.random.key(0), temperature=2.0, top_p=0.9, end_token=1)
+    np.testing.assert_array_equal(first, again)
+    run(other, key=jax.random.key(1), temperature=0.5, top_p=0.5, end_token=2)
+    assert 0 < traced == Counting.traced
+    assert (run(one) != run(other)).any()  # greedy: another program, of other weights
+    inside = jax.jit(lambda m: generate(m, TOKENS, 3))(one)
+    np.testing.assert_array_equal(run(one), inside)
 
 
 def test_one_token_needs_no_step():

@@ -441,3 +441,69 @@ def test_does_not_compile_twice():
     run(ffn, tokens(8))
     run(ffn, tokens(8, seed=1))
     assert len(traces) == 1
+
+
+def fan(key, shape, dtype):
+    """An initializer that shows the shape it was given: inputs + outputs/1000."""
+    del key
+    return jnp.full(shape, shape[0] + shape[1] / 1000, dtype)
+
+
+def test_initializers_of_flax_and_jax_see_inputs_and_outputs():
+    start = {"kernel_init": fan, "bias_init": nnx.initializers.constant(2.0), "use_bias": True}
+    config = gj.FeedForwardConfig(4, 8, "swiglu", d_out=3, **start, output_init_scale=0.5)
+    ffn = gj.FeedForward(config, rngs=nnx.Rngs(0))
+    for kernel in ffn.w_in:
+        np.testing.assert_allclose(kernel[...], 4.008)
+    np.testing.assert_allclose(ffn.w_out[...], 8.003 / 2)
+    for bias in (*ffn.b_in, ffn.b_out):
+        np.testing.assert_array_equal(bias[...], 2)
+    heads = gj.AttentionConfig(6, num_heads=3, num_kv_heads=1, head_dim=4, **start)
+    attn = gj.Attention(heads, rngs=nnx.Rngs(0))
+    assert attn.w_query.shape == (6, 3, 4)
+    np.testing.assert_allclose(attn.w_query[...], 6.012)
+    np.testing.assert_allclose(attn.w_key[...], 6.004)
+    np.testing.assert_allclose(attn.w_out[...], 12.006)
+    np.testing.assert_array_equal(attn.b_key[...], 2)
+    with pytest.raises(
+        gj.ConfigError, match=r"init_std = 0\.1: kernel_init has the kernels' scale"
+    ):
+        gj.FeedForwardConfig(4, 8, kernel_init=fan, init_std=0.1)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("residuals", EXACT)
+def test_dot_general_takes_the_place_of_jaxs(residuals, chunk_size):
+    """A recipe in miniature: products of weights rounded to bfloat16, forward and backward."""
+    x, w = tokens(5), weights("swiglu")
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16).astype(jnp.float32), w)
+    rounded["b_in"], rounded["b_out"] = w["b_in"], w["b_out"]
+
+    def dot_general(left, right, dimensions, *, precision):
+        assert precision == "high"
+        right = jax.lax.reduce_precision(right, exponent_bits=8, mantissa_bits=7)
+        return jax.lax.dot_general(left, right, dimensions, precision=precision)
+
+    choices = {"residuals": residuals, "chunk_size": chunk_size, "precision": "high"}
+
+    @jax.jit
+    def both(x):
+        def loss(x, w, **extra):
+            return jnp.sin(gj.feed_forward(x, **w, **choices, **extra)).sum()
+
+        run = jax.value_and_grad(loss)
+        return run(x, w, dot_general=dot_general), run(x, rounded)
+
+    found, expected = both(x)
+    for left, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["default", "high", "highest"])
+def test_precision_reaches_every_product(precision):
+    config = gj.FeedForwardConfig(4, 8, "swiglu", precision=precision)
+    block = nnx.eval_shape(lambda: gj.FeedForward(config, rngs=nnx.Rngs(0)))
+    printed = str(jax.make_jaxpr(lambda m, x: m(x))(block, jnp.ones((2, 4))))
+    assert printed.count(f"precision={jax.lax.Precision[precision.upper()]}") == 3
+    with pytest.raises(gj.ConfigError, match="precision = 'best': unknown; did you mean highest"):
+        gj.FeedForwardConfig(4, 8, precision="best")

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import gelu_jax as gj
+from gelu_jax.nn.layouts import split
 
 
 class GatedMLP(nnx.Module):
@@ -39,7 +40,7 @@ X = jax.random.normal(jax.random.key(3), (5, 8))
 
 
 def swap(model, layers, **config):
-    return gj.replace_feed_forward(model, **layers, rngs=nnx.Rngs(7), **config)
+    return gj.replace_feed_forward(model, **(layers | config), rngs=nnx.Rngs(7))
 
 
 def test_the_same_function_keeps_everything():
@@ -106,7 +107,7 @@ def test_the_swapped_model_trains():
         ({"where": nnx.BatchNorm}, "no module of the model matches"),
         ({"where": Model}, "the model itself matches"),
         ({"w_in": ["gaet", "up"]}, "blocks.0: GatedMLP has no linear layer 'gaet'"),
-        ({"w_out": "gate"}, "must be kernels of shape (d, f) and (f, d)"),
+        ({"w_out": "gate"}, "must be kernels (..., d, f) and (..., f, e)"),
         ({"variant": "swigle"}, "did you mean swiglu"),
     ],
 )
@@ -117,3 +118,243 @@ def test_what_does_not_fit_is_named_and_changes_nothing(change, message):
         gj.replace_feed_forward(model, **(GATED | change), rngs=nnx.Rngs(0))
     assert message in str(error.value)
     np.testing.assert_array_equal(model(X), before)
+
+
+class Theirs(nnx.Module):
+    """A block with everything in it that a block may have."""
+
+    def __init__(self, rngs, *, bias=(True, False, True), linear=nnx.Linear, **kwargs):
+        self.gate = linear(8, 24, use_bias=bias[0], rngs=rngs, **kwargs)
+        self.up = linear(8, 24, use_bias=bias[1], rngs=rngs, **kwargs)
+        self.down = nnx.Linear(24, 8, use_bias=bias[2], rngs=rngs, **kwargs)
+        for layer in (self.gate, self.up, self.down):
+            if layer.bias is not None:
+                layer.bias[...] += 0.5
+
+    def __call__(self, x):
+        return self.down(nnx.silu(self.gate(x)) * self.up(x))
+
+
+SWIGLU = GATED | {"where": Theirs, "variant": "swiglu"}
+
+
+class Holder(nnx.Module):
+    def __init__(self, **parts):
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+
+@pytest.mark.parametrize("bias", [(False, False, True), (False, True, False), (True, False, True)])
+def test_every_bias_comes_along(bias):
+    model = Holder(mlp=Theirs(nnx.Rngs(0), bias=bias))
+    before = model.mlp(X)
+    (replaced,) = swap(model, SWIGLU)
+    names = np.array(["b_in_0", "b_in_1", "b_out"])
+    assert set(names[list(bias)]) <= set(replaced.kept)
+    assert set(names[~np.array(bias)]) == set(replaced.initialised)
+    assert replaced.dropped == ()
+    np.testing.assert_allclose(model.mlp(X), before, rtol=1e-5, atol=1e-6)
+
+
+def test_biases_that_are_refused_are_named():
+    model = Holder(mlp=Theirs(nnx.Rngs(0)))
+    (replaced,) = swap(model, SWIGLU, use_bias=False)
+    assert replaced.dropped == ("gate.bias", "down.bias")
+    assert str(replaced).endswith("initialised nothing; dropped gate.bias, down.bias")
+
+
+def test_a_shared_block_stays_shared():
+    block = Theirs(nnx.Rngs(0))
+    inner = Holder(b=block)
+    model = Holder(first=block, inner=inner, again=inner, last=nnx.List([block]))
+    (replaced,) = swap(model, SWIGLU)
+    assert (replaced.path, replaced.shared_with) == ("first", ("inner.b", "last.0"))
+    assert isinstance(model.first, gj.FeedForward)
+    assert model.first is model.inner.b is model.again.b is model.last[0]
+    assert str(replaced).startswith("first, inner.b, last.0: kept ")
+
+
+def test_blocks_in_tuples_dicts_and_under_odd_names():
+    blocks = [Theirs(nnx.Rngs(i)) for i in range(6)]
+    model = Holder(
+        pair=nnx.data((blocks[0], [blocks[1]])),
+        table=nnx.data({"a.b": blocks[2], 7: blocks[3]}),
+        named=nnx.Dict({"c.d": blocks[4]}),
+    )
+    setattr(model, "0", blocks[5])
+    places = {
+        "pair.0": lambda: model.pair[0],
+        "pair.1.0": lambda: model.pair[1][0],
+        "table.a.b": lambda: model.table["a.b"],
+        "table.7": lambda: model.table[7],
+        "named.c.d": lambda: model.named["c.d"],
+        "0": lambda: getattr(model, "0"),
+    }
+    before = {path: place()(X) for path, place in places.items()}
+    assert {r.path for r in swap(model, SWIGLU)} == set(places)
+    for path, place in places.items():
+        assert isinstance(place(), gj.FeedForward)
+        np.testing.assert_allclose(place()(X), before[path], rtol=1e-5, atol=1e-6)
+
+
+def test_layers_under_odd_names():
+    block = Holder(parts=nnx.Dict({"in.0": nnx.Linear(8, 24, rngs=nnx.Rngs(0))}),
+                   ends=nnx.data({1: nnx.Linear(24, 8, rngs=nnx.Rngs(1))}))  # fmt: skip
+    model = nnx.Dict(block=block)
+    kernel = block.ends[1].kernel
+    layers = {"where": lambda path, _: path == "block", "w_in": ["parts.in.0"], "w_out": "ends.1"}
+    (replaced,) = swap(model, layers, variant="relu")
+    assert replaced.kept == ("b_in_0", "b_out", "w_in_0", "w_out")
+    assert model.block.w_out is kernel
+
+
+class Stubborn(Holder):
+    def __setattr__(self, name, value):
+        if isinstance(value, gj.FeedForward) and name == "second":
+            raise RuntimeError("no")
+        super().__setattr__(name, value)
+
+
+def test_a_failure_half_way_leaves_the_model_as_it_was():
+    model = Stubborn(first=Theirs(nnx.Rngs(0)), second=Theirs(nnx.Rngs(1)))
+    first, second = model.first, model.second
+    with pytest.raises(RuntimeError, match="no"):
+        swap(model, SWIGLU)
+    assert (model.first, model.second) == (first, second)
+
+
+def test_an_abstract_model_stays_abstract():
+    model = nnx.eval_shape(lambda: Holder(mlp=Theirs(nnx.Rngs(0), param_dtype=jnp.bfloat16)))
+    (replaced,) = swap(model, SWIGLU, variant=("silu", "xielu"), dtype="float32")
+    assert "learned_0.raw_alpha_p" in replaced.initialised
+    leaves = jax.tree.leaves(nnx.state(model))
+    assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    assert model.mlp.w_in_0.shape == (8, 24)
+    assert model.mlp.w_in_0.dtype == jnp.bfloat16
+
+
+def test_stacked_blocks_stay_stacked():
+    keys = jax.random.split(jax.random.key(0), 3)
+    stack = nnx.vmap(lambda key: Theirs(nnx.Rngs(key)), in_axes=0)(keys)
+    model = Holder(blocks=stack)
+
+    @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+    def run(block, x):
+        return x + block(x)
+
+    before = run(model.blocks, X)
+    (replaced,) = swap(model, SWIGLU)
+    assert replaced.initialised == ("b_in_1",)
+    assert model.blocks.w_in_0.shape == (3, 8, 24)
+    assert model.blocks.b_in_1.shape == (3, 24)
+    np.testing.assert_allclose(run(model.blocks, X), before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["gate_up", "up_gate", "interleaved"])
+def test_a_fused_kernel_is_split(layout):
+    class Fused(nnx.Module):
+        def __init__(self, rngs):
+            self.wi = nnx.Linear(8, 48, rngs=rngs, bias_init=nnx.initializers.normal())
+            self.wo = nnx.Linear(24, 8, rngs=rngs)
+
+        def __call__(self, x):
+            gate, up = split(self.wi(x), layout)
+            return self.wo(nnx.silu(gate) * up)
+
+    model = Holder(mlp=Fused(nnx.Rngs(0)))
+    before = model.mlp(X)
+    layers = {"where": Fused, "w_in": ["wi"], "w_out": "wo", "layout": layout}
+    (replaced,) = swap(model, layers, variant="swiglu")
+    assert (replaced.initialised, replaced.dropped) == ((), ())
+    np.testing.assert_allclose(model.mlp(X), before, rtol=1e-5, atol=1e-6)
+    with pytest.raises(gj.ConfigError, match="layout = 'gate_up' is that of a single layer"):
+        swap(Holder(mlp=Theirs(nnx.Rngs(0))), SWIGLU, layout="gate_up")
+
+
+class Frozen(nnx.Variable):
+    pass
+
+
+def test_classes_metadata_and_sharding_of_parameters_stay():
+    mesh = jax.make_mesh((1,), ("tensor",), axis_types=(jax.sharding.AxisType.Explicit,))
+    names = nnx.with_partitioning(nnx.initializers.normal(), (None, "tensor"))
+    with jax.set_mesh(mesh):
+        model = Holder(mlp=Theirs(nnx.Rngs(0), kernel_init=names))
+        model.mlp.down.kernel = Frozen(model.mlp.down.kernel[...], note="mine")
+        kernel, out = model.mlp.gate.kernel, model.mlp.down.kernel
+        swap(model, SWIGLU, param_dtype="bfloat16")
+    assert isinstance(model.mlp.w_out, Frozen)
+    assert model.mlp.w_out.get_metadata("note") == "mine"
+    assert model.mlp.w_out.dtype == model.mlp.w_in_0.dtype == jnp.bfloat16
+    assert nnx.get_partition_spec(nnx.state(model))["mlp"]["w_in_0"].get_value() == (
+        nnx.get_partition_spec(nnx.state(Holder(k=kernel)))["k"].get_value()
+    )
+    assert model.mlp.w_in_0.get_value().sharding.is_equivalent_to(kernel.get_value().sharding, 2)
+    np.testing.assert_array_equal(model.mlp.w_out[...], out[...].astype(jnp.bfloat16))
+
+
+def test_what_does_not_come_along_is_named():
+    class Whole(Theirs):
+        def __init__(self, rngs):
+            lora = lambda *args, **kwargs: nnx.LoRALinear(*args, lora_rank=2, **kwargs)  # noqa: E731
+            super().__init__(rngs, bias=(False, False, False), linear=lora)
+            self.norm = nnx.LayerNorm(24, rngs=rngs)
+            self.dropout = nnx.Dropout(0.1, rngs=rngs)
+            self.down.promote_dtype = lambda *args, **kwargs: args[0]
+
+    model = Holder(mlp=Whole(nnx.Rngs(0)))
+    (replaced,) = swap(model, SWIGLU | {"where": Whole}, d_ff=32)
+    assert replaced.kept == ()
+    assert sorted(replaced.dropped) == [
+        "down.kernel", "down.promote_dtype", "dropout (Dropout)", "gate.kernel",
+        "gate.lora (LoRA)", "gate.lora.lora_a", "gate.lora.lora_b", "norm (LayerNorm)",
+        "norm.bias", "norm.scale", "up.kernel", "up.lora (LoRA)", "up.lora.lora_a",
+        "up.lora.lora_b",
+    ]  # fmt: skip
+
+
+def test_a_gated_block_made_plain_drops_its_other_kernel():
+    model = Holder(mlp=Theirs(nnx.Rngs(0), bias=(False, False, False)))
+    (replaced,) = swap(model, SWIGLU, variant="silu")
+    assert (replaced.kept, replaced.dropped) == (("w_in_0", "w_out"), ("up.kernel",))
+
+
+@pytest.mark.parametrize(("param_dtype", "computed"), [("float32", "float32"), ("bfloat16", None)])
+def test_a_compute_dtype_that_depends_on_x_is_asked_for(param_dtype, computed):
+    model = Holder(mlp=Theirs(nnx.Rngs(0), param_dtype=jnp.dtype(param_dtype)))
+    block = model.mlp
+    if computed is None:
+        with pytest.raises(gj.ConfigError, match=r"dtype = None: mlp: the old layers .*; say in"):
+            swap(model, SWIGLU)
+        assert model.mlp is block
+        before, computed = block(X), "float32"
+        swap(model, SWIGLU, dtype="float32")
+    else:
+        before = block(X)
+        swap(model, SWIGLU)
+    assert model.mlp.config.dtype == computed
+    np.testing.assert_allclose(model.mlp(X), before, rtol=1e-5, atol=1e-6)
+
+
+def test_an_output_of_another_width_stays():
+    model = Holder(mlp=nnx.Sequential(nnx.Linear(8, 24, rngs=nnx.Rngs(0)), nnx.relu,
+                                      nnx.Linear(24, 5, rngs=nnx.Rngs(1))))  # fmt: skip
+    before = model.mlp(X)
+    (replaced,) = swap(model, PLAIN, variant="relu")
+    assert (replaced.initialised, replaced.dropped) == ((), ())
+    np.testing.assert_allclose(model.mlp(X), before, rtol=1e-5, atol=1e-6)
+
+
+def test_precision_and_dot_general_stay():
+    def mine(*args, **kwargs):
+        return jax.lax.dot_general(*args, **kwargs)
+
+    model = Holder(mlp=Theirs(nnx.Rngs(0), precision=jax.lax.Precision.HIGH, dot_general=mine))
+    (replaced,) = swap(model, SWIGLU)
+    assert replaced.dropped == ("gate.precision", "gate.dot_general", "up.precision",
+                                "up.dot_general")  # fmt: skip
+    model = Holder(mlp=Theirs(nnx.Rngs(0), precision=jax.lax.Precision.HIGH, dot_general=mine))
+    model.mlp.down.precision, model.mlp.down.dot_general = "high", mine
+    (replaced,) = swap(model, SWIGLU)
+    assert replaced.dropped == ()
+    assert (model.mlp.config.precision, model.mlp.config.dot_general) == ("high", mine)
