@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
+from gelu_jax.compare.factors import factorial_arms, factorial_contrasts, references
+from gelu_jax.compare.ladder import SCALED, LadderConfig
 from gelu_jax.compare.records import Metric
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
@@ -27,10 +30,14 @@ class CompareConfig:
 
     Attributes:
       run: the run that the arms change.
-      arms: name → changes, as dotted path → value; the others are compared with the first.
+      arms: name → changes, as dotted path → value; the others are compared with the first. Where
+        there are factors, their combinations.
       contrasts: name → arm → weight, the sums of losses that are asked about, such as
         `{deep: {gelu_deep: 1, relu_deep: -1}}`; the weights of one sum to zero. Only these are
-        tested, so fewer find more. By default every pair of arms is.
+        tested, so fewer find more. By default every pair of arms is, and where there are factors
+        the differences within levels, main effects and interactions.
+      factors: factor → level → changes, instead of arms: every combination of levels is one, and is
+        compared and matched within the levels of all factors but the first (see `factors`).
       description: one or two sentences for the report.
       metric: the loss that learning rates are chosen and arms compared by. The training loss at an
         evaluation is the mean over the steps since the one before, with dropout if there is any.
@@ -38,33 +45,61 @@ class CompareConfig:
       max_seeds: how many there may be after all calls of `--add-seeds`; each call spends a part of
         the level 0.05, so that the chance of a false finding stays below it over all of them. By
         default as many as `seeds`: one evaluation, which has the whole level.
-      learning_rates: the grid to choose from; empty keeps each arm's own.
+      learning_rates: the grid to choose from, or arm → grid; empty keeps each arm's own.
       tuning_seeds: how many seeds choose the learning rate.
       match: what arms have in common: "parameters", "flops" of a step, or "width".
       multiple_of: matched widths are multiples of it.
       protocol: "full", or "smoke test", which draws no conclusion.
+      ladder: repeats the comparison at several sizes, and fits a law of loss and compute; None is
+        the one size of `run`.
 
     Raises:
       ConfigError: with a line for everything that is wrong.
     """
 
     run: TrainConfig
-    arms: Mapping[str, Changes]
+    arms: Mapping[str, Changes] = field(default_factory=dict[str, Changes])
     contrasts: Mapping[str, Mapping[str, float]] = field(
         default_factory=dict[str, Mapping[str, float]]
+    )
+    factors: Mapping[str, Mapping[str, Changes]] = field(
+        default_factory=dict[str, Mapping[str, Changes]]
     )
     description: str = ""
     metric: Metric = "validation loss"
     seeds: int = 8
     max_seeds: int | None = None
-    learning_rates: tuple[float, ...] = ()
-    tuning_seeds: int = 1
+    learning_rates: tuple[float, ...] | Mapping[str, tuple[float, ...]] = ()
+    tuning_seeds: int = 2
     match: Literal["parameters", "flops", "width"] = "parameters"
     multiple_of: int = 8
     protocol: Literal["full", "smoke test"] = "full"
+    ladder: LadderConfig | None = None
 
     def __post_init__(self):
+        check(self._factor_problems())
+        if self.factors and not self.arms:  # written out, so that records show them
+            object.__setattr__(self, "arms", factorial_arms(self.factors))
+        if self.factors and not self.contrasts:
+            object.__setattr__(self, "contrasts", factorial_contrasts(self.factors))
         check(self._problems())
+
+    @property
+    def references(self) -> dict[str, str]:
+        """The arm that each arm is matched to: the first one, or within levels of factors."""
+        first = next(iter(self.arms), "")
+        return references(self.factors) if self.factors else dict.fromkeys(self.arms, first)
+
+    def _factor_problems(self) -> Iterator[Problem]:
+        for name, levels in self.factors.items():
+            if len(levels) < 2:
+                yield Problem(f"factors.{name}", list(levels), "a factor has at least two levels")
+        paths = [{p for level in f.values() for p in level} for f in self.factors.values()]
+        for path in sorted(set[str]().union(*(a & b for a, b in combinations(paths, 2)))):
+            yield Problem("factors", path, "is changed by two factors")
+        arms = factorial_arms(self.factors) if self.factors else {}
+        if arms and self.arms and to_dict(self.arms) != to_dict(arms):
+            yield Problem("arms", list(self.arms), "factors give the arms; leave them out")
 
     def _problems(self) -> Iterator[Problem]:
         yield from checks.positive(
@@ -76,15 +111,35 @@ class CompareConfig:
         if self.max_seeds is not None and self.seeds > self.max_seeds:
             reason = f"more than max_seeds = {self.max_seeds}, which was fixed beforehand"
             yield Problem("seeds", self.seeds, reason)
-        for learning_rate in self.learning_rates:
-            yield from checks.positive(learning_rates=learning_rate)
-        if len(set(self.learning_rates)) < len(self.learning_rates):
-            yield Problem("learning_rates", self.learning_rates, "a rate is given twice")
+        yield from self._rate_problems()
         if not self.arms:
             yield Problem("arms", {}, "a comparison has at least one arm")
         for name, changes in self.arms.items():
             yield from self._arm_problems(name, changes)
         yield from self._contrast_problems()
+
+    def _rate_problems(self) -> Iterator[Problem]:
+        own = self.learning_rates if isinstance(self.learning_rates, Mapping) else {}
+        if own and own.keys() != self.arms.keys():
+            reason = f"must name each arm once: {', '.join(self.arms)}"
+            yield Problem("learning_rates", list(own), reason)
+        for grid in own.values() or (self.grid(""),):
+            for learning_rate in grid:
+                yield from checks.positive(learning_rates=learning_rate)
+            if len(set(grid)) < len(grid):
+                yield Problem("learning_rates", grid, "a rate is given twice")
+
+    def grid(self, arm: str) -> tuple[float, ...]:
+        """The learning rates that an arm chooses from.
+
+        Args:
+          arm: its name.
+
+        Returns:
+          Its grid; nothing where the arm keeps its own rate.
+        """
+        rates = self.learning_rates
+        return tuple(rates.get(arm, ()) if isinstance(rates, Mapping) else rates)
 
     def _contrast_problems(self) -> Iterator[Problem]:
         directions: dict[tuple[float, ...], str] = {}
@@ -113,6 +168,9 @@ class CompareConfig:
         for path in changes.keys() & shared:
             reason = "is the same for all arms: set seeds and learning_rates instead"
             yield Problem(f"arms.{name}.{path}", changes[path], reason)
+        sizes = {path for path in changes if path.split(".")[-1] in SCALED}
+        for path in sizes if self.ladder else ():
+            yield Problem(f"arms.{name}.{path}", changes[path], "a ladder sets it at each rung")
 
 
 def changed(run: TrainConfig, changes: Changes) -> TrainConfig:
@@ -167,31 +225,25 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}{key}.").items()}
 
 
-def differs_only_in_seeds(one: CompareConfig, other: CompareConfig) -> bool:
-    """Whether the runs of one comparison can serve the other.
+def differences(there: CompareConfig, here: CompareConfig) -> list[str]:
+    """What tells two comparisons apart, field by field.
 
     Args:
-      one: a config.
-      other: another one.
+      there: the one that stands somewhere.
+      here: the one that is asked for.
 
     Returns:
-      True if they are equal but for the number of seeds.
+      "field: value there, value here" for each field; nothing if one is the other with any number
+      of seeds, its arms in any order but for the first one, which the others are compared with.
     """
+    baselines = [next(iter(each.arms)) for each in (there, here)]
+    if baselines[0] != baselines[1]:
+        first = f"{baselines[0]} is the first arm there, {baselines[1]} here"
+        return [f"{first}, which the others are compared with"]
     # as plain data, because a dtype that was read back is a name
-    return to_dict(replace(one, seeds=1)) == to_dict(replace(other, seeds=1))
-
-
-def is_same_comparison(config: CompareConfig, data: Mapping[str, Any]) -> bool:
-    """Whether a config file is of the same comparison, with any number of seeds.
-
-    Args:
-      config: of the comparison.
-      data: of a config.yaml, as plain data.
-
-    Returns:
-      True if it is.
-
-    Raises:
-      ConfigError: the file is not the config of a comparison.
-    """
-    return differs_only_in_seeds(config, from_dict(data, CompareConfig))
+    before, after = (flatten(to_dict(replace(c, seeds=1))) for c in (there, here))
+    return [
+        f"{name}: {before.get(name, 'nothing')} there, {after.get(name, 'nothing')} here"
+        for name in dict.fromkeys([*before, *after])
+        if str(before.get(name, "nothing")) != str(after.get(name, "nothing"))
+    ]

@@ -14,12 +14,12 @@ from gelu_jax.compare.config import (
     TUNING_OFFSET,
     CompareConfig,
     changed,
+    differences,
     flatten,
-    is_same_comparison,
 )
 from gelu_jax.compare.curves import final_loss
 from gelu_jax.compare.planning import forecast, outlook
-from gelu_jax.compare.records import Arm, Comparison, Metric, read_results, write_results
+from gelu_jax.compare.records import Arm, Change, Comparison, Metric, read_results, write_results
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs.execution import Callback, Task
 from gelu_jax.runs.executors import Executor, SerialExecutor
@@ -27,6 +27,9 @@ from gelu_jax.runs.record import Run
 from gelu_jax.training.config import from_dict, to_dict, write_config
 from gelu_jax.training.data import Dataset, load_data
 from gelu_jax.training.trainer import TrainConfig, Trainer
+
+MOST_EXTENSIONS = 4
+"""How often the grid of an arm is extended while its best learning rate is at the edge."""
 
 
 def prepare(config: CompareConfig) -> dict[str, Trainer]:
@@ -81,7 +84,7 @@ def compare(
     _announce(announce, outlook(config))
     tuning = _tune(config, executor)
     learning_rates = {
-        name: _learning_rate(config, trainer.config, tuning[name])
+        name: _learning_rate(config, name, trainer.config, tuning[name])
         for name, trainer in trainers.items()
     }
     pilots = {
@@ -99,7 +102,7 @@ def compare(
     runs = (*chain.from_iterable(tuning.values()), *reported)
     command = f"gelu-jax compare {shlex.quote((directory / 'config.yaml').as_posix())}"
     found = record(directory.name, config, trainers, runs, executor.environment, command)
-    found = replace(found, looks=_looks(directory, config))
+    found = _with_history(found, directory, config)
     write_results(found, directory)
     return found
 
@@ -109,18 +112,23 @@ def _announce(announce: Callable[[str], object], line: str) -> None:
         announce(line)
 
 
-def _looks(directory: Path, config: CompareConfig) -> tuple[int, ...]:
-    """The numbers of seeds at which this comparison has been evaluated, with the present one."""
-    before: tuple[int, ...] = ()
+def _with_history(found: Comparison, directory: Path, config: CompareConfig) -> Comparison:
+    """The record with the evaluations and changes before it, and with the present ones.
+
+    A change begins no new count of looks: whoever changes a comparison has seen it.
+    """
+    looks, changes = {config.seeds}, ()
     with suppress(ConfigError):
-        found = read_results(directory)
-        if is_same_comparison(config, found.config):
-            before = found.looks or (from_dict(found.config, CompareConfig).seeds,)
-    return tuple(sorted({*before, config.seeds}))
+        before = read_results(directory)
+        was = from_dict(before.config, CompareConfig)
+        looks, changes = {*looks, *(before.looks or (was.seeds,))}, before.changes
+        if other := differences(was, config):
+            changes = (*changes, Change(max(before.looks or (was.seeds,)), tuple(other)))
+    return replace(found, looks=tuple(sorted(looks)), changes=changes)
 
 
 def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]:
-    """The config of each arm: its changes made, and its width matched to the first arm's cost.
+    """The config of each arm: its changes made, and its width matched to its reference's cost.
 
     Args:
       config: of the comparison.
@@ -137,51 +145,58 @@ def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]
         "flops": lambda arm: matching.flops_per_step(arm, data),
     }
     cost = costs[config.match]
-    target = cost(next(iter(arms.values())))
+    targets = {name: cost(arms[name]) for name in dict.fromkeys(config.references.values())}
     sets_width = {
         name: any(path.split(".")[-1] == "d_ff" for path in changes)
         for name, changes in config.arms.items()
     }
     return {
         name: arm
-        if cost(arm) == target or sets_width[name]
+        if cost(arm) == (target := targets[config.references[name]]) or sets_width[name]
         else matching.matched(arm, cost, target, config.multiple_of)
         for name, arm in arms.items()
     }
 
 
 def _tune(config: CompareConfig, executor: Executor) -> dict[str, list[Run]]:
-    """Each arm's search for its learning rate; a best rate at the edge extends the grid once."""
+    """Each arm's search for its learning rate; a best rate at the edge of its grid extends it."""
     found: dict[str, list[Run]] = {name: [] for name in config.arms}
-    grid = sorted(config.learning_rates)
-    if len(grid) < 2:
-        return found
     start = config.run.seed + TUNING_OFFSET
     seeds = range(start, start + config.tuning_seeds)
 
     def search(grids: Mapping[str, Sequence[float]]) -> None:
         # Arms inside, as with the seeds: workers begin with different arms, compile each one once
         tasks = [
-            Task(name, seed, grids[name][index], "tuning")
+            Task(name, seed, grid[index], "tuning")
             for index in range(max(map(len, grids.values()), default=0))
             for seed in seeds
-            for name in grids
+            for name, grid in grids.items()
+            if index < len(grid)
         ]
         for run in executor.execute(tasks) if tasks else ():
             found[run.arm].append(run)
 
-    search(dict.fromkeys(found, grid))
-    beyond = {grid[0]: grid[0] ** 2 / grid[1], grid[-1]: grid[-1] ** 2 / grid[-2]}
-    best = {name: best_learning_rate(runs, config.metric) for name, runs in found.items()}
-    search({name: [beyond[rate]] for name, rate in best.items() if rate in beyond})
+    grids = {name: sorted(config.grid(name)) for name in config.arms}
+    search({name: grid for name, grid in grids.items() if len(grid) > 1})
+    for _ in range(MOST_EXTENSIONS):
+        search({name: _beyond(runs, config.metric) for name, runs in found.items() if runs})
     return found
 
 
-def _learning_rate(config: CompareConfig, arm: TrainConfig, tuning: Sequence[Run]) -> float:
+def _beyond(runs: Sequence[Run], metric: Metric) -> tuple[float, ...]:
+    """The rate beyond the best one where that is at the edge of those tried; else nothing."""
+    best, grid = best_learning_rate(runs, metric), sorted({run.learning_rate for run in runs})
+    beyond = {grid[0]: grid[0] ** 2 / grid[1], grid[-1]: grid[-1] ** 2 / grid[-2]}
+    return (beyond[best],) if best in beyond else ()
+
+
+def _learning_rate(
+    config: CompareConfig, name: str, arm: TrainConfig, runs: Sequence[Run]
+) -> float:
     """That of the reported runs: tuned, or the only one of the grid, or the arm's own."""
-    if tuning:
-        return best_learning_rate(tuning, config.metric)
-    return config.learning_rates[0] if config.learning_rates else arm.optimizer.learning_rate
+    if runs:
+        return best_learning_rate(runs, config.metric)
+    return next(iter(config.grid(name)), arm.optimizer.learning_rate)
 
 
 def best_learning_rate(runs: Sequence[Run], metric: Metric) -> float:
@@ -201,16 +216,17 @@ def best_learning_rate(runs: Sequence[Run], metric: Metric) -> float:
     return min(losses, key=lambda learning_rate: fmean(losses[learning_rate]))
 
 
-def planned_runs(config: CompareConfig) -> int:
-    """How many runs each arm needs, if no grid is extended.
+def planned_runs(config: CompareConfig, arm: str) -> int:
+    """How many runs an arm needs, if no grid is extended.
 
     Args:
       config: of the comparison.
+      arm: its name.
 
     Returns:
-      Reported and tuning runs of one arm.
+      Reported and tuning runs of the arm.
     """
-    grid = len(config.learning_rates)
+    grid = len(config.grid(arm))
     return config.seeds + (grid * config.tuning_seeds if grid > 1 else 0)
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gelu_jax.compare import experiment, matching
-from gelu_jax.compare.config import CompareConfig, changed, differs_only_in_seeds, flatten
+from gelu_jax.compare.config import CompareConfig, changed, differences, flatten
 from gelu_jax.compare.experiment import best_learning_rate, compare, matched_arms, prepare
 from gelu_jax.compare.matching import matched, parameters, width, with_width
 from gelu_jax.compare.records import Comparison, read_results
@@ -259,18 +259,39 @@ def test_the_best_rate_is_taken_and_the_grid_stands(
     assert len(made_up.fits) == 2 * (6 + 2)
 
 
-@pytest.mark.parametrize(("best", "beyond"), [(1e-4, 5e-4), (1.0, 8e-3)])
-def test_a_best_rate_at_the_edge_extends_the_grid_once(
-    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer], best: float, beyond: float
-):
+@pytest.mark.parametrize(
+    ("best", "beyond", "chosen"),
+    [
+        (6e-4, [5e-4, 2.5e-4], 5e-4),
+        (1e-4, [5e-4, 2.5e-4, 1.25e-4, 6.25e-5], 1.25e-4),
+        (1.0, [8e-3, 1.6e-2, 3.2e-2, 6.4e-2], 6.4e-2),  # still at the edge: there it ends
+    ],
+)
+def test_a_best_rate_at_the_edge_extends_the_grid(
+    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer],
+    best: float, beyond: list[float], chosen: float,
+):  # fmt: skip
     made_up.loss = distance(best)
-    config = config_of(learning_rates=(1e-3, 2e-3, 4e-3))
+    config = config_of(learning_rates=(1e-3, 2e-3, 4e-3), tuning_seeds=1)
     comparison = compare(config, tmp_path, trainers=trainers)
     for arm in ARMS:
         rates = [run.learning_rate for run in comparison.runs_of(arm, "tuning")]
-        assert rates == pytest.approx(sorted([1e-3, 2e-3, 4e-3, beyond]))
+        assert rates == pytest.approx(sorted([1e-3, 2e-3, 4e-3, *beyond]))
         assert {r.learning_rate for r in comparison.runs_of(arm)} <= set(rates)
-        assert comparison.runs_of(arm)[0].learning_rate == pytest.approx(beyond)
+        assert comparison.runs_of(arm)[0].learning_rate == pytest.approx(chosen)
+
+
+def test_each_arm_may_have_a_grid_of_its_own(
+    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer]
+):
+    made_up.loss = distance(2e-3)
+    grids = {"relu": (5e-3,), "swiglu": (1e-3, 2e-3, 4e-3)}
+    comparison = compare(config_of(learning_rates=grids), tmp_path, trainers=trainers)
+    assert not comparison.runs_of("relu", "tuning")
+    assert {run.learning_rate for run in comparison.runs_of("relu")} == {5e-3}
+    assert {run.learning_rate for run in comparison.runs_of("swiglu")} == {2e-3}
+    with pytest.raises(ConfigError, match=r"must name each arm once: relu, swiglu"):
+        config_of(learning_rates={"relu": (1e-3,)})
 
 
 def test_a_diverged_run_counts_as_infinite(
@@ -477,10 +498,10 @@ def test_a_config_is_read_as_it_is_written():
     config = config_of(learning_rates=(1e-3, 2e-3))
     back = from_dict(to_dict(config), CompareConfig)
     assert to_dict(back) == to_dict(config)
-    assert differs_only_in_seeds(replace(back, seeds=5), config)
-    assert not differs_only_in_seeds(replace(back, multiple_of=8), config)
-    assert experiment.planned_runs(config) == 4
-    assert experiment.planned_runs(config_of()) == 2
+    assert not differences(replace(back, seeds=5), config)
+    assert differences(config, replace(back, multiple_of=8)) == ["multiple_of: 2 there, 8 here"]
+    assert experiment.planned_runs(config, "relu") == 2 + 2 * 2
+    assert experiment.planned_runs(config_of(), "relu") == 2
 
 
 # --- Looks ------------------------------------------------------------------------------------
@@ -500,7 +521,14 @@ def test_every_number_of_seeds_that_was_looked_at_is_on_record(
     assert looks(seeds=4) == (2, 4)
     assert looks(seeds=3) == (2, 3, 4)
     assert read_results(tmp_path).looks == (2, 3, 4)
-    assert looks(seeds=6, max_seeds=8) == (6,)  # another plan is another comparison
+    assert looks(seeds=5, metric="training loss") == (2, 3, 4, 5)  # a change has been seen
+    (change,) = read_results(tmp_path).changes
+    assert change.seeds == 4
+    assert change.differences == ("metric: validation loss there, training loss here",)
+    assert looks(seeds=5) == (2, 3, 4, 5)
+    assert len(read_results(tmp_path).changes) == 2
+    assert looks(seeds=5) == (2, 3, 4, 5)
+    assert len(read_results(tmp_path).changes) == 2
 
 
 def test_a_record_from_before_looks_were_recorded_was_looked_at_once(
@@ -540,7 +568,7 @@ def test_contrasts_are_asked_for_in_the_config(
     config = config_of(contrasts={"gain": {"swiglu": 1, "relu": -1}})
     back = read_config_of(compare(config, tmp_path, trainers=trainers))
     assert back.contrasts == {"gain": {"swiglu": 1, "relu": -1}}
-    assert not differs_only_in_seeds(back, config_of())
+    assert differences(back, config_of())
 
 
 def read_config_of(comparison: Comparison) -> CompareConfig:
