@@ -133,18 +133,18 @@ def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]
     if config.match == "width":
         return arms
     costs: dict[str, matching.Cost] = {
-        "parameters": matching.parameters,
+        "parameters": lambda arm: matching.parameters(arm, data),
         "flops": lambda arm: matching.flops_per_step(arm, data),
     }
     cost = costs[config.match]
     target = cost(next(iter(arms.values())))
-    sets_width = {
-        name: any(path.split(".")[-1] == "d_ff" for path in changes)
-        for name, changes in config.arms.items()
+    keeps_width = {
+        name: matching.width(arm) is None or matching.sets_width(arm, flatten(config.arms[name]))
+        for name, arm in arms.items()
     }
     return {
         name: arm
-        if cost(arm) == target or sets_width[name]
+        if keeps_width[name] or cost(arm) == target
         else matching.matched(arm, cost, target, config.multiple_of)
         for name, arm in arms.items()
     }
@@ -173,6 +173,8 @@ def _tune(config: CompareConfig, executor: Executor) -> dict[str, list[Run]]:
     search(dict.fromkeys(found, grid))
     beyond = {grid[0]: grid[0] ** 2 / grid[1], grid[-1]: grid[-1] ** 2 / grid[-2]}
     best = {name: best_learning_rate(runs, config.metric) for name, runs in found.items()}
+    lowest = config.run.optimizer.min_learning_rate
+    beyond = {edge: rate for edge, rate in beyond.items() if rate >= lowest}
     search({name: [beyond[rate]] for name, rate in best.items() if rate in beyond})
     return found
 
@@ -181,7 +183,7 @@ def _learning_rate(config: CompareConfig, arm: TrainConfig, tuning: Sequence[Run
     """That of the reported runs: tuned, or the only one of the grid, or the arm's own."""
     if tuning:
         return best_learning_rate(tuning, config.metric)
-    return config.learning_rates[0] if config.learning_rates else arm.optimizer.learning_rate
+    return config.learning_rates[0] if config.learning_rates else arm.optimizer.peak
 
 
 def best_learning_rate(runs: Sequence[Run], metric: Metric) -> float:
@@ -248,7 +250,7 @@ def record(
             Arm(
                 arm,
                 {k: v for k, v in flat[arm].items() if k not in first or first[k] != v},
-                matching.parameters(trainer.config),
+                matching.parameters(trainer.config, data),
                 matching.flops_per_step(trainer.config, data),
                 matching.width(trainer.config),
             )

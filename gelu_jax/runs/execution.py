@@ -32,12 +32,24 @@ from gelu_jax.runs.identity import imported, versions
 from gelu_jax.runs.record import Purpose, Run, read_run, write_run
 from gelu_jax.training import checkpoint
 from gelu_jax.training.config import read_config, to_dict, write_config
+from gelu_jax.training.data import load_data
 from gelu_jax.training.distributed import (
     broadcast_from_primary,
     received_anywhere,
     same_everywhere,
 )
-from gelu_jax.training.trainer import Keys, Model, Point, State, TrainConfig, Trainer, init
+from gelu_jax.training.model import Model
+from gelu_jax.training.optimizer import with_learning_rate
+from gelu_jax.training.python_model import PythonModel
+from gelu_jax.training.trainer import (
+    Keys,
+    Point,
+    State,
+    TrainConfig,
+    Trainer,
+    example_inputs,
+    init,
+)
 
 
 @dataclass(frozen=True)
@@ -236,7 +248,7 @@ def resolved(trainer: Trainer, task: Task) -> TrainConfig:
     Returns:
       The config that stands in the folder of the run.
     """
-    optimizer = replace(trainer.config.optimizer, learning_rate=task.learning_rate)
+    optimizer = with_learning_rate(trainer.config.optimizer, task.learning_rate)
     return replace(trainer.config, optimizer=optimizer, seed=task.seed)
 
 
@@ -269,7 +281,7 @@ def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[s
 
 
 # Config fields that came after runs were first addressed, each with the value that changes nothing
-_ADDED = {"d_out": None}
+_ADDED = {"d_out": None, "min_learning_rate": 0.0, "decay_steps": None, "kind": "optax"}
 
 
 def _without_unused(data: Any) -> Any:
@@ -341,7 +353,10 @@ def load_model(home: Path) -> Model:
       ConfigError: the folder holds no checkpoint that can be read.
     """
     config = read_config(home / "config.yaml", TrainConfig)
-    like = jax.eval_shape(lambda: init(config, Keys.of(0)))
+    inputs = None
+    if isinstance(config.model, PythonModel):  # whose shapes may follow from the data's
+        inputs = example_inputs(load_data(config.data, config.batch_size))
+    like = jax.eval_shape(lambda: init(config, Keys.of(0), inputs))
     state = checkpoint.restore(home / "checkpoint", like)
     check([Problem("run", home, "no readable checkpoint in it")] if state is None else [])
     return cast(State, state).model

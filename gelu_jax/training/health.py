@@ -27,6 +27,8 @@ from gelu_jax.nn.mlp import MLP
 from gelu_jax.nn.parameters import cast
 from gelu_jax.nn.transformer import Transformer
 from gelu_jax.nn.variants import branch_functions
+from gelu_jax.training.model import Model
+from gelu_jax.training.python_model import Network
 
 _QUIET = 0.01  # of the layer's RMS
 
@@ -34,7 +36,7 @@ _Statistics = dict[str, Array]
 
 
 def health(
-    model: Transformer | MLP, inputs: Array, targets: Int[Array, "..."]
+    model: Model, inputs: Array, targets: Int[Array, "..."]
 ) -> dict[str, Float[Array, " layers"]]:
     """Measures all of the list above; dropout is off.
 
@@ -46,6 +48,8 @@ def health(
     Returns:
       A float32 array (layers,) for each name in the list.
     """
+    if isinstance(model, Network):
+        return {}
     forward = _transformer if isinstance(model, Transformer) else _mlp
 
     def loss(model: Any) -> tuple[Array, _Statistics]:

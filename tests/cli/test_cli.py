@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import pytest
 
-from gelu_jax import cli
+from gelu_jax import cli, importing
 from gelu_jax.cli import commands
 from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.records import read_results
@@ -348,7 +348,7 @@ def forget_own_modules() -> None:
     for name in ("my_gates", "my_scale"):
         sys.modules.pop(name, None)
     importlib.invalidate_caches()
-    identity._source.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    importing.source.cache_clear()
 
 
 def test_own_modules_are_found_and_are_part_of_what_a_run_is(own: Shell):

@@ -152,7 +152,7 @@ def test_decay_falls_on_kernels_and_embeddings_alone(config: Any):
     A parameter decays if one layer's share of it is a matrix or more; the layers of a stack have
     a leading axis that a bias shares, so that its rank says nothing.
     """
-    model: Any = jax.eval_shape(lambda: make_model(config, rngs=nnx.Rngs(0)))
+    model: Any = jax.eval_shape(lambda: make_model(config, jax.random.key(0)))
     ones = jax.tree.map(lambda p: np.ones(p.shape, p.dtype), model)
     optimizer = make_optimizer(
         OptimizerConfig(schedule="constant", weight_decay=0.5, clip_norm=None), 5, 0.1
