@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, cast
 
 from gelu_jax.errors import ABSENT, ConfigError, Problem, check
@@ -108,7 +109,13 @@ def parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     Returns:
       Name → parameter, without ``self``; nothing where Python cannot tell.
     """
+    if isinstance(function, partial) and isinstance(function.func, type):
+        found = list(parameters(function.func).items())[len(function.args) :]
+        return dict(found)
     try:
+        if isinstance(function, type):  # flax's metaclass hides what a class takes
+            _, *others = inspect.signature(function.__init__).parameters.items()
+            return dict(others)
         return inspect.signature(function).parameters
     except (TypeError, ValueError):
         return {}

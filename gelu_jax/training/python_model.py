@@ -181,15 +181,46 @@ class Network:
         Raises:
           ConfigError: the model or the loss failed, or returned something else.
         """
-        config, call = self.definition.config, Call(key)
-        with blamed(f"{_FIELD}.factory", config.factory):
+        call = Call(key)
+        with blamed(f"{_FIELD}.factory", self.definition.config.factory):
             model, state = self.definition.bind(self, call)
-            if config.loss is None:
-                return *_cross_entropy(model(inputs), targets), state()
-        loss = resolve(str(config.loss))
-        with blamed(f"{_FIELD}.loss", config.loss):
+            return *self._scores(model, inputs, targets, call), state()
+
+    def observed(
+        self, inputs: Any, targets: Any, prepare: Callable[[nnx.Module], None]
+    ) -> tuple[Float[Array, "b ..."], Any]:
+        """Evaluates an NNX module after a change to it that records something.
+
+        Args:
+          inputs: of the batch.
+          targets: of the batch.
+          prepare: makes some of its parts leave values behind, as `nnx.Intermediate`.
+
+        Returns:
+          The loss of each target, and what was left behind.
+        """
+        call = Call(None)
+        module = cast(_NNX, self.definition).module(self, call)
+        prepare(module)
+        model = _Called(module, call.taken(type(module).__call__))
+        return self._scores(model, inputs, targets, call)[0], nnx.pop(module, nnx.Intermediate)
+
+    @property
+    def module(self) -> nnx.Module | None:
+        """The NNX module, as it is evaluated; None for a model of another kind."""
+        known = isinstance(self.definition, _NNX)
+        return self.definition.module(self, Call(None)) if known else None
+
+    def _scores(
+        self, model: Any, inputs: Any, targets: Any, call: Call
+    ) -> tuple[Float[Array, "b ..."], Array]:
+        name = self.definition.config.loss
+        if name is None:
+            return _cross_entropy(model(inputs), targets)
+        loss = resolve(str(name))
+        with blamed(f"{_FIELD}.loss", name):
             found = loss(model, inputs, targets, **call.taken(loss))
-        return *_checked(found, len(jax.tree.leaves(inputs)[0]), config.loss), state()
+        return _checked(found, len(jax.tree.leaves(inputs)[0]), name)
 
 
 def make_network(config: PythonModel, key: Key[Array, ""], inputs: Any) -> Network:
@@ -231,15 +262,20 @@ class _NNX(Definition):
         return Network(params, rest, cls(config, graph, shapes))
 
     def bind(self, network: Network, call: Call) -> tuple[Any, Callable[[], Any]]:
-        rng_state = _drawn(self.rng_state, call.drawn)
-        module = nnx.merge(self.graph, network.params, rng_state, network.state)
-        module.train() if call.train else module.eval()
+        module = self.module(network, call)
 
         def state() -> Any:
             nnx.pop(module, nnx.Intermediate)
             return nnx.split(module, _is_learned, nnx.RngState, ...)[3]
 
         return _Called(module, call.taken(type(module).__call__)), state
+
+    def module(self, network: Network, call: Call) -> Any:
+        rng_state = _drawn(self.rng_state, call.drawn)
+        states = network.params, rng_state, network.state
+        module = nnx.merge(self.graph, *states, copy=True)  # those of this very trace
+        module.train() if call.train else module.eval()
+        return module
 
 
 def _is_learned(path: Any, variable: Any) -> bool:
