@@ -37,6 +37,7 @@ FLOORS = {  # the longest prefix that fits counts
     "gelu_jax.report": 8,
     "gelu_jax": 9,  # the façade: only a table of contents
     "gelu_jax.cli": 9,
+    "gelu_jax.lab": 10,  # what the commands do, from Python
 }
 
 ROOMS = {  # package → the modules that may import it

@@ -1,7 +1,6 @@
 """A comparison: arms × seeds × learning rates, matched, paired, tuned, and put on record."""
 
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +22,7 @@ from gelu_jax.compare.records import Arm, Comparison, Metric, read_results, writ
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs.execution import Callback, Task
 from gelu_jax.runs.executors import Executor, SerialExecutor
+from gelu_jax.runs.identity import command_to_repeat
 from gelu_jax.runs.record import Run
 from gelu_jax.training.config import from_dict, to_dict, write_config
 from gelu_jax.training.data import Dataset, load_data
@@ -97,7 +97,7 @@ def compare(
         for name, learning_rate in learning_rates.items()
     ])  # fmt: skip
     runs = (*chain.from_iterable(tuning.values()), *reported)
-    command = f"gelu-jax compare {shlex.quote((directory / 'config.yaml').as_posix())}"
+    command = command_to_repeat("compare", directory, config)
     found = record(directory.name, config, trainers, runs, executor.environment, command)
     found = replace(found, looks=_looks(directory, config))
     write_results(found, directory)

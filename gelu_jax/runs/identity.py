@@ -7,6 +7,7 @@ directory, so that a person is told what has changed there.
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from gelu_jax.training.trainer import TrainConfig, Trainer
 from gelu_jax.version import NUMERICS_VERSION
 
 FILE = "identity.json"
+_ONLY_HERE = re.compile(r"([\w.]+:[\w.<>]+)#[0-9a-f]{12}")
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_][\w.]*")
 
 
@@ -54,13 +56,46 @@ def imported(config: TrainConfig) -> dict[str, dict[str, str]]:
     return {key: hashes for key, hashes in found.items() if hashes}
 
 
+def only_here(config: Any) -> list[str]:
+    """What a config names that no other process can find: parts of a notebook or a script.
+
+    Args:
+      config: of a run or a comparison.
+
+    Returns:
+      Their names.
+    """
+    plain = list(_strings(to_dict(config)))
+    return sorted({name for text in plain for name in _ONLY_HERE.findall(text)})
+
+
+def command_to_repeat(command: str, directory: Path, config: Any) -> str:
+    """What a person types to do a run or comparison again.
+
+    Args:
+      command: train or compare.
+      directory: where it is written.
+      config: of the run or comparison.
+
+    Returns:
+      A line for a shell; or what is to be run, where parts of the config were made in Python.
+    """
+    if names := only_here(config):
+        return f"run the notebook or script again that defines {', '.join(names)}"
+    return f"gelu-jax {command} {shlex.quote((directory / 'config.yaml').as_posix())}"
+
+
 def _texts(plain: Any) -> Iterator[str]:
+    return (text for text in _strings(plain) if _FUNCTION.fullmatch(text))
+
+
+def _strings(plain: Any) -> Iterator[str]:
     if isinstance(plain, Mapping):
         plain = list(plain.values())
     if isinstance(plain, list):
         for part in plain:
-            yield from _texts(part)
-    elif isinstance(plain, str) and _FUNCTION.fullmatch(plain):
+            yield from _strings(part)
+    elif isinstance(plain, str):
         yield plain
 
 

@@ -153,7 +153,7 @@ def _measured(cls: type[HiddenLayer]) -> type[HiddenLayer]:
 
 def _at(tree: Any, path: Any) -> Any:
     for key in path:
-        tree = tree[key] if key in tree else None
+        tree = tree.get(key)
         if tree is None:
             break
     return tree

@@ -333,7 +333,9 @@ def _matrix(path: KeyPath[Any], leaf: Any, names: str) -> Any:
     places = tuple(range(-len(letters), 0))
     if {"v", "t", "n"}.intersection(letters) or len(letters) < 2 or "d" not in letters:
         return None
-    return numbers(places[:1], places[1:]) if letters[0] == "d" else numbers(places[:-1], places[-1:])
+    return (
+        numbers(places[:1], places[1:]) if letters[0] == "d" else numbers(places[:-1], places[-1:])
+    )
 
 
 def _decayed(params: Any) -> Any:

@@ -200,7 +200,7 @@ class Network:
           The loss of each target, and what was left behind.
         """
         call = Call(None)
-        module = cast(_NNX, self.definition).module(self, call)
+        module: Any = cast(_NNX, self.definition).module(self, call)
         prepare(module)
         model = _Called(module, call.taken(type(module).__call__))
         return self._scores(model, inputs, targets, call)[0], nnx.pop(module, nnx.Intermediate)
@@ -208,8 +208,8 @@ class Network:
     @property
     def module(self) -> nnx.Module | None:
         """The NNX module, as it is evaluated; None for a model of another kind."""
-        known = isinstance(self.definition, _NNX)
-        return self.definition.module(self, Call(None)) if known else None
+        made = self.definition
+        return made.module(self, Call(None)) if isinstance(made, _NNX) else None
 
     def _scores(
         self, model: Any, inputs: Any, targets: Any, call: Call
@@ -388,7 +388,7 @@ class _Pair(Definition):
             key = [given.pop(names[1])] if wants_key_first else []
             return self.apply(network.params, *key, inputs, **{**given, **kwargs})
 
-        return model, lambda: {}
+        return model, dict
 
 
 def _cross_entropy(logits: Any, targets: Any) -> tuple[Array, Array]:
@@ -396,7 +396,10 @@ def _cross_entropy(logits: Any, targets: Any) -> tuple[Array, Array]:
     floating = jnp.issubdtype(dtypes[0], jnp.floating) if hasattr(logits, "dtype") else False
     integer = hasattr(targets, "dtype") and jnp.issubdtype(dtypes[1], jnp.integer)
     if not floating or not integer or logits.shape[:-1] != targets.shape:
-        shapes = [f"{d}{list(getattr(x, 'shape', ()))}" for d, x in zip(dtypes, (logits, targets))]
+        shapes = [
+            f"{d}{list(getattr(x, 'shape', ()))}"
+            for d, x in zip(dtypes, (logits, targets), strict=True)
+        ]
         needed = "floating logits (..., classes) and integer targets (...)"
         reason = f"the model gives {shapes[0]} for targets {shapes[1]}; without a loss of its own"
         raise refuse(f"{_FIELD}.loss", f"{reason} it needs {needed}")

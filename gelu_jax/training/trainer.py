@@ -51,6 +51,8 @@ from gelu_jax.training.optimizer import (
 )
 from gelu_jax.training.python_model import Network, PythonModel
 
+_ADAMW = OptimizerConfig()
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -74,7 +76,7 @@ class TrainConfig:
     steps: int
     batch_size: int
     eval_every: int
-    optimizer: Optimizer = OptimizerConfig()
+    optimizer: Optimizer = _ADAMW
     checkpoint_every: int | None = None
     seed: int = 0
     mesh: MeshConfig | None = None

@@ -21,7 +21,7 @@ from gelu_jax.cli import commands
 from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.records import read_results
 from gelu_jax.errors import ConfigError
-from gelu_jax.runs import identity, trackers
+from gelu_jax.runs import trackers
 from gelu_jax.runs.execution import find_model
 from gelu_jax.training.config import from_dict, read_config, to_dict, write_config
 from gelu_jax.training.trainer import TrainConfig, Trainer

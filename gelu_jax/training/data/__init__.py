@@ -1,4 +1,4 @@
-"""Data sources: bytes, images, arrays, which lie on the device; tokens and batches, read as they go.
+"""Data sources: bytes, images and arrays lie on the device; tokens and batches are read on the way.
 
 `load_data` makes a dataset from the config of a source. What every dataset offers is listed at
 the top of `dataset.py`.

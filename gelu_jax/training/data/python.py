@@ -1,7 +1,7 @@
 """Data of a person's own: arrays, or batches from anything that can be iterated."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count, islice
@@ -114,7 +114,9 @@ class StackedBatches:
           Inputs and targets (b, ...).
         """
         n = len(jax.tree.leaves(self.stacked)[0])
-        return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, step % n, 0, False), self.stacked)
+        return jax.tree.map(
+            lambda x: jax.lax.dynamic_index_in_dim(x, step % n, 0, False), self.stacked
+        )
 
 
 class Source:
@@ -243,6 +245,7 @@ class IterableData:
         Returns:
           Batches without values.
         """
+
         def stacked(leaf: Any) -> jax.ShapeDtypeStruct:
             dtype = jax.dtypes.canonicalize_dtype(leaf.dtype)
             return jax.ShapeDtypeStruct((steps, *leaf.shape), dtype)
