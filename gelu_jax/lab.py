@@ -216,7 +216,7 @@ def _run(
 ) -> TrainConfig:
     if eval_every is None:
         eval_every = max(n for n in range(1, max(1, steps // 20) + 1) if steps % n == 0)
-    rates = {"learning_rate": learning_rates[0]} if learning_rates else {}
+    rates: dict[str, Any] = {"learning_rate": learning_rates[0]} if learning_rates else {}
     if callable(optimizer):
         optimizer = PythonOptimizer(factory=optimizer, **rates)
     return TrainConfig(

@@ -107,7 +107,7 @@ def _content(path: str) -> str:
     digests = dict[str, bytes]()
     for file in files:
         with file.open("rb") as opened:
-            digests[file.name] = hashlib.filedigest(opened, "sha256").digest()
+            digests[file.name] = hashlib.file_digest(opened, "sha256").digest()
     return digest(digests)
 
 

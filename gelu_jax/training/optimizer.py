@@ -274,7 +274,7 @@ def schedule(config: Optimizer, steps: int) -> optax.Schedule:
     warmup = config.warmup_steps
     left = max(1, steps - warmup)
     if isinstance(config.schedule, PythonSchedule):
-        decay = config.schedule.make("optimizer.schedule", steps=left)
+        decay: Any = config.schedule.make("optimizer.schedule", steps=left)
         if not callable(decay):
             reason = f"must return a function of the step, not {type(decay).__name__}"
             raise refuse("optimizer.schedule.factory", reason, config.schedule.factory)

@@ -245,7 +245,8 @@ def make_network(config: PythonModel, key: Key[Array, ""], inputs: Any) -> Netwo
         if isinstance(made, linen.Module):
             return _Linen.network(config, made, key, example)
         if isinstance(made, tuple) and len(cast(tuple[Any, ...], made)) == 2:
-            return _Pair.network(config, *made, key, example)
+            first, second = cast(tuple[Any, Any], made)
+            return _Pair.network(config, first, second, key, example)
     reason = "must return an NNX or Linen module, or a pair (init, apply)"
     raise refuse(f"{_FIELD}.factory", f"{reason}, not {type(made).__name__}", config.factory)
 

@@ -1,4 +1,4 @@
-"""Parts of a person's own: models against flax trained by hand, data, optimizers, and their errors."""
+"""Parts of a person's own: models against flax trained by hand, data, optimizers, their errors."""
 
 from collections.abc import Iterator
 from functools import partial
