@@ -50,16 +50,17 @@ class Result:
         """What the runs show, in words."""
         return str(verdict(analyze(self.comparison)))
 
-    def model(self, arm: str | None = None) -> Any:
+    def model(self, arm: str | None = None, *, best: bool = False) -> Any:
         """Loads a trained model.
 
         Args:
           arm: whose; None takes the first arm.
+          best: the state with the lowest validation loss, which `keep_best` keeps.
 
         Returns:
           The model of the first reported seed: an NNX module, or a `Network` of another kind.
         """
-        loaded = load_model(find_model(self.directory, arm))
+        loaded = load_model(find_model(self.directory, arm), best=best)
         return getattr(loaded, "module", None) or loaded
 
     def __repr__(self) -> str:

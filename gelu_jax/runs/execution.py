@@ -13,6 +13,7 @@ and the own modules and weights that the config names (see `identity`).
 import glob
 import hashlib
 import json
+import math
 import shutil
 import threading
 import time
@@ -112,13 +113,16 @@ def execute(trainer: Trainer, task: Task, directory: Path, callback: Callback) -
     home.mkdir(parents=True, exist_ok=True)
     write_config(resolved(trainer, task), home / "config.yaml")
     run, state = _resume(home, run or _empty(trainer, task), trainer.abstract_state)
+    if state is None and trainer.config.start is not None:
+        run, state = _started(trainer.config, run, trainer.abstract_state)
     callback(task, run)
     run = _train(trainer, task, home, run, state, callback)
     point = run.last_point
     run = replace(run, status="diverged" if point and point.diverged else "finished")
     write_run(run, home)
     if task.purpose == "tuning":
-        shutil.rmtree(home / "checkpoint", ignore_errors=True)
+        for folder_name in ("checkpoint", "best"):
+            shutil.rmtree(home / folder_name, ignore_errors=True)
     return run
 
 
@@ -143,10 +147,13 @@ def _train(
     try:
         with (
             checkpoint.AsyncSaver(home / "checkpoint") as saver,
+            checkpoint.AsyncSaver(home / "best") as best,
             latest.saved_on_signal(saver),
         ):
             for state, point in trainer.fit(task.seed, task.learning_rate, resume):
                 run = latest.append(point, state)
+                if trainer.config.keep_best and _is_best(run):
+                    best.save(point.step, state)
                 if latest.is_due(trainer.config, point):
                     latest.save(saver)
                 callback(task, run)
@@ -159,6 +166,11 @@ def _train(
             checkpoint.save(home / "checkpoint", int(state.step), state)
         raise
     return run
+
+
+def _is_best(run: Run) -> bool:
+    """Whether the newest evaluation of a run has the lowest validation loss so far."""
+    return run.final_loss == min(filter(math.isfinite, run.validation_loss), default=None)
 
 
 class _Latest:
@@ -238,6 +250,23 @@ def _resume(home: Path, run: Run, like: State) -> tuple[Run, State | None]:
     return run.until(int(state.step)), state
 
 
+def _started(config: TrainConfig, run: Run, like: State) -> tuple[Run, State]:
+    """The state and the record of the finished run that this one begins with."""
+    home = find_model(Path(str(config.start)))
+    state = checkpoint.restore(home / "checkpoint", like)
+    before = read_run(home / "run.json")
+    if state is None or before is None:
+        reason = "its state does not fit: a run goes on with the same model and optimizer"
+        raise ConfigError([Problem("start", config.start, reason)])
+    step = int(state.step)
+    if step >= config.steps or (config.steps - step) % config.eval_every:
+        reason = f"must be above the {step} of {config.start} by a multiple of eval_every"
+        raise ConfigError([Problem("steps", config.steps, reason)])
+    known = before.until(step)
+    kept = {name: getattr(run, name) for name in ("arm", "seed", "learning_rate", "purpose")}
+    return replace(known, status="interrupted", **kept), state
+
+
 def resolved(trainer: Trainer, task: Task) -> TrainConfig:
     """What is trained: the trainer's config with the seed and learning rate of a task.
 
@@ -281,7 +310,16 @@ def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[s
 
 
 # Config fields that came after runs were first addressed, each with the value that changes nothing
-_ADDED = {"d_out": None, "min_learning_rate": 0.0, "decay_steps": None, "kind": "optax"}
+_ADDED = {
+    "d_out": None,
+    "min_learning_rate": 0.0,
+    "decay_steps": None,
+    "kind": "optax",
+    "gradient_accumulation_steps": 1,
+    "ema_decay": None,
+    "keep_best": False,
+    "start": None,
+}
 
 
 def _without_unused(data: Any) -> Any:
@@ -340,14 +378,15 @@ def _has_state(home: Path) -> bool:
     return any((home / "checkpoint").glob("[0-9]*"))
 
 
-def load_model(home: Path) -> Model:
+def load_model(home: Path, *, best: bool = False) -> Model:
     """The trained model of a run.
 
     Args:
       home: the folder of the run, as `find_model` finds it.
+      best: the one with the lowest validation loss, which `keep_best` keeps.
 
     Returns:
-      The module, with the weights of the newest checkpoint.
+      The module, with the weights of the newest checkpoint, or their average, if the run has one.
 
     Raises:
       ConfigError: the folder holds no checkpoint that can be read.
@@ -357,6 +396,7 @@ def load_model(home: Path) -> Model:
     if isinstance(config.model, PythonModel):  # whose shapes may follow from the data's
         inputs = example_inputs(load_data(config.data, config.batch_size))
     like = jax.eval_shape(lambda: init(config, Keys.of(0), inputs))
-    state = checkpoint.restore(home / "checkpoint", like)
-    check([Problem("run", home, "no readable checkpoint in it")] if state is None else [])
-    return cast(State, state).model
+    state = checkpoint.restore(home / ("best" if best else "checkpoint"), like)
+    reason = "keep_best was not set" if best else "no readable checkpoint in it"
+    check([Problem("run", home, reason)] if state is None else [])
+    return cast(State, state).evaluated

@@ -52,6 +52,8 @@ def imported(config: TrainConfig) -> dict[str, dict[str, str]]:
     modules |= {name: version for name in sorted(names) if (version := installed(name))}
     paths = [config.model.path] if isinstance(config.model, PretrainedConfig) else []
     weights = {path: _content(path) for path in paths}
+    if config.start is not None:
+        weights[config.start] = _state_of(config.start)
     found = {"modules": modules, "weights": weights}
     return {key: hashes for key, hashes in found.items() if hashes}
 
@@ -97,6 +99,12 @@ def _strings(plain: Any) -> Iterator[str]:
             yield from _strings(part)
     elif isinstance(plain, str):
         yield plain
+
+
+def _state_of(directory: str) -> str:
+    """The hash of the checkpoints of a finished run, by the sums that stand beside them."""
+    sums = sorted(Path(directory).glob("runs/*/*/checkpoint/*/sums.json"))
+    return digest({path.as_posix(): path.read_bytes() for path in sums})
 
 
 @cache

@@ -69,6 +69,14 @@ class TrainConfig:
         only where the run ends.
       seed: in [0, 2³²); decides the initial values, the order of the data and dropout.
       mesh: how the run is spread over several devices; None is one device.
+      gradient_accumulation_steps: parts that a batch is computed in, one after the other, to save
+        memory; divides `batch_size`. The step is that of the whole batch, within rounding.
+      ema_decay: of an exponential moving average of the parameters, which is then what is evaluated
+        and kept; in [0, 1). The decay of step t is at most (1 + t) / (10 + t). None keeps none.
+      keep_best: also keeps the state with the lowest validation loss, in `best`, beside the last.
+      start: the directory of a finished run of the same model, to train it longer: the run begins
+        with its state, step and curve. Its schedule is this run's: "constant" and "wsd" continue
+        without a jump.
     """
 
     data: DataConfig
@@ -80,11 +88,19 @@ class TrainConfig:
     checkpoint_every: int | None = None
     seed: int = 0
     mesh: MeshConfig | None = None
+    gradient_accumulation_steps: int = 1
+    ema_decay: float | None = None
+    keep_best: bool = False
+    start: str | None = None
 
     def __post_init__(self):
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
+        parts = self.gradient_accumulation_steps
+        yield from checks.positive(gradient_accumulation_steps=parts)
+        yield from checks.divides(self.batch_size, "batch_size", gradient_accumulation_steps=parts)
+        yield from checks.below_one(ema_decay=self.ema_decay or 0.0)
         yield from checks.positive(steps=self.steps, eval_every=self.eval_every)
         yield from checks.divides(self.steps, "steps", eval_every=self.eval_every)
         if self.steps >= 2**31:  # they are counted in int32
@@ -106,11 +122,18 @@ class State(NamedTuple):
       model: the parameters, as a module.
       optimizer: optax's state.
       step: how many steps have been taken.
+      average: of the parameters, where `ema_decay` asks for one.
     """
 
     model: Model
     optimizer: optax.OptState
     step: Int[Array, ""]
+    average: Any = None
+
+    @property
+    def evaluated(self) -> Model:
+        """The model that is evaluated: with the average of its parameters, if there is one."""
+        return self.model if self.average is None else with_learned(self.model, self.average)
 
 
 class Keys(NamedTuple):
@@ -178,7 +201,9 @@ def init(config: TrainConfig, keys: Keys, inputs: Any = None) -> State:
     """
     model = make_model(config.model, keys.init, inputs)
     optimizer = make_optimizer(config.optimizer, config.steps, 0.0)
-    return State(model, optimizer.init(learned(model)), jnp.zeros((), jnp.int32))
+    params = learned(model)
+    average = None if config.ema_decay is None else params
+    return State(model, optimizer.init(params), jnp.zeros((), jnp.int32), average)
 
 
 def loss(
@@ -230,19 +255,59 @@ def step(
     inputs, targets = data.batch(keys.data, state.step)
     dropout_key = jax.random.fold_in(keys.dropout, state.step)
 
-    def objective(params: Any) -> tuple[Array, Model]:
-        model = with_learned(state.model, params)
-        losses, _, after = _scores(model, inputs, targets, dropout_key)
-        return losses.mean(), after
-
-    params = learned(state.model)
-    (value, after), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+    params, parts = learned(state.model), config.gradient_accumulation_steps
+    if parts == 1:
+        after, value, gradient = _gradient(state.model, inputs, targets, dropout_key)
+    else:
+        after, value, gradient = _accumulated(state.model, inputs, targets, dropout_key, parts)
     optimizer = make_optimizer(config.optimizer, config.steps, learning_rate)
     updates, optimizer_state = optimizer.update(
         gradient, state.optimizer, params, value=value, grad=gradient
     )
-    model = with_learned(after, optax.apply_updates(params, updates))
-    return State(model, optimizer_state, state.step + 1), value
+    params = optax.apply_updates(params, updates)
+    average = _average(config, state, params)
+    return State(with_learned(after, params), optimizer_state, state.step + 1, average), value
+
+
+def _gradient(
+    model: Model, inputs: Any, targets: Any, dropout_key: Array
+) -> tuple[Model, Array, Any]:
+    """The model after the call, the mean loss of a batch, and its gradient."""
+
+    def objective(params: Any) -> tuple[Array, Model]:
+        losses, _, after = _scores(with_learned(model, params), inputs, targets, dropout_key)
+        return losses.mean(), after
+
+    (value, after), gradient = jax.value_and_grad(objective, has_aux=True)(learned(model))
+    return after, value, gradient
+
+
+def _accumulated(
+    model: Model, inputs: Any, targets: Any, dropout_key: Array, parts: int
+) -> tuple[Model, Array, Any]:
+    """The same, computed from one part of the batch after the other; sums are in float32."""
+
+    def one(carry: tuple[Model, Any], part: Any) -> tuple[tuple[Model, Any], Array]:
+        (model, total), ((x, y), number) = carry, part
+        after, value, gradient = _gradient(model, x, y, jax.random.fold_in(dropout_key, number))
+        return (after, jax.tree.map(lambda t, g: t + g, total, gradient)), value
+
+    def split(x: Array) -> Array:
+        return x.reshape(parts, len(x) // parts, *x.shape[1:])
+
+    params = learned(model)
+    batches = jax.tree.map(split, (inputs, targets)), jnp.arange(parts)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(p, jnp.float32)), params)
+    (after, total), values = jax.lax.scan(one, (model, zeros), batches)
+    gradient = jax.tree.map(lambda t, p: (t / parts).astype(p.dtype), total, params)
+    return after, values.mean(), gradient
+
+
+def _average(config: TrainConfig, state: State, params: Any) -> Any:
+    if config.ema_decay is None:
+        return None
+    decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+    return optax.incremental_update(params, state.average, 1 - decay)
 
 
 def evaluate(
@@ -379,12 +444,15 @@ class Trainer:
     def _start(self, keys: Keys) -> State:
         state = self.programs.init(keys)
         model: Any = with_weights(state.model, self.config.model)
-        return state._replace(model=jax.device_put(model, shardings(self.abstract_state.model)))
+        model = jax.device_put(model, shardings(self.abstract_state.model))
+        average = None if state.average is None else learned(model)
+        return state._replace(model=model, average=average)
 
     def _point(self, state: State, losses: Array, seconds: float) -> Point:
-        metrics = self.programs.evaluate(state.model, self.data)
+        model = state.evaluated
+        metrics = self.programs.evaluate(model, self.data)
         train_loss, validation_loss, accuracy = map(float, (losses.mean(), *metrics))
-        layers = rounded(self.programs.health(state.model, self.data))
+        layers = rounded(self.programs.health(model, self.data))
         return Point(int(state.step), train_loss, validation_loss, accuracy, seconds, layers)
 
 
