@@ -319,6 +319,7 @@ _ADDED = {
     "ema_decay": None,
     "keep_best": False,
     "start": None,
+    "validation_fraction": None,
 }
 
 
