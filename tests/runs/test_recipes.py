@@ -64,7 +64,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated():
         average = jax.tree.map(lambda a, p, c=decay: a + (1 - c) * p, *parts)
     chex.assert_trees_all_equal(state.model, plain[-1].model)
     chex.assert_trees_all_close(state.average, average, atol=1e-6)
-    logits = average(ARRAYS[0][:10])
+    logits = average(jnp.asarray(ARRAYS[0][:10]))
     expected = -jnp.take_along_axis(jax.nn.log_softmax(logits), ARRAYS[1][:10, None], 1).mean()
     assert point.validation_loss == pytest.approx(float(expected), abs=1e-5)
 
@@ -85,7 +85,7 @@ def test_a_run_trained_longer_is_the_long_run_and_keeps_its_best_state(tmp_path:
     assert (one.validation_loss, one.train_loss) == (two.validation_loss, two.train_loss)
     assert two.eval_steps == (0, 2, 4, 6, 8, 10, 12)
     best = load_model(find_model(tmp_path / "whole"), best=True)
-    held = tuple(x[:10] for x in ARRAYS)
+    held = tuple(jnp.asarray(x[:10]) for x in ARRAYS)
     logits = jax.nn.log_softmax(best(held[0]))  # type: ignore[operator]
     loss = -jnp.take_along_axis(logits, held[1][:, None], 1).mean()
     assert float(loss) == pytest.approx(min(one.validation_loss), rel=1e-4)
