@@ -31,6 +31,7 @@ FLOORS = {  # the longest prefix that fits counts
     "gelu_jax.linen": 4,
     "gelu_jax.families": 4,
     "gelu_jax.numerics": 4,
+    "gelu_jax.training.python": 4,  # what data, model and optimizer of one's own share
     "gelu_jax.training": 5,
     "gelu_jax.runs": 6,
     "gelu_jax.compare": 7,

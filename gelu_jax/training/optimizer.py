@@ -46,8 +46,8 @@ class OptimizerConfig:
     Muon (Jordan et al. 2024) is that of `optax.contrib`: kernels, also those of stacked layers,
     get orthogonalized momentum of decay 0.95, scaled to the size of Adam's updates (Liu et al.
     2025, "Muon is scalable for LLM training"), so that one learning rate serves all; embeddings,
-    heads, biases and scales get Adam with Nesterov momentum. Of a model of a person's own, parameters with two axes that
-    are no ``embedding`` count as kernels.
+    heads, biases and scales get Adam with Nesterov momentum. Of a model of a person's own,
+    parameters with two axes that are no ``embedding`` count as kernels.
 
     Attributes:
       name: the update rule.
