@@ -1,19 +1,22 @@
 """Attention: multi-head, grouped-query or multi-query; full, causal or in a sliding window."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, aligned, einsum, flatten_tokens, is_explicit
+from gelu_jax.nn.blockwise import Inputs, exp_and_sum, over_query_blocks
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
 
@@ -56,46 +59,73 @@ def attention(
       value: (b, s, g, k).
       causal: whether query i attends to keys j ≤ i alone.
       window: query i attends to keys with |i − j| < window alone; None for no limit.
-      mask: (b or 1, h or 1, t or 1, s), True where a query may attend. A query that may attend to
-        no key gets a mean of the values.
-      bias: added to the scores, (b or 1, h or 1, t, s).
+      mask: (b or 1, h or 1, t or 1, s), bool, True where a query may attend.
+      bias: added to the scores, (b or 1, h or 1, t or 1, s); −∞ where a query may not attend.
       scale: multiplies the scores; None for 1/√k.
     Returns:
-      An array (b, t, h, k) of the dtype of value.
+      An array (b, t, h, k) of the dtype of value. A query that may attend to no key gets zeros, and
+      has no gradient.
+    Raises:
+      TypeError: the mask is not of bool.
+      ValueError: mask or bias has not four axes.
 
     >>> q = k = v = jnp.ones((1, 3, 2, 4))
     >>> attention(q, k, v).shape
     (1, 3, 2, 4)
     """
+    checks.mask(mask, "b h t s")
+    checks.num_axes("b h t s", bias=bias)
     g, k = key.shape[2:]
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(*query.shape[:2], g, -1, k)
-    scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
-    scores = scores * (k**-0.5 if scale is None else scale)
-    if bias is not None:
-        scores = scores + _by_group(bias, g).astype(wide)
-    queries, keys = scores.shape[-2:]
-    for visible in (mask, _visible(queries, keys, causal, window)):
-        if visible is not None:
-            # Finite, so that a row that attends to nothing gets a mean of the values and no NaN.
-            scores = jnp.where(_by_group(visible, g), scores, 0.7 * jnp.finfo(wide).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    return jnp.einsum("bgrts,bsgk->btgrk", weights, value).reshape(query.shape)
+    scale = k**-0.5 if scale is None else scale
+
+    def attend(x: Inputs) -> Array:
+        wide = jnp.promote_types(x.query.dtype, jnp.float32)
+        scores = einsum("bgrtk,bgsk->bgrts", x.query, x.key, preferred_element_type=wide) * scale
+        scores = scores if x.bias is None else scores + x.bias.astype(wide)
+        scores = scores if x.mask is None else jnp.where(x.mask, scores, -jnp.inf)
+        e, total = exp_and_sum(scores)  # divided last: V has fewer columns than e
+        e = e.astype(x.value.dtype)
+        y = einsum("bgrts,bgsk->bgrtk", e, x.value, preferred_element_type=wide) / total
+        return y.astype(x.value.dtype)
+
+    inputs = Inputs(
+        jnp.moveaxis(_split_heads(query, g), 1, 3),
+        jnp.moveaxis(key, 1, 2),
+        jnp.moveaxis(value, 1, 2),
+        None if mask is None else _by_group(mask, g),
+        None if bias is None else _by_group(bias, g),
+    )
+    y = over_query_blocks(attend, inputs, causal=causal, window=window)
+    return _merge_heads(jnp.moveaxis(y, 3, 1))
+
+
+def _split_heads(query: Float[Array, "b t h k"], g: int) -> Float[Array, "b t g r k"]:
+    """(b, t, h, k) as (b, t, g, h/g, k): g is sharded as h was, or h/g where g is too short."""
+    b, t, h, k = query.shape
+    shape = (b, t, g, h // g, k)
+    if not is_explicit(query):
+        return query.reshape(shape)
+    *places, of_h, of_k = jax.typeof(query).sharding.spec
+    ways = jax.typeof(query).sharding.mesh.shape
+    fits = of_h is not None and g % math.prod(ways[axis] for axis in jax.tree.leaves(of_h)) == 0
+    heads = (of_h, None) if fits else (None, of_h)
+    return query.reshape(shape, out_sharding=PartitionSpec(*places, *heads, of_k))
+
+
+def _merge_heads(y: Float[Array, "b t g r k"]) -> Float[Array, "b t h k"]:
+    """Undoes `_split_heads`."""
+    b, t, g, r, k = y.shape
+    if not is_explicit(y):
+        return y.reshape(b, t, g * r, k)
+    *places, of_g, of_r, of_k = jax.typeof(y).sharding.spec
+    place = PartitionSpec(*places, of_r if of_g is None else of_g, of_k)
+    return y.reshape((b, t, g * r, k), out_sharding=place)
 
 
 def _by_group(x: Array, g: int) -> Array:
-    """(b, h or 1, t, s) with the query heads split into the groups that share a key head."""
-    return x[:, :, None] if x.shape[1] == 1 else x.reshape(x.shape[0], g, -1, *x.shape[2:])
-
-
-def _visible(
-    queries: int, keys: int, causal: bool, window: int | None
-) -> Bool[Array, "1 1 t s"] | None:
-    if not causal and window is None:
-        return None
-    ahead = jnp.arange(keys) - jnp.arange(queries)[:, None]
-    near = jnp.ones_like(ahead, bool) if window is None else abs(ahead) < window
-    return (near & (ahead <= 0) if causal else near)[None, None]
+    """(b, h or 1, t, c) with the query heads split into the groups that share a key head."""
+    b, h, t, c = x.shape
+    return x[:, :, None] if h == 1 else x.reshape(b, g, h // g, t, c)
 
 
 @dataclass(frozen=True)
@@ -190,18 +220,20 @@ class Attention(nnx.Module):
         self.config = config
         d, std, dtype = config.d_model, config.init_std, config.param_dtype
         h, g, k = config.num_heads, config.kv_heads, config.head_size
-        self.w_query = kernel(rngs, (d, h, k), fan_in=d, std=std, dtype=dtype)
-        self.w_key = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
-        self.w_value = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
+        fan: dict[str, Any] = {"fan_in": d, "std": std, "dtype": dtype}
+        axes, scale = self.axes, config.output_init_scale
+        self.w_query = kernel(rngs, (d, h, k), **fan, axes=axes["w_query"])
+        self.w_key = kernel(rngs, (d, g, k), **fan, axes=axes["w_key"])
+        self.w_value = kernel(rngs, (d, g, k), **fan, axes=axes["w_value"])
         self.w_out = kernel(
-            rngs, (h, k, d), fan_in=h * k, std=std, scale=config.output_init_scale, dtype=dtype
+            rngs, (h, k, d), **fan | {"fan_in": h * k}, scale=scale, axes=axes["w_out"]
         )
         bias = config.use_bias
-        self.b_query = constant(0.0, (h, k), dtype) if bias else None
-        self.b_key = constant(0.0, (g, k), dtype) if bias else None
-        self.b_value = constant(0.0, (g, k), dtype) if bias else None
+        self.b_query = constant(0.0, (h, k), dtype, axes["b_query"]) if bias else None
+        self.b_key = constant(0.0, (g, k), dtype, axes["b_key"]) if bias else None
+        self.b_value = constant(0.0, (g, k), dtype, axes["b_value"]) if bias else None
         out_bias = bias if config.out_bias is None else config.out_bias
-        self.b_out = constant(0.0, (d,), dtype) if out_bias else None
+        self.b_out = constant(0.0, (d,), dtype, axes["b_out"]) if out_bias else None
 
     def __call__(
         self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None
@@ -237,13 +269,18 @@ class Attention(nnx.Module):
         Returns:
           An array (b, t, d) of ``config.dtype``; and the cache with the keys and values of x
           added, or None.
+        Raises:
+          TypeError: the mask is not of bool.
+          ValueError: the mask has another shape than (b, t).
         """
         c = self.config
+        checks.mask(mask, "b t", x.shape[:2])
         x = x.astype(c.dtype)
         positions = token_positions(x.shape[1], mask, None if cache is None else cache.mask)
-        query = self._heads(x, self.w_query, self.b_query, positions)
-        key = self._heads(x, self.w_key, self.b_key, positions)
-        value = self._heads(x, self.w_value, self.b_value)
+        heads = partial(self._heads, x.shape[:2], flatten_tokens(x))
+        query = heads(self.w_query, self.b_query, positions)
+        key = heads(self.w_key, self.b_key, positions)
+        value = heads(self.w_value, self.b_value)
         if cache is None:
             attend = partial(attention, causal=c.causal, window=c.window)
             visible = None if mask is None else mask[:, None, None, :]
@@ -264,10 +301,14 @@ class Attention(nnx.Module):
           mask: (b, s), True at real tokens, False at padding; None for no padding.
         Returns:
           Keys and values of all s tokens.
+        Raises:
+          TypeError: the mask is not of bool.
+          ValueError: the mask has another shape than (b, s).
         """
+        checks.mask(mask, "b s", y.shape[:2])
         y = y.astype(self.config.dtype)
-        key = self._heads(y, self.w_key, self.b_key)
-        value = self._heads(y, self.w_value, self.b_value)
+        heads = partial(self._heads, y.shape[:2], flatten_tokens(y))
+        key, value = heads(self.w_key, self.b_key), heads(self.w_value, self.b_value)
         mask = jnp.ones(y.shape[:2], bool) if mask is None else mask
         return Cache(key, value, mask, jnp.asarray(y.shape[1], jnp.int32))
 
@@ -280,7 +321,8 @@ class Attention(nnx.Module):
         Returns:
           An array (b, t, d) of ``config.dtype``.
         """
-        query = self._heads(x.astype(self.config.dtype), self.w_query, self.b_query)
+        x = x.astype(self.config.dtype)
+        query = self._heads(x.shape[:2], flatten_tokens(x), self.w_query, self.b_query)
         visible = memory.mask[:, None, None, :]
         scale = self.config.scale
         return self._out(
@@ -289,20 +331,23 @@ class Attention(nnx.Module):
 
     def _heads(
         self,
+        tokens: tuple[int, ...],
         x: Array,
         w: nnx.Param[Array],
         b: nnx.Param[Array] | None,
         positions: Array | None = None,
     ) -> Array:
         c = self.config
-        y = jnp.einsum("btd,dhk->bthk", x, cast(w, c.dtype))
-        y = y if b is None else y + cast(b, c.dtype)
+        y = einsum("...d,dhk->...hk", x, cast(w, c.dtype)).reshape(*tokens, *w.shape[1:])
+        y = y if b is None else y + aligned(cast(b, c.dtype), y)
         return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
 
     def _out(self, y: Array) -> Array:
         dtype = self.config.dtype
-        y = jnp.einsum("bthk,hkd->btd", y, cast(self.w_out, dtype))
-        return y if self.b_out is None else y + cast(self.b_out, dtype)
+        tokens, y = y.shape[:2], flatten_tokens(y, features=2)
+        y = einsum("...hk,hkd->...d", y, cast(self.w_out, dtype))
+        y = y.reshape(*tokens, self.config.d_model)
+        return y if self.b_out is None else y + aligned(cast(self.b_out, dtype), y)
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """An empty cache.

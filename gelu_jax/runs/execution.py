@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
+from flax import nnx
 
 from gelu_jax import signals
 from gelu_jax.errors import ConfigError, Problem, check, nearest
@@ -387,7 +388,8 @@ def load_model(home: Path, *, best: bool = False) -> Model:
       best: the one with the lowest validation loss, which `keep_best` keeps.
 
     Returns:
-      The module, with the weights of the newest checkpoint, or their average, if the run has one.
+      The module, in evaluation mode, with the weights of the newest checkpoint, or their average,
+      if the run has one.
 
     Raises:
       ConfigError: the folder holds no checkpoint that can be read.
@@ -400,4 +402,7 @@ def load_model(home: Path, *, best: bool = False) -> Model:
     state = checkpoint.restore(home / ("best" if best else "checkpoint"), like)
     reason = "keep_best was not set" if best else "no readable checkpoint in it"
     check([Problem("run", home, reason)] if state is None else [])
-    return cast(State, state).evaluated
+    model = cast(State, state).evaluated
+    if isinstance(model, nnx.Module):
+        model.eval()
+    return model

@@ -17,6 +17,7 @@ from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.families.files import locate
 from gelu_jax.families.load_plan import plan_load
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import without_rules
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.variants import Variant, variant_problems
@@ -105,13 +106,14 @@ def make_model(config: ModelConfig, key: Key[Array, ""], inputs: Any = None) -> 
     Returns:
       The module.
     """
-    match built := architecture(config):
-        case MLPConfig():
-            return MLP(built, rngs=nnx.Rngs(key))
-        case TransformerConfig():
-            return Transformer(built, rngs=nnx.Rngs(key))
-        case PythonModel():
-            return make_network(built, key, inputs)
+    with without_rules():  # `training.mesh` places the parameters by itself
+        match built := architecture(config):
+            case MLPConfig():
+                return MLP(built, rngs=nnx.Rngs(key))
+            case TransformerConfig():
+                return Transformer(built, rngs=nnx.Rngs(key))
+            case PythonModel():
+                return make_network(built, key, inputs)
 
 
 def learned(model: Model) -> Any:

@@ -344,11 +344,11 @@ def _decayed(params: Any) -> Any:
     )
 
 
-_NOT_DECAYED = ("bias", "scale", "head_bias", "learned")
+_NOT_DECAYED = ("bias", "scale", "head_bias")
 
 
 def _is_bias_or_scale(path: KeyPath[Any]) -> bool:
-    return any(name.startswith("b_") or name in _NOT_DECAYED for name in _path(path))
+    return any(name.startswith(("b_", "learned")) or name in _NOT_DECAYED for name in _path(path))
 
 
 def _path(path: KeyPath[Any]) -> list[str]:

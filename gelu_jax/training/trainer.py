@@ -232,7 +232,7 @@ def _scores(
     if isinstance(model, Network):
         losses, correct, state = model.scores(inputs, targets, dropout_key)
         return losses, correct, replace(model, state=state)
-    logits = model(inputs, dropout_key=dropout_key)
+    logits = model(inputs, dropout_key is None, dropout_key=dropout_key)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return losses, logits.argmax(-1) == targets, model
 
