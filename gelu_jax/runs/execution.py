@@ -254,11 +254,13 @@ def _resume(home: Path, run: Run, like: State) -> tuple[Run, State | None]:
 def _started(config: TrainConfig, run: Run, like: State) -> tuple[Run, State]:
     """The state and the record of the finished run that this one begins with."""
     home = find_model(Path(str(config.start)))
+    if _kept(read_config(home / "config.yaml", TrainConfig)) != _kept(config):
+        reason = "its state does not fit: a run goes on with the same model and optimizer"
+        raise ConfigError([Problem("start", config.start, reason)])
     state = checkpoint.restore(home / "checkpoint", like)
     before = read_run(home / "run.json")
     if state is None or before is None:
-        reason = "its state does not fit: a run goes on with the same model and optimizer"
-        raise ConfigError([Problem("start", config.start, reason)])
+        raise ConfigError([Problem("start", config.start, "no readable checkpoint in it")])
     step = int(state.step)
     if step >= config.steps or (config.steps - step) % config.eval_every:
         reason = f"must be above the {step} of {config.start} by a multiple of eval_every"
@@ -266,6 +268,13 @@ def _started(config: TrainConfig, run: Run, like: State) -> tuple[Run, State]:
     known = before.until(step)
     kept = {name: getattr(run, name) for name in ("arm", "seed", "learning_rate", "purpose")}
     return replace(known, status="interrupted", **kept), state
+
+
+def _kept(config: TrainConfig) -> Any:
+    """What decides the structure of a state: the model, the update rule, whether it is averaged."""
+    optimizer = to_dict(config.optimizer)
+    rule = [optimizer.get(key) for key in ("kind", "name", "factory")]
+    return to_dict(config.model), rule, config.ema_decay is None
 
 
 def resolved(trainer: Trainer, task: Task) -> TrainConfig:
