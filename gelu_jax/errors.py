@@ -87,12 +87,44 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
     >>> nearest("swigle", ["gelu", "swiglu", "relu"])
     'did you mean swiglu?'
+    >>> nearest("SwiGLU", ["gelu", "swiglu", "relu"])
+    'did you mean swiglu?'
+    >>> nearest("lr", ["name", "learning_rate"])
+    'did you mean learning_rate?'
     >>> nearest("zzz", ["gelu", "relu"])
     'choose from gelu, relu'
     """
     choices = sorted(choices)
-    close = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
+    meant = _ABBREVIATIONS.get(name.lower(), name)
+    same = [choice for choice in choices if _letters(choice) == _letters(meant)]
+    close = same or difflib.get_close_matches(meant.lower(), choices, n=3, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices)}"
+
+
+_ABBREVIATIONS = {
+    "lr": "learning_rate",
+    "min_lr": "min_learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "eps": "epsilon",
+    "betas": "b1",
+    "relu^2": "relu_squared",
+    "relu**2": "relu_squared",
+    "relu²": "relu_squared",
+    "hidden_size": "d_model",
+    "intermediate_size": "d_ff",
+    "n_layer": "num_layers",
+    "n_layers": "num_layers",
+    "n_head": "num_heads",
+    "n_heads": "num_heads",
+    "warmup": "warmup_steps",
+    "max_steps": "steps",
+    "seq_len": "context",
+}
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def no_such(what: str, path: str) -> str:

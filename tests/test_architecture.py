@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {  # the longest prefix that fits counts
     "gelu_jax.errors": -1,
     "gelu_jax.files": -1,
+    "gelu_jax.importing": -1,
     "gelu_jax.signals": -1,
     "gelu_jax.version": -1,
     "gelu_jax.activations": 0,
@@ -30,12 +31,14 @@ FLOORS = {  # the longest prefix that fits counts
     "gelu_jax.linen": 4,
     "gelu_jax.families": 4,
     "gelu_jax.numerics": 4,
+    "gelu_jax.training.python": 4,  # what data, model and optimizer of one's own share
     "gelu_jax.training": 5,
     "gelu_jax.runs": 6,
     "gelu_jax.compare": 7,
     "gelu_jax.report": 8,
     "gelu_jax": 9,  # the façade: only a table of contents
     "gelu_jax.cli": 9,
+    "gelu_jax.lab": 10,  # what the commands do, from Python
 }
 
 ROOMS = {  # package → the modules that may import it

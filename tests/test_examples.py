@@ -10,13 +10,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(ROOT.glob("examples/*.py"))
 
-ARGUMENTS = {"04_train.py": ["20"], "05_compare.py": ["20", "2"]}
+ARGUMENTS = {
+    "04_train.py": ["20"],
+    "05_compare.py": ["20", "2"],
+    "09_train_your_own.py": ["20"],
+    "10_compare_your_own.py": ["20", "2"],
+}
 PRINTS = {
     "01_activations.py": "gradient at 200 in float16: 1.0 and nan",
     "02_feed_forward_in_nnx.py": "swiglu",
     "03_feed_forward_in_linen.py": "equal to the NNX module, bit for bit: True",
     "04_train.py": "def ",
     "05_compare.py": "Smoke test: no conclusion is drawn.",
+    "09_train_your_own.py": "accuracy 0.",
+    "10_compare_your_own.py": "lstm: width ",
 }
 
 

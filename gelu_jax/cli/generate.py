@@ -30,6 +30,7 @@ def generate_command(
     arm: str | None = None,
     tokenizer: Path | None = None,
     seed: int = 0,
+    best: bool = False,
 ) -> None:
     """Print text that a trained language model continues a prompt with.
 
@@ -43,13 +44,14 @@ def generate_command(
         arm: which arm of a comparison; the first by default.
         tokenizer: of a run on tokens; the corpus's own by default.
         seed: of the draws.
+        best: the state with the lowest validation loss, where the config had keep_best.
     """
     check([Problem("prompt", prompt, "must not be empty")] if not prompt else [])
     check(checks.positive(length=length))
     check_backend()
     home = find_model(run, arm)
     make_importable(run)
-    model = load_model(home)
+    model = load_model(home, best=best)
     if not isinstance(model, Transformer):
         raise ConfigError([Problem("run", run, "holds a classifier, not a language model")])
     text = codec(read_config(home / "config.yaml", TrainConfig).data, tokenizer)

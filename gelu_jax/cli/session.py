@@ -1,6 +1,5 @@
 """What `train` and `compare` share: a directory that is theirs, the progress, and the trackers."""
 
-import shlex
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -189,16 +188,3 @@ def run_directory(config: Path, output: Path | None) -> Path:
     if _is_of_a_run(config):
         return config.parent
     return Path("runs") / run_name(config)
-
-
-def command_to_repeat(command: str, directory: Path) -> str:
-    """What a person types to do a run or comparison again.
-
-    Args:
-      command: train or compare.
-      directory: where it is written.
-
-    Returns:
-      A line for a shell.
-    """
-    return f"gelu-jax {command} {shlex.quote((directory / 'config.yaml').as_posix())}"

@@ -13,7 +13,6 @@ from gelu_jax.cli.failures import check_backend
 from gelu_jax.cli.session import (
     Log,
     claimed,
-    command_to_repeat,
     progress,
     run_directory,
     run_name,
@@ -27,7 +26,7 @@ from gelu_jax.files import is_primary
 from gelu_jax.report.verdict import verdict
 from gelu_jax.report.write import write_report
 from gelu_jax.runs.environment import environment
-from gelu_jax.runs.identity import write_identity
+from gelu_jax.runs.identity import command_to_repeat, write_identity
 from gelu_jax.runs.trackers import Tracker, trackers
 from gelu_jax.runs.training import train
 from gelu_jax.training.checkpoint import latest_step
@@ -81,5 +80,5 @@ def _train(trainer: Trainer, name: str, directory: Path, tracked: Sequence[Track
     with progress(alone, tracked) as callback:
         run = train(trainer, name, directory, callback)
     where = environment() | {"runs": "one after another, in one process"}
-    command = command_to_repeat("train", directory)
+    command = command_to_repeat("train", directory, trainer.config)
     return record(directory.name, alone, {name: trainer}, [run], where, command)

@@ -13,6 +13,7 @@ from gelu_jax.compare.records import Metric
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.training.config import from_dict, to_dict
+from gelu_jax.training.optimizer import with_learning_rate
 from gelu_jax.training.trainer import TrainConfig
 
 Changes = Mapping[str, Any]
@@ -126,6 +127,7 @@ class CompareConfig:
         for grid in own.values() or (self.grid(""),):
             for learning_rate in grid:
                 yield from checks.positive(learning_rates=learning_rate)
+                yield from checks.finite(learning_rates=learning_rate)
             if len(set(grid)) < len(grid):
                 yield Problem("learning_rates", grid, "a rate is given twice")
 
@@ -162,6 +164,8 @@ class CompareConfig:
             arm = changed(self.run, changes)
             if (arm.data, arm.batch_size) != (self.run.data, self.run.batch_size):
                 yield Problem(f"arms.{name}", dict(changes), "arms must see the same data")
+            for learning_rate in self.learning_rates:
+                with_learning_rate(arm.optimizer, learning_rate)  # raises what does not fit
         except ConfigError as error:
             yield from (replace(p, field=f"arms.{name}.{p.field}") for p in error.problems)
         shared = {"seed", *(["optimizer.learning_rate"] if self.learning_rates else [])}

@@ -1,7 +1,6 @@
 """A comparison: arms × seeds × learning rates, matched, paired, tuned, and put on record."""
 
 import math
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +22,7 @@ from gelu_jax.compare.records import Arm, Change, Comparison, Metric, read_resul
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs.execution import Callback, Task
 from gelu_jax.runs.executors import Executor, SerialExecutor
+from gelu_jax.runs.identity import command_to_repeat
 from gelu_jax.runs.record import Run
 from gelu_jax.training.config import from_dict, to_dict, write_config
 from gelu_jax.training.data import Dataset, load_data
@@ -100,7 +100,7 @@ def compare(
         for name, learning_rate in learning_rates.items()
     ])  # fmt: skip
     runs = (*chain.from_iterable(tuning.values()), *reported)
-    command = f"gelu-jax compare {shlex.quote((directory / 'config.yaml').as_posix())}"
+    command = command_to_repeat("compare", directory, config)
     found = record(directory.name, config, trainers, runs, executor.environment, command)
     found = _with_history(found, directory, config)
     write_results(found, directory)
@@ -141,18 +141,18 @@ def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]
     if config.match == "width":
         return arms
     costs: dict[str, matching.Cost] = {
-        "parameters": matching.parameters,
+        "parameters": lambda arm: matching.parameters(arm, data),
         "flops": lambda arm: matching.flops_per_step(arm, data),
     }
     cost = costs[config.match]
     targets = {name: cost(arms[name]) for name in dict.fromkeys(config.references.values())}
-    sets_width = {
-        name: any(path.split(".")[-1] == "d_ff" for path in changes)
-        for name, changes in config.arms.items()
+    keeps_width = {
+        name: matching.width(arm) is None or matching.sets_width(arm, flatten(config.arms[name]))
+        for name, arm in arms.items()
     }
     return {
         name: arm
-        if cost(arm) == (target := targets[config.references[name]]) or sets_width[name]
+        if keeps_width[name] or cost(arm) == (target := targets[config.references[name]])
         else matching.matched(arm, cost, target, config.multiple_of)
         for name, arm in arms.items()
     }
@@ -178,8 +178,10 @@ def _tune(config: CompareConfig, executor: Executor) -> dict[str, list[Run]]:
 
     grids = {name: sorted(config.grid(name)) for name in config.arms}
     search({name: grid for name, grid in grids.items() if len(grid) > 1})
+    lowest = config.run.optimizer.min_learning_rate
     for _ in range(MOST_EXTENSIONS):
-        search({name: _beyond(runs, config.metric) for name, runs in found.items() if runs})
+        beyond = {name: _beyond(runs, config.metric) for name, runs in found.items() if runs}
+        search({name: [r for r in rates if r >= lowest] for name, rates in beyond.items()})
     return found
 
 
@@ -196,7 +198,7 @@ def _learning_rate(
     """That of the reported runs: tuned, or the only one of the grid, or the arm's own."""
     if runs:
         return best_learning_rate(runs, config.metric)
-    return next(iter(config.grid(name)), arm.optimizer.learning_rate)
+    return next(iter(config.grid(name)), arm.optimizer.peak)
 
 
 def best_learning_rate(runs: Sequence[Run], metric: Metric) -> float:
@@ -264,7 +266,7 @@ def record(
             Arm(
                 arm,
                 {k: v for k, v in flat[arm].items() if k not in first or first[k] != v},
-                matching.parameters(trainer.config),
+                matching.parameters(trainer.config, data),
                 matching.flops_per_step(trainer.config, data),
                 matching.width(trainer.config),
             )

@@ -1,33 +1,34 @@
 """Arms of equal cost: the hidden width at which one config costs what another does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import jax
-from flax import nnx
 
 from gelu_jax.nn.mlp import MLPConfig
+from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.training.data import Dataset
 from gelu_jax.training.flops import products
-from gelu_jax.training.model import PretrainedConfig, architecture, make_model
-from gelu_jax.training.trainer import Keys, TrainConfig, init, step
+from gelu_jax.training.model import PretrainedConfig, architecture, learned, make_model
+from gelu_jax.training.python_model import PythonModel
+from gelu_jax.training.trainer import Keys, TrainConfig, example_inputs, init, step
 
 Cost = Callable[[TrainConfig], int | float]
 
 
-def parameters(config: TrainConfig) -> int:
+def parameters(config: TrainConfig, data: Dataset | None = None) -> int:
     """Entries of all parameters of the model; nothing is allocated.
 
     Args:
       config: of a run.
+      data: that it trains on, whose shapes a Linen module of a person's own needs.
 
     Returns:
       How many numbers are learned.
     """
-    model = jax.eval_shape(
-        lambda key: make_model(config.model, rngs=nnx.Rngs(key)), jax.random.key(0)
-    )
-    return sum(leaf.size for leaf in jax.tree.leaves(model))
+    inputs = None if data is None else example_inputs(data)
+    model = jax.eval_shape(lambda key: make_model(config.model, key, inputs), jax.random.key(0))
+    return sum(leaf.size for leaf in jax.tree.leaves(learned(model)))
 
 
 def flops_per_step(config: TrainConfig, data: Dataset) -> float:
@@ -44,24 +45,44 @@ def flops_per_step(config: TrainConfig, data: Dataset) -> float:
       FLOPs of one step.
     """
     keys, rate = Keys.of(0), jax.numpy.zeros(())
-    state = jax.eval_shape(lambda keys: init(config, keys), keys)
+    state = jax.eval_shape(lambda keys: init(config, keys, example_inputs(data)), keys)
     counted = products(
         lambda *args: step(config, *args), state, data.abstract_batches(1), keys, rate
     )
     return float(sum(product.flops for product in counted))
 
 
-def width(config: TrainConfig) -> int:
+def width(config: TrainConfig) -> int | None:
     """The hidden width of the model's feed-forward blocks.
 
     Args:
       config: of a run.
 
     Returns:
-      d_ff.
+      d_ff; None for a model of a person's own that does not say which of its arguments it is.
     """
-    model = architecture(config.model)
-    return model.d_ff if isinstance(model, MLPConfig) else model.block.feed_forward.d_ff
+    match model := architecture(config.model):
+        case PythonModel():
+            return None if model.width is None else model.arguments[model.width]
+        case MLPConfig():
+            return model.d_ff
+        case TransformerConfig():
+            return model.block.feed_forward.d_ff
+
+
+def sets_width(config: TrainConfig, changes: Iterable[str]) -> bool:
+    """Whether changes to a run set its hidden width.
+
+    Args:
+      config: of the changed run.
+      changes: the dotted paths of the fields.
+
+    Returns:
+      True if one of them is the width.
+    """
+    model = config.model
+    name = model.width if isinstance(model, PythonModel) else "d_ff"
+    return any(path.split(".")[-1] == name for path in changes)
 
 
 def with_width(config: TrainConfig, d_ff: int) -> TrainConfig:
@@ -75,6 +96,9 @@ def with_width(config: TrainConfig, d_ff: int) -> TrainConfig:
       A new config.
     """
     model = config.model
+    if isinstance(model, PythonModel):
+        arguments = {**model.arguments, str(model.width): d_ff}
+        return replace(config, model=replace(model, arguments=arguments))
     if isinstance(model, MLPConfig | PretrainedConfig):
         return replace(config, model=replace(model, d_ff=d_ff))
     feed_forward = replace(model.block.feed_forward, d_ff=d_ff)

@@ -7,6 +7,7 @@ The checks of arrays at the end raise.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, cast
@@ -81,6 +82,20 @@ def positive(**fields: int | float | None) -> Iterator[Problem]:
     for field, value in fields.items():
         if value is not None and not value > 0:
             yield Problem(field, value, "must be above 0")
+
+
+def finite(**fields: int | float | None) -> Iterator[Problem]:
+    """No number may be infinite.
+
+    Args:
+      **fields: numbers by field name; None stands for a default and passes. NaN is left to the
+        other checks.
+    Returns:
+      The problems found.
+    """
+    for field, value in fields.items():
+        if value is not None and math.isinf(value):
+            yield Problem(field, value, "must be finite")
 
 
 def not_negative(**fields: int | float) -> Iterator[Problem]:

@@ -1,8 +1,5 @@
 """A variant of the feed-forward block is the tuple of its branches, and nothing else."""
 
-import pkgutil
-import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
@@ -10,6 +7,7 @@ from flax import nnx
 from jax.tree_util import Partial
 from jax.typing import DTypeLike
 
+from gelu_jax import importing
 from gelu_jax.activations import ACTIVATIONS, Elementwise, activation
 from gelu_jax.errors import Problem, nearest
 from gelu_jax.nn.branches import (
@@ -68,31 +66,13 @@ def _branch(branch: str | Branch) -> Branch:
     if not isinstance(branch, str):
         return branch
     if ":" in branch:
-        return _imported(branch)
+        return importing.resolve(branch)
     if len(known := VARIANTS.get(branch, ())) == 1:
         return known[0]
     try:
         return activation(branch)
     except ValueError:
         raise ValueError(f"unknown; {nearest(branch, VARIANTS)}") from None
-
-
-def _imported(name: str) -> Branch:
-    try:
-        return pkgutil.resolve_name(name)
-    except Exception as error:  # the module is a person's own, and may do anything
-        reason = f"{_place_in_module(error)}{type(error).__name__}: {error}"
-        raise ValueError(f"cannot be imported as module:function ({reason})") from None
-
-
-def _place_in_module(error: Exception) -> str:
-    """The file and line at which an own module failed; nothing if it was not found at all."""
-    if isinstance(error, SyntaxError):
-        return ""  # its text has them
-    installed = (sys.prefix, sys.base_prefix, "<frozen", __file__)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(installed)]
-    return f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
 
 
 def variant_problems(variant: Variant) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ and the own modules and weights that the config names (see `identity`).
 import glob
 import hashlib
 import json
+import math
 import shutil
 import threading
 import time
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
+from flax import nnx
 
 from gelu_jax import signals
 from gelu_jax.errors import ConfigError, Problem, check, nearest
@@ -32,12 +34,24 @@ from gelu_jax.runs.identity import imported, versions
 from gelu_jax.runs.record import Purpose, Run, read_run, write_run
 from gelu_jax.training import checkpoint
 from gelu_jax.training.config import read_config, to_dict, write_config
+from gelu_jax.training.data import load_data
 from gelu_jax.training.distributed import (
     broadcast_from_primary,
     received_anywhere,
     same_everywhere,
 )
-from gelu_jax.training.trainer import Keys, Model, Point, State, TrainConfig, Trainer, init
+from gelu_jax.training.model import Model
+from gelu_jax.training.optimizer import with_learning_rate
+from gelu_jax.training.python_model import PythonModel
+from gelu_jax.training.trainer import (
+    Keys,
+    Point,
+    State,
+    TrainConfig,
+    Trainer,
+    example_inputs,
+    init,
+)
 
 
 @dataclass(frozen=True)
@@ -100,13 +114,16 @@ def execute(trainer: Trainer, task: Task, directory: Path, callback: Callback) -
     home.mkdir(parents=True, exist_ok=True)
     write_config(resolved(trainer, task), home / "config.yaml")
     run, state = _resume(home, run or _empty(trainer, task), trainer.abstract_state)
+    if state is None and trainer.config.start is not None:
+        run, state = _started(trainer.config, run, trainer.abstract_state)
     callback(task, run)
     run = _train(trainer, task, home, run, state, callback)
     point = run.last_point
     run = replace(run, status="diverged" if point and point.diverged else "finished")
     write_run(run, home)
     if task.purpose == "tuning":
-        shutil.rmtree(home / "checkpoint", ignore_errors=True)
+        for folder_name in ("checkpoint", "best"):
+            shutil.rmtree(home / folder_name, ignore_errors=True)
     return run
 
 
@@ -131,10 +148,13 @@ def _train(
     try:
         with (
             checkpoint.AsyncSaver(home / "checkpoint") as saver,
+            checkpoint.AsyncSaver(home / "best") as best,
             latest.saved_on_signal(saver),
         ):
             for state, point in trainer.fit(task.seed, task.learning_rate, resume):
                 run = latest.append(point, state)
+                if trainer.config.keep_best and _is_best(run):
+                    best.save(point.step, state)
                 if latest.is_due(trainer.config, point):
                     latest.save(saver)
                 callback(task, run)
@@ -147,6 +167,11 @@ def _train(
             checkpoint.save(home / "checkpoint", int(state.step), state)
         raise
     return run
+
+
+def _is_best(run: Run) -> bool:
+    """Whether the newest evaluation of a run has the lowest validation loss so far."""
+    return run.final_loss == min(filter(math.isfinite, run.validation_loss), default=None)
 
 
 class _Latest:
@@ -226,6 +251,32 @@ def _resume(home: Path, run: Run, like: State) -> tuple[Run, State | None]:
     return run.until(int(state.step)), state
 
 
+def _started(config: TrainConfig, run: Run, like: State) -> tuple[Run, State]:
+    """The state and the record of the finished run that this one begins with."""
+    home = find_model(Path(str(config.start)))
+    if _kept(read_config(home / "config.yaml", TrainConfig)) != _kept(config):
+        reason = "its state does not fit: a run goes on with the same model and optimizer"
+        raise ConfigError([Problem("start", config.start, reason)])
+    state = checkpoint.restore(home / "checkpoint", like)
+    before = read_run(home / "run.json")
+    if state is None or before is None:
+        raise ConfigError([Problem("start", config.start, "no readable checkpoint in it")])
+    step = int(state.step)
+    if step >= config.steps or (config.steps - step) % config.eval_every:
+        reason = f"must be above the {step} of {config.start} by a multiple of eval_every"
+        raise ConfigError([Problem("steps", config.steps, reason)])
+    known = before.until(step)
+    kept = {name: getattr(run, name) for name in ("arm", "seed", "learning_rate", "purpose")}
+    return replace(known, status="interrupted", **kept), state
+
+
+def _kept(config: TrainConfig) -> Any:
+    """What decides the structure of a state: the model, the update rule, whether it is averaged."""
+    optimizer = to_dict(config.optimizer)
+    rule = [optimizer.get(key) for key in ("kind", "name", "factory")]
+    return to_dict(config.model), rule, config.ema_decay is None
+
+
 def resolved(trainer: Trainer, task: Task) -> TrainConfig:
     """What is trained: the trainer's config with the seed and learning rate of a task.
 
@@ -236,7 +287,7 @@ def resolved(trainer: Trainer, task: Task) -> TrainConfig:
     Returns:
       The config that stands in the folder of the run.
     """
-    optimizer = replace(trainer.config.optimizer, learning_rate=task.learning_rate)
+    optimizer = with_learning_rate(trainer.config.optimizer, task.learning_rate)
     return replace(trainer.config, optimizer=optimizer, seed=task.seed)
 
 
@@ -269,7 +320,16 @@ def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[s
 
 
 # Config fields that came after runs were first addressed, each with the value that changes nothing
-_ADDED = dict.fromkeys(("d_out", "kernel_init", "bias_init", "precision", "dot_general"))
+_ADDED = dict.fromkeys(("d_out", "kernel_init", "bias_init", "precision", "dot_general")) | {
+    "min_learning_rate": 0.0,
+    "decay_steps": None,
+    "kind": "optax",
+    "gradient_accumulation_steps": 1,
+    "ema_decay": None,
+    "keep_best": False,
+    "start": None,
+    "validation_fraction": None,
+}
 
 
 def _without_unused(data: Any) -> Any:
@@ -328,22 +388,29 @@ def _has_state(home: Path) -> bool:
     return any((home / "checkpoint").glob("[0-9]*"))
 
 
-def load_model(home: Path) -> Model:
+def load_model(home: Path, *, best: bool = False) -> Model:
     """The trained model of a run.
 
     Args:
       home: the folder of the run, as `find_model` finds it.
+      best: the one with the lowest validation loss, which `keep_best` keeps.
 
     Returns:
-      The module, with the weights of the newest checkpoint, in evaluation mode.
+      The module, in evaluation mode, with the weights of the newest checkpoint, or their average,
+      if the run has one.
 
     Raises:
       ConfigError: the folder holds no checkpoint that can be read.
     """
     config = read_config(home / "config.yaml", TrainConfig)
-    like = jax.eval_shape(lambda: init(config, Keys.of(0)))
-    state = checkpoint.restore(home / "checkpoint", like)
-    check([Problem("run", home, "no readable checkpoint in it")] if state is None else [])
-    model = cast(State, state).model
-    model.eval()
+    inputs = None
+    if isinstance(config.model, PythonModel):  # whose shapes may follow from the data's
+        inputs = example_inputs(load_data(config.data, config.batch_size))
+    like = jax.eval_shape(lambda: init(config, Keys.of(0), inputs))
+    state = checkpoint.restore(home / ("best" if best else "checkpoint"), like)
+    reason = "keep_best was not set" if best else "no readable checkpoint in it"
+    check([Problem("run", home, reason)] if state is None else [])
+    model = cast(State, state).evaluated
+    if isinstance(model, nnx.Module):
+        model.eval()
     return model

@@ -4,11 +4,10 @@ It is part of the address of every run (see `execution`) and stands in `identity
 directory, so that a person is told what has changed there.
 """
 
-import ast
 import hashlib
 import json
 import re
-import sys
+import shlex
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ import jax
 
 from gelu_jax.families.files import locate
 from gelu_jax.files import write_file
+from gelu_jax.importing import digest, installed, is_own, source
 from gelu_jax.runs.environment import processor
 from gelu_jax.training.config import to_dict
 from gelu_jax.training.model import PretrainedConfig
@@ -25,8 +25,8 @@ from gelu_jax.training.trainer import TrainConfig, Trainer
 from gelu_jax.version import NUMERICS_VERSION
 
 FILE = "identity.json"
+_ONLY_HERE = re.compile(r"([\w.]+:[\w.<>]+)#[0-9a-f]{12}")
 _FUNCTION = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_][\w.]*")
-_VERSIONED = {"gelu_jax", "jax"}  # `versions` stands for their source
 
 
 def versions() -> list[str]:
@@ -42,67 +42,69 @@ def imported(config: TrainConfig) -> dict[str, dict[str, str]]:
       config: of a run.
 
     Returns:
-      "modules": module → SHA-256 of its source and of what it imports from its own folder, for
-      every ``module:function`` that the config names; "weights": path → SHA-256 of their files. A
-      key is there only if it holds something. Each file is read once in a process.
+      "modules": module → the hash of its source and of what it imports from its own folder, or the
+      version of the installed package, for every ``module:function`` that the config names;
+      "weights": path → SHA-256 of their files. A key is there only if it holds something. Each file
+      is read once in a process.
     """
     names = {name for text in _texts(to_dict(config)) for name in _FUNCTION.findall(text)}
-    modules = {name: _source(name) for name in sorted(names) if _is_own(name)}
+    modules = {name: source(name) for name in sorted(names) if is_own(name)}
+    modules |= {name: version for name in sorted(names) if (version := installed(name))}
     paths = [config.model.path] if isinstance(config.model, PretrainedConfig) else []
     weights = {path: _content(path) for path in paths}
+    if config.start is not None:
+        weights[config.start] = _state_of(config.start)
     found = {"modules": modules, "weights": weights}
     return {key: hashes for key, hashes in found.items() if hashes}
 
 
+def only_here(config: Any) -> list[str]:
+    """What a config names that no other process can find: parts of a notebook or a script.
+
+    Args:
+      config: of a run or a comparison.
+
+    Returns:
+      Their names.
+    """
+    plain = list(_strings(to_dict(config)))
+    return sorted({name for text in plain for name in _ONLY_HERE.findall(text)})
+
+
+def command_to_repeat(command: str, directory: Path, config: Any) -> str:
+    """What a person types to do a run or comparison again.
+
+    Args:
+      command: train or compare.
+      directory: where it is written.
+      config: of the run or comparison.
+
+    Returns:
+      A line for a shell; or what is to be run, where parts of the config were made in Python.
+    """
+    if names := only_here(config):
+        return f"run the notebook or script again that defines {', '.join(names)}"
+    return f"gelu-jax {command} {shlex.quote((directory / 'config.yaml').as_posix())}"
+
+
 def _texts(plain: Any) -> Iterator[str]:
+    return (text for text in _strings(plain) if _FUNCTION.fullmatch(text))
+
+
+def _strings(plain: Any) -> Iterator[str]:
     if isinstance(plain, Mapping):
         plain = list(plain.values())
     if isinstance(plain, list):
         for part in plain:
-            yield from _texts(part)
-    elif isinstance(plain, str) and _FUNCTION.fullmatch(plain):
+            yield from _strings(part)
+    elif isinstance(plain, str):
         yield plain
 
 
-def _is_own(name: str) -> bool:
-    """Whether a module has been imported, from a file that no version stands for."""
-    module = sys.modules.get(name)
-    return name.partition(".")[0] not in _VERSIONED and bool(getattr(module, "__file__", None))
-
-
-@cache
-def _source(name: str) -> str:
-    """The SHA-256 of a module's file, and of what it imports from the folder of its package."""
-    file = Path(str(sys.modules[name].__file__)).resolve()
-    root = file.parents[name.count(".") + (file.name == "__init__.py")]
-    found, waiting = dict[str, bytes](), [file]
-    while waiting:
-        path = waiting.pop()
-        key = path.relative_to(root).as_posix()
-        if key not in found:
-            found[key] = path.read_bytes()
-            waiting += _imports(path, root) if path.suffix == ".py" else []
-    return _digest(found)
-
-
-def _imports(path: Path, root: Path) -> Iterator[Path]:
-    """The files below a folder that a Python file imports."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names, folder = [alias.name for alias in node.names], root
-        elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            names = [module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)]
-            folder = path.parents[node.level - 1] if node.level else root
-        else:
-            continue
-        for name in filter(None, names):
-            parts = name.split(".")
-            for depth in range(1, len(parts) + 1):
-                place = folder.joinpath(*parts[:depth])
-                for file in (place.with_suffix(".py"), place / "__init__.py"):
-                    if file.is_file() and file.is_relative_to(root):
-                        yield file
+def _state_of(directory: str) -> str:
+    """The hash of the checkpoints of a finished run, by the sums that stand beside them."""
+    sums = sorted(Path(directory).glob("runs/*/*/checkpoint/*/sums.json"))
+    return digest({path.as_posix(): path.read_bytes() for path in sums})
 
 
 @cache
@@ -114,14 +116,7 @@ def _content(path: str) -> str:
     for file in files:
         with file.open("rb") as opened:
             digests[file.name] = hashlib.file_digest(opened, "sha256").digest()
-    return _digest(digests)
-
-
-def _digest(contents: Mapping[str, bytes]) -> str:
-    total = hashlib.sha256()
-    for name in sorted(contents):
-        total.update(json.dumps([name, len(contents[name])]).encode() + contents[name])
-    return total.hexdigest()[:16]
+    return digest(digests)
 
 
 def identity(trainers: Mapping[str, Trainer]) -> dict[str, str]:

@@ -26,5 +26,5 @@ def train(trainer: Trainer, name: str, directory: Path, callback: Callback) -> R
     """
     config = trainer.config
     write_config(config, directory / "config.yaml")
-    task = Task(name, config.seed, config.optimizer.learning_rate, "report")
+    task = Task(name, config.seed, config.optimizer.peak, "report")
     return execute(trainer, task, directory, callback)

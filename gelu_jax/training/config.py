@@ -36,6 +36,7 @@ from pydantic_core import ErrorDetails
 
 from gelu_jax.errors import ABSENT, Problem, nearest
 from gelu_jax.files import write_file
+from gelu_jax.importing import reference
 from gelu_jax.training.document import Document, KeyPath, dump, load
 
 T = TypeVar("T")
@@ -108,7 +109,7 @@ def to_dict(config: Any) -> Any:
         case _ if isinstance(config, np.dtype) or hasattr(config, "dtype"):
             return np.dtype(config).name
         case _:
-            return f"{config.__module__}:{getattr(config, '__qualname__', config)}"
+            return reference(config)
 
 
 def write_config(config: Any, path: str | os.PathLike[str]) -> None:
@@ -193,6 +194,8 @@ class _Sections:
             if not _sections(hint):
                 if name in values:
                     self.origins[*at, name], filled[name] = values[name]
+            elif part is not None and name not in data and not dataclasses.is_dataclass(part):
+                filled[name] = to_dict(part)  # a name, where a section would do as well
             elif name in data or part is not None or not _may_be_none(hint):
                 filled[name] = self.filled(hint, data.get(name, {}), (*at, name), passed, part)
         return filled
@@ -200,18 +203,21 @@ class _Sections:
     def report(self, error: ValidationError, data: Any) -> None:
         """Adds to the document what pydantic found, at the lines where it was written."""
         messages: dict[KeyPath, list[str]] = {}
+        named: set[KeyPath] = set()
         for detail in error.errors(include_url=False):
             at, value = _found(data, detail["loc"][1:])
             problems = _problems(detail, at, value)
             for problem in problems:
                 self.add(*problem)
+                named.add(problem[0])
             if not problems:
                 found = messages.setdefault(at, [])
                 message = _message(detail)
                 found += [message] if message and message not in found else []
         for at, found in messages.items():
             # what the other types of a union say of the value around a wrong one is left out
-            if not any(at == inner[: len(at)] and at != inner for inner in messages):
+            inside = [inner for inner in messages if inner != at] + list(named)
+            if not any(at == inner[: len(at)] for inner in inside):
                 self.add(at, _found(data, at)[1] if at else ABSENT, _sentence(found))
 
     def add(self, at: KeyPath, value: object, reason: str) -> None:

@@ -5,7 +5,10 @@ constructor runs and no tag makes an object. What differs from PyYAML's own `saf
 
 - scalars are those of YAML 1.2 (core schema): `1e-3` is a number, `010` is ten, `on`, `off`,
   `yes`, `no`, dates and `1_000` are strings, only `true` and `false` are booleans;
-- a key written twice is an error, and so are anchors, aliases and tags;
+- a key written twice is an error, and so are tags; an alias stands for what its anchor marks, and
+  `<<: *name` gives a section the keys of another one that it does not set itself;
+- `extends: base.yaml` at the top begins with another file, whose sections are merged key by key;
+  a section of another `kind` replaces that of the base;
 - `.nan` is a string: a NaN would not equal itself when the config of a run is read back.
 """
 
@@ -32,10 +35,9 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event: Any = self.peek_event()
-        if getattr(event, "anchor", None) or getattr(event, "tag", None):
+        if getattr(event, "tag", None):
             raise yaml.MarkedYAMLError(
-                problem="anchors, aliases and tags are not read; write the value out",
-                problem_mark=event.start_mark,
+                problem="tags are not read; write the value out", problem_mark=event.start_mark
             )
         if re.search("[\ud800-\udfff]", getattr(event, "value", "")):
             raise yaml.MarkedYAMLError(
@@ -181,6 +183,10 @@ class Document:
         raise ConfigError([Problem("", ABSENT, reason, where)])
 
     def _plain(self, node: yaml.Node, at: KeyPath, place: _Place) -> Any:
+        if len(self.places) > _MOST:  # aliases of aliases multiply
+            raise yaml.MarkedYAMLError(
+                problem="holds too many values", problem_mark=node.start_mark
+            )
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node.value, at, place)
         if isinstance(node, yaml.SequenceNode):
@@ -195,6 +201,12 @@ class Document:
         self, pairs: Iterable[tuple[yaml.Node, yaml.Node]], at: KeyPath, place: _Place
     ) -> dict[str, Any]:
         result: dict[str, Any] = {}
+        pairs = [(key, item) for key, item in pairs if not _is_merge(key)] + [
+            pair
+            for key, item in pairs
+            if _is_merge(key)
+            for pair in _merged(item, {getattr(other, "value", None) for other, _ in pairs})
+        ]
         for key_node, item in pairs:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(
@@ -212,8 +224,24 @@ class Document:
         return self._plain(item, at, place)
 
 
-def load(path: Path) -> Document:
-    """Reads the document of a YAML file.
+_MOST = 100_000  # values in a config
+
+
+def _is_merge(key: yaml.Node) -> bool:
+    return isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None
+
+
+def _merged(item: yaml.Node, own: set[Any]) -> list[tuple[yaml.Node, yaml.Node]]:
+    """The keys and values of a section that another one takes over."""
+    if not isinstance(item, yaml.MappingNode):
+        raise yaml.MarkedYAMLError(
+            problem="<<: takes one section, such as *name", problem_mark=item.start_mark
+        )
+    return [(key, value) for key, value in item.value if getattr(key, "value", None) not in own]
+
+
+def load(path: Path, _inner: tuple[Path, ...] = ()) -> Document:
+    """Reads the document of a YAML file, and what it extends.
 
     Args:
       path: the file.
@@ -240,7 +268,34 @@ def load(path: Path) -> Document:
     if not isinstance(document.data, dict):
         found = "empty" if document.data is None else "not a section"
         raise _unreadable(path, f"{found}; expected lines of `key: value`")
-    return document
+    base = document.data.pop("extends", None)
+    if base is None:
+        return document
+    chain = (*_inner, path.resolve())
+    place = document.places.get(("extends",), str(path))
+    if not isinstance(base, str):
+        raise ConfigError([Problem("extends", base, "must be the path of a file", place)])
+    if (other := path.parent / base).resolve() in chain:
+        raise ConfigError([Problem("extends", base, "extends itself", place)])
+    if not other.exists():
+        raise ConfigError([Problem("extends", base, no_such("file", str(other)), place)])
+    return _extended(load(other, chain), document)
+
+
+def _extended(base: Document, own: Document) -> Document:
+    """A document whose values come before those of the one that it extends."""
+    places = {**base.places, **own.places}
+    return Document(_over(base.data, own.data), places, [*base.problems, *own.problems])
+
+
+def _over(base: Any, own: Any) -> Any:
+    if not isinstance(base, dict) or not isinstance(own, dict):
+        return own
+    below, above = cast(dict[str, Any], base), cast(dict[str, Any], own)
+    if "kind" in above and above["kind"] != below.get("kind"):
+        return above
+    merged = {key: _over(below[key], above[key]) if key in below else above[key] for key in above}
+    return {**below, **merged}
 
 
 def _unreadable(path: Path, reason: str) -> ConfigError:

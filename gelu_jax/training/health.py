@@ -14,12 +14,15 @@ For each layer, over all units and tokens of the batch, with the hidden layer h 
 - gradient norm: of the loss, over all parameters of the layer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from gelu_jax.nn.feed_forward import HiddenLayer, branch_product
@@ -27,6 +30,8 @@ from gelu_jax.nn.mlp import MLP
 from gelu_jax.nn.parameters import cast
 from gelu_jax.nn.transformer import Transformer
 from gelu_jax.nn.variants import branch_functions
+from gelu_jax.training.model import Model
+from gelu_jax.training.python_model import Network
 
 _QUIET = 0.01  # of the layer's RMS
 
@@ -34,7 +39,7 @@ _Statistics = dict[str, Array]
 
 
 def health(
-    model: Transformer | MLP, inputs: Array, targets: Int[Array, "..."]
+    model: Model, inputs: Array, targets: Int[Array, "..."]
 ) -> dict[str, Float[Array, " layers"]]:
     """Measures all of the list above; dropout is off.
 
@@ -46,6 +51,8 @@ def health(
     Returns:
       A float32 array (layers,) for each name in the list.
     """
+    if isinstance(model, Network):
+        return _network(model, inputs, targets)
     forward = _transformer if isinstance(model, Transformer) else _mlp
 
     def loss(model: Any) -> tuple[Array, _Statistics]:
@@ -92,6 +99,64 @@ def _mlp(model: MLP, images: Array) -> tuple[Array, _Statistics]:
         statistics.append(_statistics(layer, x))
         x = layer(x, deterministic=True)
     return model.logits(x), jax.tree.map(lambda *layers: jnp.stack(layers), *statistics)
+
+
+def _network(network: Network, inputs: Any, targets: Any) -> dict[str, Array]:
+    """The health of our blocks in an NNX module of a person's own, in the module's order."""
+    module = network.module
+    if isinstance(module, Transformer | MLP):
+        return health(module, inputs, targets)
+    paths = [] if module is None else [path for path, _ in _measurable(module)]
+
+    def loss(params: Any) -> tuple[Array, Any]:
+        changed = replace(network, params=params)
+        losses, found = changed.observed(inputs, targets, _measure)
+        return losses.mean(), [_at(found, (*path, _NAME)) for path in paths]
+
+    if not paths:
+        return {}
+    gradient, measured = jax.grad(loss, has_aux=True)(network.params)
+    layers = [
+        {**found.get_value(), "gradient norm": optax.tree.norm(_at(gradient, path))}
+        for path, found in zip(paths, measured, strict=True)
+        if found is not None  # the model has called it
+    ]
+    names = [name for name in layers[0] if all(name in layer for layer in layers)] if layers else []
+    return {name: jnp.stack([layer[name] for layer in layers]) for name in names}
+
+
+_NAME = "_health"
+
+
+def _measurable(module: nnx.Module) -> Iterator[tuple[Any, HiddenLayer]]:
+    """Our blocks, but for those in a stack, which a transformation goes through."""
+    for path, part in nnx.iter_modules(module):
+        if isinstance(part, HiddenLayer) and part.w_in[0].ndim == 2:
+            yield path, part
+
+
+def _measure(module: nnx.Module) -> None:
+    for _, part in _measurable(module):
+        part.__class__ = _measured(type(part))
+
+
+@cache
+def _measured(cls: type[HiddenLayer]) -> type[HiddenLayer]:
+    """A class of blocks that leave their health behind when they are called."""
+
+    def call(self: Any, x: Array, *more: Any, **dropout: Any) -> Array:
+        setattr(self, _NAME, nnx.Intermediate(_statistics(self, x)))
+        return cls.__call__(self, x, *more, **dropout)
+
+    return type(cls.__name__, (cls,), {"__call__": call})
+
+
+def _at(tree: Any, path: Any) -> Any:
+    for key in path:
+        tree = tree.get(key)
+        if tree is None:
+            break
+    return tree
 
 
 def _statistics(layer: HiddenLayer, x: Float[Array, "... d"]) -> _Statistics:

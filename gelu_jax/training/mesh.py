@@ -23,6 +23,7 @@ from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn.axes import axis_names
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.nn.transformer import TransformerConfig
+from gelu_jax.training.python_model import PythonModel
 
 T = TypeVar("T")
 
@@ -192,7 +193,7 @@ def _place(shape: tuple[int, ...], axes: str, mesh: Any) -> NamedSharding:
 
 
 def mesh_problems(
-    sizes: dict[str, int], model: TransformerConfig | MLPConfig, batch_size: int
+    sizes: dict[str, int], model: TransformerConfig | MLPConfig | PythonModel, batch_size: int
 ) -> Iterator[Problem]:
     """Finds where a mesh cannot divide a run evenly.
 
@@ -212,7 +213,7 @@ def mesh_problems(
             "d_model": ("fsdp", block.d_model),
         }
     else:
-        lengths = {"d_ff": ("tensor", model.d_ff)}
+        lengths = {"d_ff": ("tensor", model.d_ff)} if isinstance(model, MLPConfig) else {}
     for name, (axis, length) in lengths.items():
         if length % sizes[axis]:
             yield Problem(f"mesh.{axis}", sizes[axis], f"must divide {name} = {length}")

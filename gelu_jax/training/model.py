@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Key
 from pydantic import Field
 
 from gelu_jax import families
@@ -20,8 +21,9 @@ from gelu_jax.nn.axes import without_rules
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.variants import Variant, variant_problems
+from gelu_jax.training.python_model import Network, PythonModel, make_network
 
-Model = Transformer | MLP
+Model = Transformer | MLP | Network
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ def _decoder(path: str, dtype: str) -> TransformerConfig:
 
 
 ModelConfig = Annotated[
-    TransformerConfig | MLPConfig | PretrainedConfig, Field(discriminator="kind")
+    TransformerConfig | MLPConfig | PretrainedConfig | PythonModel, Field(discriminator="kind")
 ]
 
 
-def architecture(config: ModelConfig) -> TransformerConfig | MLPConfig:
+def architecture(config: ModelConfig) -> TransformerConfig | MLPConfig | PythonModel:
     """The network of a model config, wherever its weights come from.
 
     Args:
@@ -93,21 +95,50 @@ def architecture(config: ModelConfig) -> TransformerConfig | MLPConfig:
     return config.transformer if isinstance(config, PretrainedConfig) else config
 
 
-def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> Model:
+def make_model(config: ModelConfig, key: Key[Array, ""], inputs: Any = None) -> Model:
     """Builds the module that a model config describes; no weights are loaded.
 
     Args:
       config: the model.
-      rngs: draws its parameters.
+      key: draws its parameters.
+      inputs: shapes and dtypes of a batch's inputs, which models of a person's own may need.
 
     Returns:
       The module.
     """
-    built = architecture(config)
     with without_rules():  # `training.mesh` places the parameters by itself
-        if isinstance(built, MLPConfig):
-            return MLP(built, rngs=rngs)
-        return Transformer(built, rngs=rngs)
+        match built := architecture(config):
+            case MLPConfig():
+                return MLP(built, rngs=nnx.Rngs(key))
+            case TransformerConfig():
+                return Transformer(built, rngs=nnx.Rngs(key))
+            case PythonModel():
+                return make_network(built, key, inputs)
+
+
+def learned(model: Model) -> Any:
+    """What the optimizer changes.
+
+    Args:
+      model: of a run.
+
+    Returns:
+      A pytree of floating arrays; of our modules the module itself.
+    """
+    return model.params if isinstance(model, Network) else model
+
+
+def with_learned(model: Model, params: Any) -> Any:
+    """The same model with other parameters.
+
+    Args:
+      model: of a run.
+      params: as `learned` gives them.
+
+    Returns:
+      The model.
+    """
+    return replace(model, params=params) if isinstance(model, Network) else params
 
 
 def with_weights(model: Model, config: ModelConfig) -> Model:

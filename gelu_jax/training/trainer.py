@@ -9,7 +9,7 @@ are large; the host only reads ahead, and logs, evaluates and saves between chun
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
@@ -35,8 +34,24 @@ from gelu_jax.training.mesh import (
     use_mesh,
     with_shardings,
 )
-from gelu_jax.training.model import Model, ModelConfig, architecture, make_model, with_weights
-from gelu_jax.training.optimizer import OptimizerConfig, make_optimizer
+from gelu_jax.training.model import (
+    Model,
+    ModelConfig,
+    architecture,
+    learned,
+    make_model,
+    with_learned,
+    with_weights,
+)
+from gelu_jax.training.optimizer import (
+    Optimizer,
+    OptimizerConfig,
+    length_problems,
+    make_optimizer,
+)
+from gelu_jax.training.python_model import Network, PythonModel
+
+_ADAMW = OptimizerConfig()
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,14 @@ class TrainConfig:
         only where the run ends.
       seed: in [0, 2³²); decides the initial values, the order of the data and dropout.
       mesh: how the run is spread over several devices; None is one device.
+      gradient_accumulation_steps: parts that a batch is computed in, one after the other, to save
+        memory; divides `batch_size`. The step is that of the whole batch, within rounding.
+      ema_decay: of an exponential moving average of the parameters, which is then what is evaluated
+        and kept; in [0, 1). The decay of step t is at most (1 + t) / (10 + t). None keeps none.
+      keep_best: also keeps the state with the lowest validation loss, in `best`, beside the last.
+      start: the directory of a finished run of the same model, to train it longer: the run begins
+        with its state, step and curve. Its schedule is this run's: "constant" and "wsd" continue
+        without a jump.
     """
 
     data: DataConfig
@@ -61,19 +84,28 @@ class TrainConfig:
     steps: int
     batch_size: int
     eval_every: int
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: Optimizer = _ADAMW
     checkpoint_every: int | None = None
     seed: int = 0
     mesh: MeshConfig | None = None
+    gradient_accumulation_steps: int = 1
+    ema_decay: float | None = None
+    keep_best: bool = False
+    start: str | None = None
 
     def __post_init__(self):
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
+        parts = self.gradient_accumulation_steps
+        yield from checks.positive(gradient_accumulation_steps=parts)
+        yield from checks.divides(self.batch_size, "batch_size", gradient_accumulation_steps=parts)
+        yield from checks.below_one(ema_decay=self.ema_decay or 0.0)
         yield from checks.positive(steps=self.steps, eval_every=self.eval_every)
         yield from checks.divides(self.steps, "steps", eval_every=self.eval_every)
         if self.steps >= 2**31:  # they are counted in int32
             yield Problem("steps", self.steps, "must be below 2**31")
+        yield from length_problems(self.optimizer, self.steps)
         every = self.checkpoint_every
         if every is not None and (every <= 0 or every % self.eval_every):
             best = max(1, round(every / self.eval_every)) * self.eval_every
@@ -90,11 +122,18 @@ class State(NamedTuple):
       model: the parameters, as a module.
       optimizer: optax's state.
       step: how many steps have been taken.
+      average: of the parameters, where `ema_decay` asks for one.
     """
 
     model: Model
     optimizer: optax.OptState
     step: Int[Array, ""]
+    average: Any = None
+
+    @property
+    def evaluated(self) -> Model:
+        """The model that is evaluated: with the average of its parameters, if there is one."""
+        return self.model if self.average is None else with_learned(self.model, self.average)
 
 
 class Keys(NamedTuple):
@@ -149,19 +188,22 @@ class Point(NamedTuple):
         return not finite or (self.step > 0 and not math.isfinite(self.train_loss))
 
 
-def init(config: TrainConfig, keys: Keys) -> State:
+def init(config: TrainConfig, keys: Keys, inputs: Any = None) -> State:
     """Makes the state before the first step; a pretrained model's weights are not loaded here.
 
     Args:
       config: the run.
       keys: the keys of its seed.
+      inputs: shapes and dtypes of a batch's inputs, which models of a person's own may need.
 
     Returns:
       The state at step 0.
     """
-    model: Any = make_model(config.model, rngs=nnx.Rngs(keys.init))
+    model = make_model(config.model, keys.init, inputs)
     optimizer = make_optimizer(config.optimizer, config.steps, 0.0)
-    return State(model, optimizer.init(model), jnp.zeros((), jnp.int32))
+    params = learned(model)
+    average = None if config.ema_decay is None else params
+    return State(model, optimizer.init(params), jnp.zeros((), jnp.int32), average)
 
 
 def loss(
@@ -178,18 +220,21 @@ def loss(
     Returns:
       The loss in nats and the share of targets with the highest logit, both float32 scalars.
     """
-    losses, correct = _scores(model, inputs, targets, dropout_key)
+    losses, correct, _ = _scores(model, inputs, targets, dropout_key)
     return losses.mean(), correct.mean()
 
 
 def _scores(
-    model: Model, inputs: Array, targets: Int[Array, "b ..."], dropout_key: Array | None = None
-) -> tuple[Float[Array, "b ..."], Bool[Array, "b ..."]]:
-    """The cross-entropy of each target, and whether its logit is the highest."""
-    off = dropout_key is None
-    logits = model(with_sharding_constraint(inputs, "b"), off, dropout_key=dropout_key)
+    model: Model, inputs: Any, targets: Any, dropout_key: Array | None = None
+) -> tuple[Float[Array, "b ..."], Array, Model]:
+    """The loss of each target, whether its logit is the highest, and the model after the call."""
+    inputs = jax.tree.map(lambda x: with_sharding_constraint(x, "b"), inputs)
+    if isinstance(model, Network):
+        losses, correct, state = model.scores(inputs, targets, dropout_key)
+        return losses, correct, replace(model, state=state)
+    logits = model(inputs, dropout_key is None, dropout_key=dropout_key)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return losses, logits.argmax(-1) == targets
+    return losses, logits.argmax(-1) == targets, model
 
 
 def step(
@@ -209,14 +254,60 @@ def step(
     """
     inputs, targets = data.batch(keys.data, state.step)
     dropout_key = jax.random.fold_in(keys.dropout, state.step)
-    model: Any = state.model  # a module is the pytree of its parameters
-    (value, _), gradient = jax.value_and_grad(loss, has_aux=True)(
-        model, inputs, targets, dropout_key
-    )
+
+    params, parts = learned(state.model), config.gradient_accumulation_steps
+    if parts == 1:
+        after, value, gradient = _gradient(state.model, inputs, targets, dropout_key)
+    else:
+        after, value, gradient = _accumulated(state.model, inputs, targets, dropout_key, parts)
     optimizer = make_optimizer(config.optimizer, config.steps, learning_rate)
-    updates, optimizer_state = optimizer.update(gradient, state.optimizer, model)
-    model = optax.apply_updates(model, updates)
-    return State(model, optimizer_state, state.step + 1), value
+    updates, optimizer_state = optimizer.update(
+        gradient, state.optimizer, params, value=value, grad=gradient
+    )
+    params = optax.apply_updates(params, updates)
+    average = _average(config, state, params)
+    return State(with_learned(after, params), optimizer_state, state.step + 1, average), value
+
+
+def _gradient(
+    model: Model, inputs: Any, targets: Any, dropout_key: Array
+) -> tuple[Model, Array, Any]:
+    """The model after the call, the mean loss of a batch, and its gradient."""
+
+    def objective(params: Any) -> tuple[Array, Model]:
+        losses, _, after = _scores(with_learned(model, params), inputs, targets, dropout_key)
+        return losses.mean(), after
+
+    (value, after), gradient = jax.value_and_grad(objective, has_aux=True)(learned(model))
+    return after, value, gradient
+
+
+def _accumulated(
+    model: Model, inputs: Any, targets: Any, dropout_key: Array, parts: int
+) -> tuple[Model, Array, Any]:
+    """The same, computed from one part of the batch after the other; sums are in float32."""
+
+    def one(carry: tuple[Model, Any], part: Any) -> tuple[tuple[Model, Any], Array]:
+        (model, total), ((x, y), number) = carry, part
+        after, value, gradient = _gradient(model, x, y, jax.random.fold_in(dropout_key, number))
+        return (after, jax.tree.map(lambda t, g: t + g, total, gradient)), value
+
+    def split(x: Array) -> Array:
+        return x.reshape(parts, len(x) // parts, *x.shape[1:])
+
+    params = learned(model)
+    batches = jax.tree.map(split, (inputs, targets)), jnp.arange(parts)
+    zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.promote_types(p, jnp.float32)), params)
+    (after, total), values = jax.lax.scan(one, (model, zeros), batches)
+    gradient = jax.tree.map(lambda t, p: (t / parts).astype(p.dtype), total, params)
+    return after, values.mean(), gradient
+
+
+def _average(config: TrainConfig, state: State, params: Any) -> Any:
+    if config.ema_decay is None:
+        return None
+    decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+    return optax.incremental_update(params, state.average, 1 - decay)
 
 
 def evaluate(
@@ -232,16 +323,17 @@ def evaluate(
     Returns:
       The mean loss in nats, and the accuracy.
     """
-    n = len(data.validation[0])
+    validation: Any = data.validation
+    n = len(jax.tree.leaves(validation)[0])
 
     def in_batches(x: Array) -> Array:  # the last one filled up with what is then left out
         filled = jnp.pad(x, [(0, -n % batch_size)] + [(0, 0)] * (x.ndim - 1))
         return filled.reshape(-1, batch_size, *x.shape[1:])
 
-    def one(batch: tuple[Array, Array]) -> tuple[Array, Array]:
-        return _scores(model, *batch)
+    def one(batch: tuple[Any, Any]) -> tuple[Array, Array]:
+        return _scores(model, *batch)[:2]
 
-    scores = jax.lax.map(one, tuple(in_batches(x) for x in data.validation))
+    scores = jax.lax.map(one, jax.tree.map(in_batches, validation))
     losses, correct = (x.reshape(-1, *x.shape[2:])[:n] for x in scores)
     return losses.mean(), correct.mean()
 
@@ -282,7 +374,8 @@ class Trainer:
         check(_mesh_problems(config))
         self.config, self.mesh = config, make_mesh(config.mesh)
         self.data = replicate(data, self.mesh)
-        state = jax.eval_shape(partial(init, config), Keys.of(0))
+        self._init = partial(init, config, inputs=example_inputs(data))
+        state = jax.eval_shape(self._init, Keys.of(0))
         self.abstract_state: State = with_shardings(state, self.mesh)
         self.chunk_steps = data.chunk_steps(config.eval_every)
         batches = self.data.abstract_batches(self.chunk_steps)
@@ -298,7 +391,7 @@ class Trainer:
         size, chunk = config.batch_size, partial(_chunk, config, self.chunk_steps)
         with use_mesh(self.mesh):
             return Programs(
-                _compile(partial(init, config), keys, out=state, options=_quick_to_compile()),
+                _compile(self._init, keys, out=state, options=_quick_to_compile()),
                 _compile(chunk, state, batches, keys, learning_rate, out=(state, None)),
                 _compile(partial(evaluate, batch_size=size), state.model, data),
                 _compile(partial(_health, batch_size=size), state.model, data),
@@ -351,17 +444,39 @@ class Trainer:
     def _start(self, keys: Keys) -> State:
         state = self.programs.init(keys)
         model: Any = with_weights(state.model, self.config.model)
-        return state._replace(model=jax.device_put(model, shardings(self.abstract_state.model)))
+        model = jax.device_put(model, shardings(self.abstract_state.model))
+        average = None if state.average is None else learned(model)
+        return state._replace(model=model, average=average)
 
     def _point(self, state: State, losses: Array, seconds: float) -> Point:
-        metrics = self.programs.evaluate(state.model, self.data)
+        model = state.evaluated
+        metrics = self.programs.evaluate(model, self.data)
         train_loss, validation_loss, accuracy = map(float, (losses.mean(), *metrics))
-        layers = rounded(self.programs.health(state.model, self.data))
+        layers = rounded(self.programs.health(model, self.data))
         return Point(int(state.step), train_loss, validation_loss, accuracy, seconds, layers)
+
+
+def example_inputs(data: Dataset) -> Any:
+    """Shapes and dtypes of the inputs of one example, as a batch of one.
+
+    Args:
+      data: the dataset.
+
+    Returns:
+      The structure of the inputs, without values.
+    """
+    inputs: Any = data.validation[0]
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), inputs)
 
 
 def _data_problems(config: ModelConfig, data: Dataset) -> Iterator[Problem]:
     model, (inputs, _) = architecture(config), data.validation
+    if isinstance(model, PythonModel):
+        return
+    if not isinstance(inputs, jax.Array):
+        reason = "a model of ours takes one array; for other inputs use kind: python"
+        yield Problem("model.kind", model.kind, reason)
+        return
     images = jnp.issubdtype(inputs.dtype, jnp.floating)
     if isinstance(model, MLPConfig) != images:
         held = "images, which need kind: mlp" if images else "tokens, which need kind: transformer"
@@ -382,13 +497,13 @@ def _data_problems(config: ModelConfig, data: Dataset) -> Iterator[Problem]:
 
 def _mesh_problems(config: TrainConfig) -> Iterator[Problem]:
     if config.mesh is not None:
-        sizes = config.mesh.sizes(jax.device_count())
-        yield from mesh_problems(sizes, architecture(config.model), config.batch_size)
+        sizes, model = config.mesh.sizes(jax.device_count()), architecture(config.model)
+        yield from mesh_problems(sizes, model, config.batch_size)
 
 
 def _health(model: Model, data: Dataset, batch_size: int) -> dict[str, Array]:
-    inputs, targets = data.validation
-    return health(model, inputs[:batch_size], targets[:batch_size])
+    inputs, targets = jax.tree.map(lambda x: x[:batch_size], data.validation)
+    return health(model, inputs, targets)
 
 
 def _chunk(

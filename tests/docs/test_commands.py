@@ -7,7 +7,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from gelu_jax import cli
 
-TINY = ["steps=2", "eval_every=1", "batch_size=2", "data.validation_windows=2"]
+TINY = [
+    "steps=2",
+    "optimizer.warmup_steps=0",
+    "eval_every=1",
+    "batch_size=2",
+    "data.validation_windows=2",
+]
 SMALL = {
     "train": TINY,
     "compare": [*(f"run.{change}" for change in TINY), "seeds=1", "learning_rates=[]"],

@@ -144,8 +144,15 @@ def test_console_blocks_say_what_is_printed(page, monkeypatch):
 
 
 @pages_with("yaml")
-def test_configs_are_read(page, tmp_path):
-    """A block is a part of a config: it is laid over byte_lm, or over compare_activations."""
+def test_configs_are_read(page, tmp_path, monkeypatch):
+    """A block is a part of a config: it is laid over byte_lm, or over compare_activations.
+
+    A Python block with the name of a file as its title is that file, beside the config.
+    """
+    monkeypatch.syspath_prepend(tmp_path)
+    for block in blocks(page, "python"):
+        if title := re.fullmatch(r'title="(\w+\.py)"', block.info):
+            (tmp_path / title[1]).write_text(block.code)
     compared = {field.name for field in fields(CompareConfig)}
     for block in blocks(page, "yaml"):
         for part in alternatives(block.code):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gelu_jax import importing
 from gelu_jax.runs import identity
 from gelu_jax.runs.identity import imported, read_identity
 from gelu_jax.training.config import from_dict
@@ -41,7 +42,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def found(variant: Any) -> dict[str, dict[str, str]]:
-    identity._source.cache_clear()  # pyright: ignore[reportPrivateUsage]
+    importing.source.cache_clear()
     return imported(from_dict(RUN | {"model": RUN["model"] | {"variant": variant}}, TrainConfig))
 
 

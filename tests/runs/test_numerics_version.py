@@ -44,7 +44,7 @@ KINDS = {
     "parallel": language_model("parallel", "rms", "xielu", dtype="bfloat16"),
     "dropout": RUN | {"data": {"kind": "digits"}, "model": MLP | {"dropout_rate": 0.5}},
 }
-VERSION = "2"
+VERSION = "3"
 LOSSES = {
     "swiglu": (6.311252593994141, 6.310303211212158, 5.443110942840576, 5.191064357757568),
     "gelu": (5.967482566833496, 6.139411449432373, 5.6485724449157715, 5.33706521987915),

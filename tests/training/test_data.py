@@ -255,10 +255,20 @@ def test_the_split_by_name_is_this_one(tmp_path: Path) -> None:
     assert held_out(make_files(tmp_path, "abcdefghij")) == {0, 2, 9}
 
 
-def test_a_folder_of_few_files_still_holds_one_out(tmp_path: Path) -> None:
-    assert len(held_out(make_files(tmp_path, "ab"), 0.1)) == 1
+def test_the_fraction_is_kept_whatever_the_sizes_of_the_files(tmp_path: Path) -> None:
+    """Five books and a licence: a tenth, and the end of one of the books; each file counts once."""
+    for number in range(5):
+        (tmp_path / f"book {number}.txt").write_bytes(bytes([number]) * 100_000)
+    (tmp_path / "LICENCE.txt").write_bytes(b"x" * 107)
     (tmp_path / "empty.txt").write_bytes(b"")
-    assert len(held_out(str(tmp_path / "*.txt"), 0.1)) == 1
+    (tmp_path / ".hidden.txt").write_bytes(b"h" * 1000)
+    data = load_data(Files(path=str(tmp_path), context=4), 1)
+    assert data.info.validation_size == pytest.approx(0.1 * 500_107, abs=1)
+    assert data.info.train_size + data.info.validation_size == 500_107
+    (tmp_path / "link.txt").symlink_to(tmp_path / "book 1.txt")
+    for path in (str(tmp_path), str(tmp_path / "*.txt"), (str(tmp_path), str(tmp_path / "*"))):
+        linked = load_data(Files(path=path, context=4), 1)
+        assert linked.info.train_size + linked.info.validation_size == 500_107
 
 
 def test_the_hash_covers_content_and_split(tmp_path: Path) -> None:
@@ -343,9 +353,6 @@ def test_bad_byte_sources(tmp_path: Path) -> None:
     assert line(Files(path="*.none")) == "data.path = '*.none': no such file"
     assert line(Files(path=())) == "data.path = (): does not name a file"
     assert line(Files(path="")) == "data.path = '': no such file"
-    assert line(Files(path=str(tmp_path))).endswith(
-        f": is a folder; name its files, such as {tmp_path}/**/*.txt"
-    )
     (tmp_path / "empty").write_bytes(b"")
     path = str(tmp_path / "empty")
     assert line(Files(path=path)) == f"data.path = {path!r}: holds 0 bytes, nothing to train on"
@@ -551,23 +558,60 @@ def test_bad_npz_files(tmp_path: Path) -> None:
         np.savez(path, **{k: v for k, v in {**arrays, **changed}.items() if v is not None})
         return line(config).removeprefix(f"data.path = {str(path)!r}: ")
 
-    assert saved(x_test=None).startswith("is missing the arrays x_test")
-    assert saved(x_train=arrays["x_train"] / 255) == (
-        "expected uint8 images (n, height, width) and integer labels (n,), "
-        "found float64[40, 5, 4] and uint8[40]"
+    assert saved(x_train=None) == (
+        "needs the arrays x_train and y_train or train_images and train_labels; "
+        "it holds y_train, x_test, y_test"
     )
-    assert saved(x_train=arrays["x_train"].reshape(40, 20)).endswith("uint8[40, 20] and uint8[40]")
+    assert saved(x_train=arrays["x_train"].astype(int)) == (
+        "expected uint8 or floating images (n, ...) and integer labels (n,), "
+        "found int64[40, 5, 4] and uint8[40]"
+    )
+    flat = saved(x_train=arrays["x_train"].reshape(40, 20))
+    assert flat == "images to train on are 20, those to test on 5×4"
     assert saved(y_train=np.eye(10)[arrays["y_train"]]).endswith("and float64[40, 10]")
     assert saved(y_train=arrays["y_train"][:39]) == "holds 40 images but 39 labels"
     assert saved(y_train=arrays["y_train"].astype(int) - 1) == "has the label -1, below 0"
-    assert saved(y_train=np.array([{}] * 40)).startswith("not a readable .npz file: Object arrays")
+    objects = saved(y_train=np.array([{}] * 40))
+    assert objects == "not a readable .npz file: an array holds Python objects, not numbers"
     buffer = io.BytesIO()
     np.save(buffer, arrays["x_train"])
     path.write_bytes(buffer.getvalue())
-    assert "is missing the arrays x_train, y_train, x_test, y_test" in line(config)
+    assert "not a readable .npz file: begins with 93 4e 55 4d" in line(config)
     for data in (b"", b"hello", b"PK\3\4"):
         path.write_bytes(data)
         assert line(config).startswith(f"data.path = {str(path)!r}: not a readable .npz file: ")
+
+
+def test_arrays_as_other_sets_have_them(tmp_path: Path) -> None:
+    """MedMNIST's names, colours and labels (n, 1); flat and floating ones; a table; no test set."""
+    arrays, path = digits_arrays(), tmp_path / "set.npz"
+    images, labels = arrays["x_train"], arrays["y_train"]
+    colours = np.stack([images] * 3, -1)
+    medical = {
+        "train_images": colours, "train_labels": labels[:, None],
+        "val_images": colours[:9], "val_labels": labels[:9, None],
+        "test_images": colours[:5], "test_labels": labels[:5, None],
+    }  # fmt: skip
+    np.savez(path, **medical)
+    data = load_data(Mnist(path=str(path)), 4)
+    assert data.validation[0].shape == (9, 5, 4, 3)
+    np.testing.assert_array_equal(data.validation[0], np.float32(colours[:9]) / 255)
+    np.testing.assert_array_equal(data.validation[1], labels[:9])
+    np.savez(path, x_train=images.reshape(40, -1) / 16, y_train=labels)
+    data = load_data(Mnist(path=str(path), validation_fraction=0.25), 4)
+    assert data.info.train_size + data.info.validation_size == 40
+    assert data.validation[0].shape[1:] == (20, 1)
+    assert data.validation[0].max() <= 1
+    table = tmp_path / "table.csv"
+    rows = np.column_stack([images.reshape(40, -1)[:, :7], labels, images.reshape(40, -1)[:, 7:]])
+    names = [*(f"pixel{i}" for i in range(7)), "label", *(f"pixel{i}" for i in range(7, 20))]
+    np.savetxt(table, rows, fmt="%d", delimiter=",", header=",".join(names), comments="")
+    from_table = load_data(Mnist(path=str(table), validation_fraction=0.25), 4)
+    np.testing.assert_array_equal(from_table.validation[1], data.validation[1])
+    expected = np.asarray(data.validation[0]) * 16 / 255
+    np.testing.assert_allclose(from_table.validation[0], expected, atol=1e-6)
+    table.write_text("label,a,b\n1,2,x\n")
+    assert "not a table of numbers" in line(Mnist(path=str(table)))
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -1,4 +1,4 @@
-"""Data sources: bytes and images, read once and sampled on the device; tokens, read as they go.
+"""Data sources: bytes, images and arrays lie on the device; tokens and batches are read on the way.
 
 `load_data` makes a dataset from the config of a source. What every dataset offers is listed at
 the top of `dataset.py`.
@@ -20,6 +20,13 @@ from gelu_jax.training.data.images import (
     shuffled,
 )
 from gelu_jax.training.data.language import ByteData, Files, StdlibCorpus, load_files, load_stdlib
+from gelu_jax.training.data.python import (
+    ArrayData,
+    IterableData,
+    PythonData,
+    StackedBatches,
+    load_python,
+)
 from gelu_jax.training.data.stream import TokenBatches, TokenData
 from gelu_jax.training.data.tokens import HuggingFace, TokenFiles, load_hugging_face, load_tokens
 
@@ -35,6 +42,7 @@ __all__ = [
     "HuggingFace",
     "ImageData",
     "Mnist",
+    "PythonData",
     "StdlibCorpus",
     "TokenBatches",
     "TokenData",
@@ -44,10 +52,11 @@ __all__ = [
 ]
 
 DataConfig: TypeAlias = Annotated[
-    StdlibCorpus | Files | TokenFiles | HuggingFace | Digits | Mnist, Field(discriminator="kind")
+    StdlibCorpus | Files | TokenFiles | HuggingFace | Digits | Mnist | PythonData,
+    Field(discriminator="kind"),
 ]
-Dataset: TypeAlias = ByteData | ImageData | TokenData
-Batches: TypeAlias = ByteData | ImageData | TokenBatches
+Dataset: TypeAlias = ByteData | ImageData | TokenData | ArrayData | IterableData
+Batches: TypeAlias = ByteData | ImageData | TokenBatches | ArrayData | StackedBatches
 
 
 def load_data(config: DataConfig, batch_size: int) -> Dataset:
@@ -83,3 +92,5 @@ def load_data(config: DataConfig, batch_size: int) -> Dataset:
             return load_digits(config, batch_size)
         case Mnist():
             return load_mnist(config, batch_size)
+        case PythonData():
+            return load_python(config, batch_size)

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import struct
+import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,17 +50,30 @@ class Digits:
 
 @dataclass(frozen=True, kw_only=True)
 class Mnist:
-    """MNIST, or any set laid out like it; its test set is the validation set.
+    """MNIST, or any set of labelled examples laid out like it.
+
+    Examples are uint8 (n, height, width) or (n, height, width, channels), which are divided by
+    255, or floating, which are taken as they are; they may also be flat, (n, entries). Labels are
+    integers (n,) or (n, 1). What is held out is the validation set, if there is one, else the test
+    set, else a share of the training set, evenly within each class.
 
     Attributes:
-      path: the folder of the four IDX files (`train-images-idx3-ubyte` ..., plain or .gz), or one
-        .npz with the arrays x_train, y_train, x_test and y_test.
+      path: the folder of the four IDX files (`train-images-idx3-ubyte` ..., plain or .gz); or one
+        .npz with the arrays x_train, y_train, x_test and y_test, or train_images, train_labels,
+        val_images ..., as MedMNIST has them; or one .csv with a line for each example, the label in
+        the column `label`, or the first one.
+      validation_fraction: the share of the training set that is held out where there is no other
+        set; None is a tenth.
       kind: always "mnist".
     """
 
     path: str
+    validation_fraction: float | None = None
     unit: ClassVar[str] = _UNIT
     kind: Literal["mnist"] = "mnist"
+
+    def __post_init__(self) -> None:
+        check(fraction_problems(self) if self.validation_fraction is not None else [])
 
 
 @no_type_check  # JAX rebuilds it around tracers and avals, which are not arrays
@@ -69,9 +83,9 @@ class ImageData(Resident):
     """Images with labels, for training and held out.
 
     Attributes:
-      images: (n, height, width) uint8.
+      images: (n, height, width) or (n, height, width, channels) uint8, or floating.
       labels: (n,) int32.
-      held_out: (m, height, width) uint8.
+      held_out: the same for m examples.
       held_out_labels: (m,) int32.
       brightest: the value of white.
       num_classes: one more than the largest label.
@@ -117,7 +131,8 @@ class ImageData(Resident):
         return self._scaled(self.images[chosen]), self.labels[chosen]
 
     def _scaled(self, images: jax.Array) -> jax.Array:
-        return images[..., None].astype(jnp.float32) / self.brightest
+        images = images if images.ndim == 4 else images[..., None]
+        return images.astype(jnp.float32) / self.brightest
 
 
 @functools.partial(jax.jit, static_argnames="n")
@@ -166,7 +181,7 @@ def _image_data(
         raise ConfigError([Problem("batch_size", batch_size, reason)])
     arrays = *train, *held_out
     info = DatasetInfo(
-        f"{name}, {sum(sizes)} images of {train[0].shape[1]}×{train[0].shape[2]}",
+        f"{name}, {sum(sizes)} images of {_shape(train[0])}",
         content_hash(part for a in arrays for part in (str(a.shape).encode(), a.tobytes())),
         *sizes,
     )
@@ -200,10 +215,7 @@ def load_digits(config: Digits, batch_size: int) -> ImageData:
 
     digits: Any = sklearn.datasets.load_digits()
     images, labels = digits.images.astype(np.uint8), digits.target.astype(np.uint8)
-    held = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        held[members] = np.diff(np.arange(len(members) + 1) * config.validation_fraction // 1) > 0
+    held = _held(labels, config.validation_fraction)
     if not held.any():
         raise data_error(
             "validation_fraction", config.validation_fraction, "does not hold out any image"
@@ -212,8 +224,27 @@ def load_digits(config: Digits, batch_size: int) -> ImageData:
     return _image_data("scikit-learn digits", *split, 16, batch_size)
 
 
+def _held(labels: np.ndarray, fraction: float) -> np.ndarray:
+    """Which examples are held out: the same share of each class, evenly spaced."""
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        held[members] = np.diff(np.arange(len(members) + 1) * fraction // 1) > 0
+    return held
+
+
+def _shape(images: np.ndarray) -> str:
+    return "×".join(map(str, images.shape[1:]))
+
+
 _MNIST_FILES = ("train-images", "train-labels", "t10k-images", "t10k-labels")
-_MNIST_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+_TRAIN_NAMES = (("x_train", "y_train"), ("train_images", "train_labels"))
+_HELD_OUT_NAMES = (
+    ("x_val", "y_val"),
+    ("val_images", "val_labels"),
+    ("x_test", "y_test"),
+    ("test_images", "test_labels"),
+)
 
 
 def load_mnist(config: Mnist, batch_size: int) -> ImageData:
@@ -232,39 +263,94 @@ def load_mnist(config: Mnist, batch_size: int) -> ImageData:
     path = Path(os.path.expanduser(config.path))
     if not os.path.exists(path):
         raise data_error("path", config.path, no_such("file", str(path)))
-    arrays = [_idx(path, name) for name in _MNIST_FILES] if os.path.isdir(path) else _npz(path)
-    pairs = (arrays[0], arrays[1]), (arrays[2], arrays[3])
-    for images, labels in pairs:
-        shaped = images.ndim == 3 and labels.ndim == 1
-        if not shaped or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
-            found = f"{images.dtype}{list(images.shape)} and {labels.dtype}{list(labels.shape)}"
-            reason = (
-                f"expected uint8 images (n, height, width) and integer labels (n,), found {found}"
-            )
-            raise data_error("path", config.path, reason)
-        if len(images) != len(labels) or not len(images):
-            reason = f"holds {len(images)} images but {len(labels)} labels"
-            raise data_error("path", config.path, reason)
-        if labels.min() < 0:
-            raise data_error("path", config.path, f"has the label {labels.min()}, below 0")
-    sizes = [f"{images.shape[1]}×{images.shape[2]}" for images, _ in pairs]
+    pairs = [_checked(config, *pair) for pair in _pairs(path)]
+    if len(pairs) == 1:
+        (images, labels), fraction = pairs[0], config.validation_fraction or 0.1
+        held = _held(labels, fraction)
+        if not held.any() or held.all():
+            raise data_error("validation_fraction", fraction, "does not divide the images")
+        pairs = [(images[~held], labels[~held]), (images[held], labels[held])]
+    elif config.validation_fraction is not None:
+        reason = "the data hold a set for validation of their own"
+        raise data_error("validation_fraction", config.validation_fraction, reason)
+    sizes = [_shape(images) for images, _ in pairs]
     if sizes[0] != sizes[1]:
         reason = f"images to train on are {sizes[0]}, those to test on {sizes[1]}"
         raise data_error("path", config.path, reason)
-    return _image_data(path.name, *pairs, 255, batch_size)
+    brightest = 255 if pairs[0][0].dtype == np.uint8 else 1
+    return _image_data(path.name, pairs[0], pairs[1], brightest, batch_size)
 
 
-def _npz(path: Path) -> list[np.ndarray]:
+def _checked(config: Mnist, images: np.ndarray, labels: np.ndarray) -> _Images:
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    shaped = images.ndim in (2, 3, 4) and labels.ndim == 1
+    floating = np.issubdtype(images.dtype, np.floating)
+    if not shaped or not (images.dtype == np.uint8 or floating) or labels.dtype.kind not in "iu":
+        found = f"{images.dtype}{list(images.shape)} and {labels.dtype}{list(labels.shape)}"
+        expected = "expected uint8 or floating images (n, ...) and integer labels (n,), found"
+        raise data_error("path", config.path, f"{expected} {found}")
+    if len(images) != len(labels) or not len(images):
+        reason = f"holds {len(images)} images but {len(labels)} labels"
+        raise data_error("path", config.path, reason)
+    if labels.min() < 0:
+        raise data_error("path", config.path, f"has the label {labels.min()}, below 0")
+    return images.astype(np.float32) if floating else images, labels
+
+
+def _pairs(path: Path) -> list[_Images]:
+    """Images and labels to train on, and those held out, if the files say which."""
+    if os.path.isdir(path):
+        arrays = [_idx(path, name) for name in _MNIST_FILES]
+        return [(arrays[0], arrays[1]), (arrays[2], arrays[3])]
+    return [_csv(path)] if path.suffix == ".csv" else _npz(path)
+
+
+def _csv(path: Path) -> _Images:
     try:
-        archive = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        missing = [name for name in _MNIST_ARRAYS if name not in archive]
-        arrays = [archive[name] for name in _MNIST_ARRAYS if not missing]
-    except Exception as error:  # a damaged archive makes zipfile and numpy raise anything
-        reason = f"not a readable .npz file: {' '.join(str(error).split())}"
+        with path.open(encoding="utf-8-sig") as file:
+            names = [name.strip() for name in file.readline().split(",")]
+        header = not all(_is_number(name) for name in names)
+        rows = np.loadtxt(path, delimiter=",", skiprows=header, ndmin=2, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = f"not a table of numbers: {' '.join(str(error).split())}"
         raise data_error("path", str(path), reason) from None
-    if missing:
-        reason = f"is missing the arrays {', '.join(missing)}; expected {', '.join(_MNIST_ARRAYS)}"
+    column = names.index("label") if "label" in names else 0
+    labels, images = rows[:, column], np.delete(rows, column, axis=1)
+    if (labels != np.round(labels)).any():
+        reason = f"the column {names[column] if header else 1} is no label: it has fractions"
         raise data_error("path", str(path), reason)
+    whole = (images == np.round(images)).all() and images.min() >= 0 and 1 < images.max() <= 255
+    return images.astype(np.uint8) if whole else images, labels.astype(np.int64)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _npz(path: Path) -> list[_Images]:
+    content = path.read_bytes()
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        reason = f"not a readable .npz file: begins with {content[:4].hex(' ')}".rstrip()
+        raise data_error("path", str(path), reason)
+    try:
+        archive = np.load(io.BytesIO(content), allow_pickle=False)
+        found = [
+            next((pair for pair in names if all(name in archive for name in pair)), None)
+            for names in (_TRAIN_NAMES, _HELD_OUT_NAMES)
+        ]
+        arrays = [(archive[pair[0]], archive[pair[1]]) for pair in found if pair]
+    except Exception as error:  # a damaged archive makes zipfile and numpy raise anything
+        said = " ".join(str(error).split())
+        said = "an array holds Python objects, not numbers" if "allow_pickle" in said else said
+        raise data_error("path", str(path), f"not a readable .npz file: {said}") from None
+    if found[0] is None:
+        expected = " or ".join(" and ".join(names) for names in _TRAIN_NAMES)
+        held = ", ".join(archive.files[:8]) or "nothing"
+        raise data_error("path", str(path), f"needs the arrays {expected}; it holds {held}")
     return arrays
 
 

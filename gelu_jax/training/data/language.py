@@ -1,7 +1,6 @@
 """Bytes to be predicted: text or any other files, each byte a token."""
 
 import dataclasses
-import glob
 import hashlib
 import os
 import sysconfig
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gelu_jax.errors import check, no_such
+from gelu_jax.errors import check
 from gelu_jax.nn import checks
 from gelu_jax.training.data.dataset import (
     Batch,
@@ -28,6 +27,9 @@ from gelu_jax.training.data.dataset import (
     fraction_problems,
     next_token,
 )
+from gelu_jax.training.data.paths import find_paths
+
+_ENOUGH = 0.9  # of what is to be held out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +66,15 @@ class StdlibCorpus(_ByteSource):
 
 @dataclass(frozen=True, kw_only=True)
 class Files(_ByteSource):
-    """The bytes of any files. One file is split at a byte, its end held out; several by file.
+    """The bytes of any files, of which some are held out, or the end of one, or both.
 
     Attributes:
       context: bytes that the model sees; a window is one longer, for the last target.
       validation_fraction: the share of the bytes that is held out.
       validation_windows: how many windows of the held-out bytes are evaluated, if they hold so
         many; evenly spaced, none overlapping.
-      path: one or several paths or globs; `**` matches folders at any depth.
+      path: one or several files, folders or globs; `**` matches folders at any depth. Of a folder
+        every file counts that is not hidden.
       kind: always "files".
     """
 
@@ -198,44 +201,30 @@ def _split(files: Mapping[str, bytes], fraction: float) -> tuple[bytes, bytes]:
     """Training and validation bytes.
 
     Files are held out in the order of their names' SHA-256 while they fit into the fraction: no
-    listing order and no random state is involved, and adding a file moves few others. If the first
-    is too large, the smallest of all is held out.
+    listing order and no random state is involved, and adding a file moves few others. Where whole
+    files hold less than 90 % of what is asked for, the end of the next one makes it up.
     """
     files = {name: data for name, data in sorted(files.items()) if data}
-    total = sum(map(len, files.values()))
-    if len(files) == 1:
-        (data,) = files.values()
-        cut = total - round(total * fraction)
-        return data[:cut], data[cut:]
+    wanted = sum(map(len, files.values())) * fraction
     order = sorted(files, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
-    sizes = accumulate(len(files[name]) for name in order)
-    held = {name for name, size in zip(order, sizes, strict=True) if size <= total * fraction}
-    held = held or {min(files, key=lambda name: len(files[name]))}
-    train = b"".join(data for name, data in files.items() if name not in held)
-    return train, b"".join(files[name] for name in files if name in held)
+    sizes = dict(zip(order, accumulate(len(files[name]) for name in order), strict=True))
+    held = {name for name, size in sizes.items() if size <= wanted}
+    missing = round(wanted) - sum(len(files[name]) for name in held)
+    last = next(name for name in order if name not in held)
+    cut = len(files[last]) - (missing if missing > (1 - _ENOUGH) * wanted else 0)
+    train = [
+        data[:cut] if name == last else data for name, data in files.items() if name not in held
+    ]
+    validation = [files[name] for name in files if name in held]
+    return b"".join(train), b"".join([*validation, files[last][cut:]])
 
 
 def _paths(patterns: str | tuple[str, ...]) -> dict[str, Path]:
     """Every file meant, by its path below the folder that all of them share."""
     patterns = (patterns,) if isinstance(patterns, str) else patterns
-    paths = sorted({Path(os.path.abspath(path)) for p in patterns for path in _matches(p)})
+    found = find_paths(patterns, lambda pattern, reason: data_error("path", pattern, reason))
+    paths = sorted(Path(os.path.abspath(path)) for path in found)
     if not paths:
         raise data_error("path", patterns, "does not name a file")
     root = os.path.commonpath([path.parent for path in paths])
     return {path.relative_to(root).as_posix(): path for path in paths}
-
-
-def _matches(pattern: str) -> list[str]:
-    """The files of one path or glob; a path that exists is never read as a glob."""
-    path = os.path.expanduser(pattern)
-    if os.path.isdir(path):
-        example = f"{pattern.rstrip('/')}/**/*.txt"
-        raise data_error("path", pattern, f"is a folder; name its files, such as {example}")
-    if os.path.isfile(path):
-        return [path]
-    if os.path.exists(path):
-        raise data_error("path", pattern, "is not a regular file")
-    found = [match for match in glob.glob(path, recursive=True) if os.path.isfile(match)]
-    if not found:
-        raise data_error("path", pattern, no_such("file", path))
-    return found

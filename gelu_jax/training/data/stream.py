@@ -32,6 +32,7 @@ from gelu_jax.training.data.dataset import (
 )
 
 _CHUNK_BYTES = 32 * 2**20  # the most of a run's data on the devices at once, or else one batch
+_CHECKED = 2**24  # tokens at a time
 _READ_THREADS = 2  # each reads one chunk ahead
 
 
@@ -77,11 +78,24 @@ class Tokens:
         found = np.empty((len(starts), length), self.pieces[0].dtype)
         for row, start in zip(found, starts, strict=True):
             self._read(start, row)
-        for token in (found.min(), found.max()):
+        self._check(found)  # also of what has changed on disk since `check`
+        return found.astype(self.dtype, copy=False)
+
+    def check(self) -> None:
+        """Reads all tokens once, some GB a second, so that a run does not end at a wrong one.
+
+        Raises:
+          ConfigError: one of them is not in the vocabulary; the field is `data.path`.
+        """
+        for piece in self.pieces:
+            for start in range(0, len(piece), _CHECKED):
+                self._check(piece[start : start + _CHECKED])
+
+    def _check(self, tokens: np.ndarray) -> None:
+        for token in (tokens.min(), tokens.max()):
             if not 0 <= token < self.vocab_size:
                 reason = f"holds the token {token}, outside a vocabulary of {self.vocab_size}"
                 raise data_error("path", self.path, reason)
-        return found.astype(self.dtype, copy=False)
 
     def _read(self, start: int, out: np.ndarray) -> None:
         piece = bisect_right(self._ends, start) - 1

@@ -1,5 +1,6 @@
 """Text as documents, read in pieces, so that no file has to fit into memory; and tokenizers."""
 
+import codecs
 import io
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from gelu_jax.errors import ConfigError, Problem, no_such
+from gelu_jax.training.data.paths import find_paths
 
 _PIECE = 2**20  # characters: a longer document is encoded in pieces, cut at ends of lines
 _BATCH = 2**22  # characters that are encoded at once, on all cores
@@ -59,10 +61,10 @@ def load_tokenizer(path: str | os.PathLike[str]) -> tuple[Any, bytes]:
 
 
 def find_files(texts: Sequence[str | os.PathLike[str]]) -> list[Path]:
-    """Finds every file that is meant, once.
+    """Finds every file that is meant, once, as `Files` does.
 
     Args:
-      texts: files, and folders of which every file counts that is not hidden.
+      texts: files, folders and globs.
 
     Returns:
       The files, in an order that does not depend on the disk's.
@@ -70,23 +72,7 @@ def find_files(texts: Sequence[str | os.PathLike[str]]) -> list[Path]:
     Raises:
       ConfigError: there are none; the field is `texts`.
     """
-    found: dict[Path, None] = {}
-    for text in texts:
-        path = Path(text)
-        if not path.exists():
-            raise input_error("texts", text, no_such("file", str(path)))
-        files = (
-            [path] if path.is_file() else sorted(p for p in path.rglob("*") if _is_text(p, path))
-        )
-        if not files:
-            raise input_error("texts", text, "does not hold any file")
-        found |= dict.fromkeys(files)
-    return list(found)
-
-
-def _is_text(path: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return path.is_file() and not hidden
+    return find_paths(texts, lambda text, reason: input_error("texts", text, reason))
 
 
 def documents(files: Sequence[Path], callback: Callable[[int, int], None]) -> Iterator[Piece]:
@@ -104,14 +90,28 @@ def documents(files: Sequence[Path], callback: Callable[[int, int], None]) -> It
     """
     total, before = sum(path.stat().st_size for path in files), 0
     for path in files:
-        with path.open("rb") as raw, io.TextIOWrapper(raw, "utf-8", newline="") as file:
+        with path.open("rb") as raw, io.TextIOWrapper(raw, _encoding(path), newline="") as file:
             try:
                 for piece in _lines(path, file) if path.suffix == ".jsonl" else _pieces(file):
                     yield piece
                     callback(before + raw.tell(), total)
-            except UnicodeDecodeError:
+            except UnicodeError:
                 raise input_error("texts", path, "is not UTF-8 text") from None
         before += path.stat().st_size
+
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def _encoding(path: Path) -> str:
+    """UTF-8, unless the file begins with the mark of another encoding."""
+    with path.open("rb") as file:
+        begins = file.read(4)
+    return next((name for mark, name in _MARKS if begins.startswith(mark)), "utf-8")
 
 
 def _lines(path: Path, file: Iterable[str]) -> Iterator[Piece]:

@@ -188,6 +188,8 @@ def _token_data(
         raise data_error(
             "context", config.context, f"makes 2**32 windows or more; nearest: {least}"
         )
+    for tokens in (train, held_out):
+        tokens.check()
     starts = even_starts(len(held_out), config.context, config.validation_windows)
     windows = held_out.windows(starts.tolist(), config.context + 1)
     described = f"{documents:,} documents, {len(train) + len(held_out):,} tokens"
