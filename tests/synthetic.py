@@ -181,3 +181,69 @@ CASES = {
 def analyzed(case: str) -> Analysis:
     """The analysis of one of the `CASES`, made once for all tests."""
     return analyze(CASES[case])
+
+
+SIZES = (30_000, 61_000, 122_000, 247_000, 500_000)
+
+
+def ladder(
+    factors: dict[str, tuple[float, float]] | None = None,
+    seeds: int = 8,
+    sizes: tuple[int, ...] = SIZES,
+    noise: float = 0.004,
+    draw: int = 0,
+    config: dict[str, object] | None = None,
+) -> tuple[Comparison, ...]:
+    """The rungs of a made-up ladder whose first arm has L = 0.9 + 1.6 (C / 3e10)^-0.22.
+
+    Args:
+      factors: arm → the true speed-up at the middle of the ladder, and its slope per decade.
+    """
+    factors = factors if factors is not None else {"gelu": (1.0, 0.0), "swiglu": (1.3, 0.05)}
+    made, steps = [], 100
+    cost = {size: 6.0 * 8 * size**2 for size in sizes}
+    middle = np.mean([np.log10(each) for each in cost.values()])
+    rng = np.random.default_rng(draw)
+    for number, size in enumerate(sizes):
+        shared = rng.normal(0, 0.018, seeds)
+        arms, runs = [], []
+        for name, (factor, slope) in {"relu": (1.0, 0.0), **factors}.items():
+            gained = factor * 10 ** (slope * (np.log10(cost[size]) - middle))
+            end = 0.9 + 1.6 * (cost[size] * gained / 3e10) ** -0.22
+            arms.append(Arm(name, {}, size, cost[size] / steps, 64))
+            ends = end + shared + rng.normal(0, noise, seeds)
+            runs += [ending(name, seed, float(ends[seed]), steps, size) for seed in range(seeds)]
+            if number < 2:
+                rates = (3e-3, 6e-3, 1.2e-2)
+                best = 6e-3 * (size / sizes[0]) ** -0.25
+                runs += [
+                    ending(name, 1000, float(end + 0.1 * np.log10(rate / best) ** 2), steps, size,
+                           rate, "tuning")
+                    for rate in rates
+                ]  # fmt: skip
+        made.append(
+            replace(
+                FULL, name=f"{number + 1}-rung", arms=tuple(arms), runs=tuple(runs),
+                tokens_per_step=8 * size // steps, config={**FULL.config, **(config or {})},
+            )
+        )  # fmt: skip
+    return tuple(made)
+
+
+def ending(
+    arm: str,
+    seed: int,
+    end: float,
+    steps: int,
+    size: int,
+    rate: float = 6e-3,
+    purpose: str = "report",
+) -> Run:
+    """A run that falls from 5.5 to a given loss; its seconds grow with its size."""
+    at = tuple(range(0, steps + 1, steps // 4))
+    losses = tuple(end + (5.5 - end) * (1 - step / steps) ** 3 for step in at)
+    return Run(
+        arm=arm, seed=seed, learning_rate=rate, purpose=purpose, status="finished",  # type: ignore[arg-type]
+        train_steps=at[1:], train_loss=losses[1:], eval_steps=at, validation_loss=losses,
+        seconds=tuple(1e-9 * size * step for step in at),
+    )  # fmt: skip

@@ -31,7 +31,9 @@ class ProgressDisplay:
     def __init__(self, config: CompareConfig, console: Console):
         self._config, self._console = config, console
         self._steps = {arm: changed(config.run, c).steps for arm, c in config.arms.items()}
-        self._planned = {arm: planned_runs(config) * steps for arm, steps in self._steps.items()}
+        self._planned = {
+            arm: planned_runs(config, arm) * steps for arm, steps in self._steps.items()
+        }
         self._points: dict[Task, Point | None] = {}
         self._current: Task | None = None
         self._trained = 0  # steps of this session: what its speed is taken from

@@ -260,7 +260,7 @@ def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:
     runs = comparison.runs_of(arm.name)
     finished = [run for run in runs if run.status == "finished"]
     timed = [run for run in finished if run.eval_steps and run.eval_steps[-1] > 0]
-    rates = _rates(comparison, arm)
+    rates = tuning_losses(comparison, arm.name)
     chosen = runs[0].learning_rate if runs else math.nan
     return ArmSummary(
         arm=arm,
@@ -279,10 +279,18 @@ def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:
     )
 
 
-def _rates(comparison: Comparison, arm: Arm) -> Mapping[float, float]:
-    """Learning rate → mean final loss, as `ArmSummary.rates`."""
+def tuning_losses(comparison: Comparison, arm: str) -> Mapping[float, float]:
+    """The mean final loss of an arm's tuning runs at each learning rate.
+
+    Args:
+      comparison: the record.
+      arm: its name.
+
+    Returns:
+      Learning rate → loss, as `ArmSummary.rates`.
+    """
     losses: dict[float, list[float]] = {}
-    for run in comparison.runs_of(arm.name, "tuning"):
+    for run in comparison.runs_of(arm, "tuning"):
         curve = LOSSES[comparison.metric](run).values
         if curve and run.status != "interrupted":
             start, end = curve[0], curve[-1]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from gelu_jax.compare.ladder import SCALED, LadderConfig
 from gelu_jax.compare.records import Metric
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
@@ -38,11 +39,13 @@ class CompareConfig:
       max_seeds: how many there may be after all calls of `--add-seeds`; each call spends a part of
         the level 0.05, so that the chance of a false finding stays below it over all of them. By
         default as many as `seeds`: one evaluation, which has the whole level.
-      learning_rates: the grid to choose from; empty keeps each arm's own.
+      learning_rates: the grid to choose from, or arm → grid; empty keeps each arm's own.
       tuning_seeds: how many seeds choose the learning rate.
       match: what arms have in common: "parameters", "flops" of a step, or "width".
       multiple_of: matched widths are multiples of it.
       protocol: "full", or "smoke test", which draws no conclusion.
+      ladder: repeats the comparison at several sizes, and fits a law of loss and compute; None is
+        the one size of `run`.
 
     Raises:
       ConfigError: with a line for everything that is wrong.
@@ -57,11 +60,12 @@ class CompareConfig:
     metric: Metric = "validation loss"
     seeds: int = 8
     max_seeds: int | None = None
-    learning_rates: tuple[float, ...] = ()
+    learning_rates: tuple[float, ...] | Mapping[str, tuple[float, ...]] = ()
     tuning_seeds: int = 1
     match: Literal["parameters", "flops", "width"] = "parameters"
     multiple_of: int = 8
     protocol: Literal["full", "smoke test"] = "full"
+    ladder: LadderConfig | None = None
 
     def __post_init__(self):
         check(self._problems())
@@ -76,15 +80,35 @@ class CompareConfig:
         if self.max_seeds is not None and self.seeds > self.max_seeds:
             reason = f"more than max_seeds = {self.max_seeds}, which was fixed beforehand"
             yield Problem("seeds", self.seeds, reason)
-        for learning_rate in self.learning_rates:
-            yield from checks.positive(learning_rates=learning_rate)
-        if len(set(self.learning_rates)) < len(self.learning_rates):
-            yield Problem("learning_rates", self.learning_rates, "a rate is given twice")
+        yield from self._rate_problems()
         if not self.arms:
             yield Problem("arms", {}, "a comparison has at least one arm")
         for name, changes in self.arms.items():
             yield from self._arm_problems(name, changes)
         yield from self._contrast_problems()
+
+    def _rate_problems(self) -> Iterator[Problem]:
+        own = self.learning_rates if isinstance(self.learning_rates, Mapping) else {}
+        if own and own.keys() != self.arms.keys():
+            reason = f"must name each arm once: {', '.join(self.arms)}"
+            yield Problem("learning_rates", list(own), reason)
+        for grid in own.values() or (self.grid(""),):
+            for learning_rate in grid:
+                yield from checks.positive(learning_rates=learning_rate)
+            if len(set(grid)) < len(grid):
+                yield Problem("learning_rates", grid, "a rate is given twice")
+
+    def grid(self, arm: str) -> tuple[float, ...]:
+        """The learning rates that an arm chooses from.
+
+        Args:
+          arm: its name.
+
+        Returns:
+          Its grid; nothing where the arm keeps its own rate.
+        """
+        rates = self.learning_rates
+        return tuple(rates.get(arm, ()) if isinstance(rates, Mapping) else rates)
 
     def _contrast_problems(self) -> Iterator[Problem]:
         directions: dict[tuple[float, ...], str] = {}
@@ -113,6 +137,9 @@ class CompareConfig:
         for path in changes.keys() & shared:
             reason = "is the same for all arms: set seeds and learning_rates instead"
             yield Problem(f"arms.{name}.{path}", changes[path], reason)
+        sizes = {path for path in changes if path.split(".")[-1] in SCALED}
+        for path in sizes if self.ladder else ():
+            yield Problem(f"arms.{name}.{path}", changes[path], "a ladder sets it at each rung")
 
 
 def changed(run: TrainConfig, changes: Changes) -> TrainConfig:

@@ -28,6 +28,9 @@ from gelu_jax.training.config import from_dict, to_dict, write_config
 from gelu_jax.training.data import Dataset, load_data
 from gelu_jax.training.trainer import TrainConfig, Trainer
 
+MOST_EXTENSIONS = 4
+"""How often the grid of an arm is extended while its best learning rate is at the edge."""
+
 
 def prepare(config: CompareConfig) -> dict[str, Trainer]:
     """A trainer for each arm; nothing is written or compiled yet.
@@ -81,7 +84,7 @@ def compare(
     _announce(announce, outlook(config))
     tuning = _tune(config, executor)
     learning_rates = {
-        name: _learning_rate(config, trainer.config, tuning[name])
+        name: _learning_rate(config, name, trainer.config, tuning[name])
         for name, trainer in trainers.items()
     }
     pilots = {
@@ -151,37 +154,44 @@ def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]
 
 
 def _tune(config: CompareConfig, executor: Executor) -> dict[str, list[Run]]:
-    """Each arm's search for its learning rate; a best rate at the edge extends the grid once."""
+    """Each arm's search for its learning rate; a best rate at the edge of its grid extends it."""
     found: dict[str, list[Run]] = {name: [] for name in config.arms}
-    grid = sorted(config.learning_rates)
-    if len(grid) < 2:
-        return found
     start = config.run.seed + TUNING_OFFSET
     seeds = range(start, start + config.tuning_seeds)
 
     def search(grids: Mapping[str, Sequence[float]]) -> None:
         # Arms inside, as with the seeds: workers begin with different arms, compile each one once
         tasks = [
-            Task(name, seed, grids[name][index], "tuning")
+            Task(name, seed, grid[index], "tuning")
             for index in range(max(map(len, grids.values()), default=0))
             for seed in seeds
-            for name in grids
+            for name, grid in grids.items()
+            if index < len(grid)
         ]
         for run in executor.execute(tasks) if tasks else ():
             found[run.arm].append(run)
 
-    search(dict.fromkeys(found, grid))
-    beyond = {grid[0]: grid[0] ** 2 / grid[1], grid[-1]: grid[-1] ** 2 / grid[-2]}
-    best = {name: best_learning_rate(runs, config.metric) for name, runs in found.items()}
-    search({name: [beyond[rate]] for name, rate in best.items() if rate in beyond})
+    grids = {name: sorted(config.grid(name)) for name in config.arms}
+    search({name: grid for name, grid in grids.items() if len(grid) > 1})
+    for _ in range(MOST_EXTENSIONS):
+        search({name: _beyond(runs, config.metric) for name, runs in found.items() if runs})
     return found
 
 
-def _learning_rate(config: CompareConfig, arm: TrainConfig, tuning: Sequence[Run]) -> float:
+def _beyond(runs: Sequence[Run], metric: Metric) -> tuple[float, ...]:
+    """The rate beyond the best one where that is at the edge of those tried; else nothing."""
+    best, grid = best_learning_rate(runs, metric), sorted({run.learning_rate for run in runs})
+    beyond = {grid[0]: grid[0] ** 2 / grid[1], grid[-1]: grid[-1] ** 2 / grid[-2]}
+    return (beyond[best],) if best in beyond else ()
+
+
+def _learning_rate(
+    config: CompareConfig, name: str, arm: TrainConfig, runs: Sequence[Run]
+) -> float:
     """That of the reported runs: tuned, or the only one of the grid, or the arm's own."""
-    if tuning:
-        return best_learning_rate(tuning, config.metric)
-    return config.learning_rates[0] if config.learning_rates else arm.optimizer.learning_rate
+    if runs:
+        return best_learning_rate(runs, config.metric)
+    return next(iter(config.grid(name)), arm.optimizer.learning_rate)
 
 
 def best_learning_rate(runs: Sequence[Run], metric: Metric) -> float:
@@ -201,16 +211,17 @@ def best_learning_rate(runs: Sequence[Run], metric: Metric) -> float:
     return min(losses, key=lambda learning_rate: fmean(losses[learning_rate]))
 
 
-def planned_runs(config: CompareConfig) -> int:
-    """How many runs each arm needs, if no grid is extended.
+def planned_runs(config: CompareConfig, arm: str) -> int:
+    """How many runs an arm needs, if no grid is extended.
 
     Args:
       config: of the comparison.
+      arm: its name.
 
     Returns:
-      Reported and tuning runs of one arm.
+      Reported and tuning runs of the arm.
     """
-    grid = len(config.learning_rates)
+    grid = len(config.grid(arm))
     return config.seeds + (grid * config.tuning_seeds if grid > 1 else 0)
 
 
