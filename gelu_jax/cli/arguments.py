@@ -14,7 +14,7 @@ Overrides = Annotated[
 Finished = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 _OVERRIDDEN = ("compare", "train", "plan")
-_FLAGS = {"--overwrite", "--quick", "--json", "--distributed", "--help", "-h"}
+_FLAGS = {"--overwrite", "--change", "--quick", "--json", "--distributed", "--help", "-h"}
 _LISTS = {"--resources"}
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.\[\]-]*=.*", re.DOTALL)
 

@@ -1,29 +1,36 @@
-"""compare: arms over seeds and learning rates."""
+"""compare: arms over seeds and learning rates, at one size or several."""
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gelu_jax import signals
 from gelu_jax.cli.arguments import ConfigFile, Overrides
 from gelu_jax.cli.configs import check_kind, find_config
 from gelu_jax.cli.failures import check_backend
-from gelu_jax.cli.session import Log, claimed, progress, run_directory, show
+from gelu_jax.cli.session import Log, claimed, command_to_repeat, progress, run_directory, show
 from gelu_jax.compare.analysis import analyze
-from gelu_jax.compare.config import CompareConfig, differs_only_in_seeds
+from gelu_jax.compare.climb import climb, ladder_rungs, read_ladder, rung_config, rung_homes
+from gelu_jax.compare.config import CompareConfig, differences
 from gelu_jax.compare.experiment import compare, prepare
-from gelu_jax.compare.records import read_results
+from gelu_jax.compare.ladder_analysis import analyze_ladder
+from gelu_jax.compare.records import Comparison, read_results
 from gelu_jax.errors import ABSENT, ConfigError, Problem, check, nearest
-from gelu_jax.report.summary import summary
-from gelu_jax.report.write import write_report
+from gelu_jax.report.ladder_verdict import ladder_verdict
+from gelu_jax.report.summary import ladder_summary, summary
+from gelu_jax.report.verdict import verdict
+from gelu_jax.report.write import write_ladder_report, write_report
+from gelu_jax.runs.directory import locked
 from gelu_jax.runs.identity import write_identity
-from gelu_jax.runs.launchers import launch
-from gelu_jax.runs.trackers import trackers
+from gelu_jax.runs.launchers import Launch, launch
+from gelu_jax.runs.trackers import Tracker, trackers
 from gelu_jax.runs.worker_pool import WorkerPool
 from gelu_jax.training.config import from_dict, read_config
+from gelu_jax.training.trainer import Trainer
 
 _DROPPED = re.compile(r"arms\.([^.=]+)=\s*(?:null|~)?\s*")
 QUICK = ("protocol=smoke test", "seeds=2", "learning_rates=[]")
@@ -34,6 +41,7 @@ def compare_command(
     overrides: Overrides = (),
     output: Path | None = None,
     overwrite: bool = False,
+    change: bool = False,
     add_seeds: int = 0,
     quick: bool = False,
     json: bool = False,
@@ -51,6 +59,8 @@ def compare_command(
         overrides: section.key=value for any field, such as run.steps=200.
         output: where to write; runs/<name of the config> by default.
         overwrite: delete another comparison that stands in the output directory.
+        change: continue a comparison with another config: what is there is read, what is missing
+            is trained, and the change is put on record.
         add_seeds: more seeds than the comparison in the output directory has, up to max_seeds of
             the config, which is fixed before the first evaluation: each evaluation spends a part
             of the level.
@@ -69,21 +79,67 @@ def compare_command(
     asked = _read(file, (*overrides, *QUICK * quick))
     directory = run_directory(config, output)
     check_backend()
-    trainers = prepare(asked)  # all that can be wrong shows before anything is written
+    first = asked if asked.ladder is None else rung_config(asked, ladder_rungs(asked), 0, ())
+    trainers = prepare(first)  # all that can be wrong shows before anything is written
     tracked = trackers(log, directory, trainers)
-    with claimed(directory, asked, trainers, overwrite=overwrite):
+    with claimed(directory, asked, trainers, overwrite=overwrite, change=change):
         write_identity(directory, trainers)
         planned = _with_seeds(asked, directory, add_seeds)
-        with ExitStack() as stack:
-            if pool:  # its workers are to be stopped
-                stack.enter_context(signals.deferred())
-            callback = stack.enter_context(
-                progress(planned, tracked, several_at_once=pool is not None)
-            )
-            executor = pool and stack.enter_context(WorkerPool(pool, directory, trainers, callback))
-            comparison = compare(planned, directory, callback, trainers, executor, _say)
-        analysis, files = analyze(comparison), write_report(comparison, directory)
-    print(summary(analysis, files)) if json else show(analysis, files)
+        if planned.ladder is None:
+            comparison = _compare(planned, directory, trainers, pool, tracked)
+            analysis, files = analyze(comparison), write_report(comparison, directory)
+            print(summary(analysis, files)) if json else show(verdict(analysis), files)
+        else:
+            climb(planned, directory, partial(_compare_rung, pool, log))
+            report_ladder(directory, json=json)
+
+
+def report_ladder(directory: Path, *, json: bool) -> None:
+    """Writes the report of a ladder, and prints its verdict.
+
+    Args:
+      directory: of the ladder, of which three rungs or more are finished.
+      json: print one JSON document instead.
+
+    Raises:
+      ConfigError: as by `read_ladder`.
+    """
+    config, rungs = read_ladder(directory)
+    found, command = analyze_ladder(rungs), command_to_repeat("compare", directory)
+    files = write_ladder_report(found, config, directory, command)
+    if json:
+        print(ladder_summary(directory.resolve().name, found, files))
+    else:
+        show(ladder_verdict(found), files)
+
+
+def _compare(
+    config: CompareConfig,
+    directory: Path,
+    trainers: Mapping[str, Trainer],
+    pool: Launch | None,
+    tracked: Sequence[Tracker],
+) -> Comparison:
+    """Does the runs of a comparison, and shows how far they are."""
+    with ExitStack() as stack:
+        if pool:  # its workers are to be stopped
+            stack.enter_context(signals.deferred())
+        callback = stack.enter_context(progress(config, tracked, several_at_once=pool is not None))
+        executor = pool and stack.enter_context(WorkerPool(pool, directory, trainers, callback))
+        return compare(config, directory, callback, trainers, executor, _say)
+
+
+def _compare_rung(
+    pool: Launch | None, log: Log, config: CompareConfig, directory: Path
+) -> Comparison:
+    """One rung of a ladder, as a comparison in a directory of its own, with its report."""
+    _say(config.description)
+    trainers = prepare(config)
+    with locked(directory):
+        write_identity(directory, trainers)
+        found = _compare(config, directory, trainers, pool, trackers(log, directory, trainers))
+        write_report(found, directory)
+    return found
 
 
 def _say(line: str) -> None:
@@ -109,7 +165,9 @@ def _with_seeds(config: CompareConfig, directory: Path, more: int) -> CompareCon
     Counted from what is finished, so that the same command resumes after an interruption.
     """
     with suppress(ConfigError):
-        finished = from_dict(read_results(directory).config, CompareConfig)
-        if differs_only_in_seeds(finished, config):
-            return replace(config, seeds=max(config.seeds, finished.seeds + more))
+        homes = [directory] if config.ladder is None else rung_homes(directory)
+        finished = [from_dict(read_results(home).config, CompareConfig) for home in homes]
+        if config.ladder is not None or not differences(finished[0], config):
+            seeds = min(each.seeds for each in finished)
+            return replace(config, seeds=max(config.seeds, seeds + more))
     return replace(config, seeds=config.seeds + more)

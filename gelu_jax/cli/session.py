@@ -4,7 +4,6 @@ import shlex
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +12,11 @@ from rich.console import Console
 
 from gelu_jax import signals
 from gelu_jax.cli.progress import ProgressDisplay
-from gelu_jax.compare.analysis import Analysis
 from gelu_jax.compare.config import CompareConfig, flatten
+from gelu_jax.compare.config import differences as comparison_differences
 from gelu_jax.errors import ConfigError
 from gelu_jax.files import is_primary
-from gelu_jax.report.verdict import verdict
+from gelu_jax.report.verdict import Verdict
 from gelu_jax.runs.directory import claim, locked
 from gelu_jax.runs.environment import processor
 from gelu_jax.runs.execution import Callback, Task
@@ -37,6 +36,7 @@ def claimed(
     trainers: Mapping[str, Trainer],
     *,
     overwrite: bool,
+    change: bool = False,
 ) -> Generator[None]:
     """Keeps a directory for this process, which writes a new training or comparison to it, or
     continues the same one.
@@ -46,6 +46,7 @@ def claimed(
       config: what is to be trained.
       trainers: the trainer of each arm.
       overwrite: deletes another training or comparison that stands there.
+      change: continues a comparison with another config, and keeps its runs.
 
     Raises:
       ConfigError: something else stands there, or another process is using it.
@@ -57,9 +58,13 @@ def claimed(
         before, its_processor = read_identity(directory)
 
         def found(standing: Mapping[str, Any]) -> list[str]:
-            return differences(config, standing) or _changed(before, identity(trainers))
+            other = differences(config, standing)
+            if change and "arms" in standing:  # but for what looks at the data were planned by
+                other = [line for line in other if line.startswith("max_seeds:")]
+            return other or _changed(before, identity(trainers))
 
-        claim(directory, found, overwrite=overwrite)
+        also = "--change to keep its runs, " if isinstance(config, CompareConfig) else ""
+        claim(directory, found, overwrite=overwrite, also=also)
         if its_processor not in (None, processor()) and (directory / "config.yaml").exists():
             here = f"this one is {processor()}: new results differ in their last digits"
             warnings.warn(f"{directory} was begun on {its_processor}; {here}", stacklevel=2)
@@ -87,11 +92,7 @@ def differences(config: TrainConfig | CompareConfig, standing: Mapping[str, Any]
     except ConfigError as error:
         return [f"its config is no longer valid: {error.problems[0]}"]
     if isinstance(there, CompareConfig) and isinstance(config, CompareConfig):
-        baselines = [next(iter(each.arms)) for each in (there, config)]
-        if baselines[0] != baselines[1]:
-            first = f"{baselines[0]} is the first arm there, {baselines[1]} here"
-            return [f"{first}, which the others are compared with"]
-        there = replace(there, seeds=config.seeds)
+        return comparison_differences(there, config)
     return _changed(*({k: str(v) for k, v in flatten(to_dict(c)).items()} for c in (there, config)))
 
 
@@ -141,14 +142,14 @@ def progress(
         yield callback
 
 
-def show(analysis: Analysis, files: Sequence[Path]) -> None:
+def show(verdict: Verdict, files: Sequence[Path]) -> None:
     """Prints what was found, and where it was written.
 
     Args:
-      analysis: of the comparison.
+      verdict: on the comparison or the ladder.
       files: what the report consists of.
     """
-    print(verdict(analysis))
+    print(verdict)
     print(*files, sep="\n")
 
 

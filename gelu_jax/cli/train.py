@@ -24,6 +24,7 @@ from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.experiment import record
 from gelu_jax.compare.records import Comparison, write_results
 from gelu_jax.files import is_primary
+from gelu_jax.report.verdict import verdict
 from gelu_jax.report.write import write_report
 from gelu_jax.runs.environment import environment
 from gelu_jax.runs.identity import write_identity
@@ -71,7 +72,7 @@ def train_command(
             found = _train(trainer, name, directory, tracked)
             if is_primary():
                 write_results(found, directory)
-                show(analyze(found), write_report(found, directory))
+                show(verdict(analyze(found)), write_report(found, directory))
 
 
 def _train(trainer: Trainer, name: str, directory: Path, tracked: Sequence[Tracker]) -> Comparison:

@@ -1,11 +1,13 @@
 """Runs a ladder: one comparison after another, from the smallest size to the largest.
 
     <directory>/config.yaml                 the config of the ladder
+    <directory>/ladder.json                 the places of its rungs
     <directory>/rungs/1-30k/results.json    a rung is a comparison, with all its files
 
 A rung that is finished is only read, so a ladder can be done in pieces.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +25,10 @@ from gelu_jax.compare.ladder import (
 )
 from gelu_jax.compare.records import Comparison, read_results
 from gelu_jax.errors import ConfigError, Problem, check
+from gelu_jax.files import write_file
 from gelu_jax.training.config import read_config, write_config
 
+FILE = "ladder.json"
 CompareRung = Callable[[CompareConfig, Path], Comparison]
 
 
@@ -47,9 +51,10 @@ def climb(
     """
     write_config(config, directory / "config.yaml")
     sizes, done = ladder_rungs(config), list[Comparison]()
-    for number, rung in enumerate(sizes):
-        at = rung_config(config, sizes, number, done)
-        done.append(compare_rung(at, rung_directory(directory, number, rung.parameters)))
+    places = [rung_place(number, rung.parameters) for number, rung in enumerate(sizes)]
+    write_file(directory / FILE, json.dumps({"rungs": places}, indent=2) + "\n")
+    for number, place in enumerate(places):
+        done.append(compare_rung(rung_config(config, sizes, number, done), directory / place))
     return tuple(done)
 
 
@@ -74,18 +79,17 @@ def _ladder(config: CompareConfig) -> LadderConfig:
     return config.ladder
 
 
-def rung_directory(directory: Path, number: int, parameters: int) -> Path:
+def rung_place(number: int, parameters: int) -> str:
     """Where a rung is written.
 
     Args:
-      directory: of the ladder.
       number: of the rung, from 0.
       parameters: of its first arm.
 
     Returns:
-      A path such as runs/ladder/rungs/2-61k.
+      A path inside the directory of the ladder, such as rungs/2-61k.
     """
-    return directory / "rungs" / f"{number + 1}-{short(parameters)}"
+    return f"rungs/{number + 1}-{short(parameters)}"
 
 
 def short(count: float) -> str:
@@ -187,7 +191,26 @@ def is_ladder(directory: Path) -> bool:
     Returns:
       True if it has rungs.
     """
-    return (directory / "rungs").is_dir()
+    return (directory / FILE).exists()
+
+
+def rung_homes(directory: Path) -> list[Path]:
+    """The directories of a ladder's rungs, from the smallest to the largest.
+
+    Args:
+      directory: of a ladder.
+
+    Returns:
+      Their paths, whether or not there is anything yet.
+
+    Raises:
+      ConfigError: there is no ladder.
+    """
+    try:
+        places: list[str] = json.loads((directory / FILE).read_bytes())["rungs"]
+        return [directory / place for place in places]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError([Problem("run", directory, f"no {FILE} that can be read")]) from None
 
 
 def read_ladder(directory: Path) -> tuple[CompareConfig, tuple[Comparison, ...]]:
@@ -202,14 +225,9 @@ def read_ladder(directory: Path) -> tuple[CompareConfig, tuple[Comparison, ...]]
     Raises:
       ConfigError: a file is missing or damaged, or fewer than three rungs are finished.
     """
-    config = read_config(directory / "config.yaml", CompareConfig)
-    homes = sorted(directory.glob("rungs/*/results.json"), key=_number)
-    found = tuple(read_results(home.parent) for home in homes)
+    config, homes = read_config(directory / "config.yaml", CompareConfig), rung_homes(directory)
+    found = tuple(read_results(home) for home in homes if (home / "results.json").exists())
     if len(found) < 3:
-        reason = f"{len(found)} of {len(_ladder(config))} rungs are finished; a law needs 3"
+        reason = f"{len(found)} of {len(homes)} rungs are finished; a law needs 3"
         check([Problem("run", directory, reason)])
     return config, found
-
-
-def _number(path: Path) -> int:
-    return int(path.parent.name.partition("-")[0])

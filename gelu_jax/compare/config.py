@@ -194,31 +194,25 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {k: v for key, sub in tree.items() for k, v in flatten(sub, f"{prefix}{key}.").items()}
 
 
-def differs_only_in_seeds(one: CompareConfig, other: CompareConfig) -> bool:
-    """Whether the runs of one comparison can serve the other.
+def differences(there: CompareConfig, here: CompareConfig) -> list[str]:
+    """What tells two comparisons apart, field by field.
 
     Args:
-      one: a config.
-      other: another one.
+      there: the one that stands somewhere.
+      here: the one that is asked for.
 
     Returns:
-      True if they are equal but for the number of seeds.
+      "field: value there, value here" for each field; nothing if one is the other with any number
+      of seeds, its arms in any order but for the first one, which the others are compared with.
     """
+    baselines = [next(iter(each.arms)) for each in (there, here)]
+    if baselines[0] != baselines[1]:
+        first = f"{baselines[0]} is the first arm there, {baselines[1]} here"
+        return [f"{first}, which the others are compared with"]
     # as plain data, because a dtype that was read back is a name
-    return to_dict(replace(one, seeds=1)) == to_dict(replace(other, seeds=1))
-
-
-def is_same_comparison(config: CompareConfig, data: Mapping[str, Any]) -> bool:
-    """Whether a config file is of the same comparison, with any number of seeds.
-
-    Args:
-      config: of the comparison.
-      data: of a config.yaml, as plain data.
-
-    Returns:
-      True if it is.
-
-    Raises:
-      ConfigError: the file is not the config of a comparison.
-    """
-    return differs_only_in_seeds(config, from_dict(data, CompareConfig))
+    before, after = (flatten(to_dict(replace(c, seeds=1))) for c in (there, here))
+    return [
+        f"{name}: {before.get(name, 'nothing')} there, {after.get(name, 'nothing')} here"
+        for name in dict.fromkeys([*before, *after])
+        if str(before.get(name, "nothing")) != str(after.get(name, "nothing"))
+    ]

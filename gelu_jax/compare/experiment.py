@@ -14,12 +14,12 @@ from gelu_jax.compare.config import (
     TUNING_OFFSET,
     CompareConfig,
     changed,
+    differences,
     flatten,
-    is_same_comparison,
 )
 from gelu_jax.compare.curves import final_loss
 from gelu_jax.compare.planning import forecast, outlook
-from gelu_jax.compare.records import Arm, Comparison, Metric, read_results, write_results
+from gelu_jax.compare.records import Arm, Change, Comparison, Metric, read_results, write_results
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs.execution import Callback, Task
 from gelu_jax.runs.executors import Executor, SerialExecutor
@@ -102,7 +102,7 @@ def compare(
     runs = (*chain.from_iterable(tuning.values()), *reported)
     command = f"gelu-jax compare {shlex.quote((directory / 'config.yaml').as_posix())}"
     found = record(directory.name, config, trainers, runs, executor.environment, command)
-    found = replace(found, looks=_looks(directory, config))
+    found = _with_history(found, directory, config)
     write_results(found, directory)
     return found
 
@@ -112,14 +112,19 @@ def _announce(announce: Callable[[str], object], line: str) -> None:
         announce(line)
 
 
-def _looks(directory: Path, config: CompareConfig) -> tuple[int, ...]:
-    """The numbers of seeds at which this comparison has been evaluated, with the present one."""
-    before: tuple[int, ...] = ()
+def _with_history(found: Comparison, directory: Path, config: CompareConfig) -> Comparison:
+    """The record with the evaluations and changes before it, and with the present ones.
+
+    A change begins no new count of looks: whoever changes a comparison has seen it.
+    """
+    looks, changes = {config.seeds}, ()
     with suppress(ConfigError):
-        found = read_results(directory)
-        if is_same_comparison(config, found.config):
-            before = found.looks or (from_dict(found.config, CompareConfig).seeds,)
-    return tuple(sorted({*before, config.seeds}))
+        before = read_results(directory)
+        was = from_dict(before.config, CompareConfig)
+        looks, changes = {*looks, *(before.looks or (was.seeds,))}, before.changes
+        if other := differences(was, config):
+            changes = (*changes, Change(max(before.looks or (was.seeds,)), tuple(other)))
+    return replace(found, looks=tuple(sorted(looks)), changes=changes)
 
 
 def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]:

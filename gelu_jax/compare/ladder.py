@@ -10,8 +10,9 @@ hidden width over the width stay as near to those of the config as whole numbers
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -27,7 +28,7 @@ from gelu_jax.training.trainer import TrainConfig
 SCALED = ("d_model", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_ff")
 """The fields of a model that a rung sets, wherever in the model they are."""
 
-_WIDTH_STEP = 8  # widths are multiples of it
+_WIDTH_STEP = 8  # widths are multiples of it, and batches if the first one is
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def rungs(ladder: LadderConfig, run: TrainConfig, first: Mapping[str, Any]) -> t
     """
     changes = ladder.rungs or [
         _sized(run, first, size)
-        for size in np.geomspace(ladder.smallest or 1, ladder.largest or 1, ladder.sizes or 1)
+        for size in np.geomspace(ladder.smallest or 1, ladder.largest or 1, len(ladder)).tolist()
     ]
     found: list[Rung] = []
     for change in changes:
@@ -136,7 +137,10 @@ def _timed(
     run: TrainConfig, change: Mapping[str, Any], count: int, tokens: float, growth: float
 ) -> Rung:
     """A rung with its batch, steps, evaluations and warm-up; what its changes name stays."""
-    batch = run.batch_size if "batch_size" in change else max(1, round(run.batch_size * growth))
+    batch = run.batch_size
+    if "batch_size" not in change:
+        part = math.gcd(batch, _WIDTH_STEP)  # what divides the first batch divides them all
+        batch = max(1, round(batch * growth / part)) * part
     per_step = load_data(run.data, batch).tokens_per_step
     evaluations = run.steps // run.eval_every
     every = max(1, round(tokens / per_step / evaluations))
@@ -189,31 +193,33 @@ def _set(section: Any, name: str, value: Any) -> bool:
 
 
 def _sized(run: TrainConfig, first: Mapping[str, Any], size: float) -> dict[str, Any]:
-    """The changes that give the first arm about so many parameters: those nearest to it whose
-    width over depth is within √2 of that of the config."""
+    """The changes that give the first arm about so many parameters, at about the config's shape.
+
+    Of widths at neighbouring depths the one that is least off, where being off in width over depth
+    counts a quarter: the shape hardly matters within a factor of two (Kaplan et al., 2020, §3.1).
+    """
     if not isinstance(run.model, TransformerConfig):
         reason = "only a transformer is scaled by itself; write the rungs out: rungs: [...]"
         check([Problem("ladder.sizes", ABSENT, reason)])
     model = cast(TransformerConfig, run.model)
 
+    @cache
     def count(width: int, depth: int) -> int:
         return parameters(scaled(scaled(run, _shape(model, width, depth)), first))
 
     aspect = model.block.attention.d_model / model.num_layers
-    best: tuple[float, int, int] | None = None
-    for depth in _depths(aspect, size, count):
-        width = _width(lambda width: count(width, depth), size)  # noqa: B023
-        off = abs(math.log(count(width, depth) / size))
-        stretched = abs(math.log(width / depth / aspect))
-        if stretched <= math.log(2) / 2 and (best is None or off < best[0]):
-            best = off, width, depth
-    if best is None:
-        check([Problem("ladder", size, "no width and depth give so few parameters")])
-    _, width, depth = cast(tuple[float, int, int], best)
-    return _shape(model, width, depth)
+
+    def off(shape: tuple[int, int]) -> float:
+        stretched = abs(math.log(shape[0] / shape[1] / aspect))
+        return abs(math.log(count(*shape) / size)) + stretched / 4
+
+    shapes = [
+        (_width(partial(count, depth=depth), size), depth) for depth in _depths(aspect, size, count)
+    ]
+    return _shape(model, *min(shapes, key=off))
 
 
-def _depths(aspect: float, size: float, count: Any) -> range:
+def _depths(aspect: float, size: float, count: Callable[[int, int], int]) -> range:
     """The depths next to the one at which the aspect would be that of the config."""
 
     def proportional(width: int) -> int:
@@ -224,7 +230,7 @@ def _depths(aspect: float, size: float, count: Any) -> range:
     return range(max(1, depth - 1), depth + 2)
 
 
-def _width(count: Any, size: float) -> int:
+def _width(count: Callable[[int], int], size: float) -> int:
     """The multiple of `_WIDTH_STEP` whose count is nearest to a size, in ratio; by bisection."""
     low, high = 1, 2
     while count(high * _WIDTH_STEP) < size:

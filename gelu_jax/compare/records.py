@@ -42,6 +42,21 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Change:
+    """A change of a comparison's config after it had been evaluated.
+
+    Attributes:
+      seeds: how many it had been evaluated with by then.
+      differences: "field: value there, value here" for each field.
+    """
+
+    seeds: int
+    differences: tuple[str, ...]
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Arms, their runs, and all that is needed to read and to repeat them: `results.json`.
 
@@ -60,6 +75,7 @@ class Comparison:
       metric: the loss by which arms are compared.
       looks: the numbers of seeds at which the comparison has been evaluated, ascending; nothing in
         files from before they were recorded, which have been looked at once.
+      changes: those of its config since the first evaluation, in their order.
       schema_version: of this record.
 
     Raises:
@@ -79,6 +95,7 @@ class Comparison:
     command: str
     metric: Metric = "validation loss"
     looks: tuple[int, ...] = ()
+    changes: tuple[Change, ...] = ()
     schema_version: Literal[1] = SCHEMA_VERSION
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT

@@ -1,4 +1,4 @@
-"""The figure for a paper: curves on the left, paired differences on the right."""
+"""Figures for a paper: the curves of a comparison, the laws of a ladder."""
 
 import io
 from typing import Any
@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.curves import LOSSES, Band, band
+from gelu_jax.compare.ladder_analysis import LadderAnalysis
 from gelu_jax.compare.records import Comparison
-from gelu_jax.report.plots import colour_of
+from gelu_jax.report.plots import colour_of, law_curve, trend_line
 from gelu_jax.report.verdict import is_default
 
 COLOURS = (
@@ -63,6 +64,71 @@ def curves(results: Analysis | Comparison) -> Figure:
         for axes in right:
             _draw_differences(axes, analysis)
     return figure
+
+
+def scaling(analysis: LadderAnalysis) -> Figure:
+    """Draws the loss against compute with the fitted laws, and the speed-ups against compute.
+
+        figure = scaling(analyze_ladder(read_ladder(Path("runs/scaling_of_variants"))[1]))
+        figure.savefig("figure.pdf")
+
+    Args:
+      analysis: the numbers of a ladder.
+
+    Returns:
+      A matplotlib figure to restyle and save; 7 × 2.9 inches, or 4.2 wide with one arm.
+    """
+    with rc_context(_STYLE):
+        alone = len(analysis.arms) < 2
+        figure = Figure(figsize=(4.2 if alone else 7.0, 2.9), layout="constrained")
+        left, *right = np.ravel(figure.subplots(1, 1 if alone else 2))
+        _draw_laws(left, analysis)
+        for axes in right:
+            _draw_speed_ups(axes, analysis)
+    return figure
+
+
+def _draw_laws(axes: Axes, analysis: LadderAnalysis) -> None:
+    mean = analysis.losses.mean(0)
+    for index, name in enumerate(analysis.arms):
+        colour, cost = COLOURS[index % len(COLOURS)], analysis.costs["FLOPs"][index]
+        seeds = analysis.losses[:, index]
+        axes.plot(
+            np.tile(cost, len(seeds)), seeds.ravel(), "o", ms=2, mew=0, color=colour, alpha=0.3
+        )
+        axes.plot(cost, mean[index], "o", ms=4, color=colour)
+        curve = law_curve(analysis, "FLOPs", index)
+        axes.plot(curve["cost"], curve["loss"], **_style(index), lw=1.2, label=name)
+    comparison = analysis.rungs[0].comparison
+    axes.set(xscale="log", yscale="log", xlabel="training FLOPs of a run")
+    axes.set_ylabel(f"final {comparison.metric} ({comparison.unit})")
+    _plain_ticks(axes)
+    axes.legend(loc="upper right", handlelength=1.6)
+
+
+def _draw_speed_ups(axes: Axes, analysis: LadderAnalysis) -> None:
+    cost = analysis.costs["FLOPs"][0]
+    for index, speed_up in enumerate(analysis.speed_ups["FLOPs"], 1):
+        colour = COLOURS[index % len(COLOURS)]
+        axes.plot(cost, [at.value for at in speed_up.at_rungs], "o", ms=4, color=colour)
+        for x, at in zip(cost, speed_up.at_rungs, strict=True):
+            if at.interval is not None:
+                axes.plot((x, x), at.interval, color=colour, lw=1)
+        axes.plot(cost, trend_line(speed_up, cost), **_style(index), lw=1.2, label=speed_up.arm)
+    axes.axhline(1, color=COLOURS[0], lw=0.8)
+    axes.set(xscale="log", yscale="log", xlabel="training FLOPs of a run")
+    axes.set_ylabel(f"speed-up in FLOPs over {analysis.arms[0]}")
+    _plain_ticks(axes)
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Numbers at a few places of a short logarithmic axis, and powers of ten without TeX."""
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+    low, high = axes.get_ylim()
+    ticks = np.geomspace(low, high, 6)[1:-1]
+    axes.set_yticks(ticks, [f"{tick:.2f}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(axis="y", lw=0.4, alpha=0.4)
 
 
 def saved(figure: Figure) -> dict[str, bytes]:

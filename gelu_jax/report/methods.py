@@ -4,7 +4,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gelu_jax.compare.analysis import ALPHA, Analysis
+from gelu_jax.compare.climb import carried_rates
+from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.family import EXACT_PAIRS, MOST_ARMS
+from gelu_jax.compare.ladder_analysis import STEADY, LadderAnalysis
 from gelu_jax.report.templates import render
 from gelu_jax.report.verdict import is_default
 
@@ -23,7 +26,7 @@ def methods(analysis: Analysis) -> str:
     comparison = analysis.comparison
     reported = [run for run in comparison.runs if run.purpose == "report"]
     tuning = [run for run in comparison.runs if run.purpose == "tuning"]
-    text = render(
+    return _paragraph(
         "methods.txt",
         analysis=analysis,
         comparison=comparison,
@@ -45,7 +48,10 @@ def methods(analysis: Analysis) -> str:
             if contrast.pairing_gain < 1e6
         ],
     )
-    return " ".join(text.split())
+
+
+def _paragraph(template: str, **values: object) -> str:
+    return " ".join(render(template, **values).split())
 
 
 def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -59,3 +65,30 @@ def _settings(config: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
         ]
         if fields:
             yield title, fields
+
+
+def ladder_methods(analysis: LadderAnalysis, config: CompareConfig) -> str:
+    """Says what a ladder trained, by which rules it grew, and how the laws were fitted.
+
+    Args:
+      analysis: the numbers.
+      config: of the ladder.
+
+    Returns:
+      One paragraph, from the template `ladder_methods.txt`.
+    """
+    comparisons = [rung.comparison for rung in analysis.rungs]
+    is_tuned = all(len(arm.rates) > 1 for arm in analysis.rungs[0].arms)
+    tuned = min(len(comparisons), config.ladder.tuned_rungs) if config.ladder and is_tuned else 0
+    return _paragraph(
+        "ladder_methods.txt",
+        analysis=analysis,
+        config=config,
+        names=[arm.name for arm in comparisons[0].arms],
+        sizes=[f"{size:,}" for size in analysis.sizes],
+        tuned=tuned,
+        exponent=carried_rates(comparisons[:tuned], analysis.sizes).exponent if tuned else 0.0,
+        max_seeds=config.max_seeds or analysis.looks[0].pairs,
+        alpha=ALPHA,
+        steady=STEADY,
+    )

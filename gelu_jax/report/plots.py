@@ -15,6 +15,7 @@ from gelu_jax.compare.curves import (
     training_curve,
     validation_curve,
 )
+from gelu_jax.compare.ladder_analysis import LadderAnalysis, SpeedUp, Unit
 from gelu_jax.report.verdict import is_default
 from gelu_jax.runs.record import Run
 
@@ -113,6 +114,69 @@ def _health(runs: Sequence[Run]) -> dict[str, Any]:
 def _layer(run: Run, name: str, layer: int) -> CurvePoints:
     values = tuple(at[layer] for at in run.health[name])
     return CurvePoints(run.eval_steps, run.seconds, values)
+
+
+def ladder_plot_data(analysis: LadderAnalysis) -> Any:
+    """Everything that `ladder.js` draws from.
+
+    Args:
+      analysis: the numbers of a ladder.
+
+    Returns:
+      As `plot_data`; arms that have no law are left out.
+    """
+    return _plain({
+        "unit": analysis.rungs[0].comparison.unit,
+        "sizes": [f"{size:,}" for size in analysis.sizes],
+        "arms": [
+            {"name": name, "losses": losses.T, "mean": losses.mean(0)}
+            for name, losses in zip(analysis.arms, analysis.losses.swapaxes(0, 1), strict=True)
+        ],
+        "costs": analysis.costs,
+        "laws": {
+            unit: [law_curve(analysis, unit, arm) for arm in range(len(laws))]
+            for unit, laws in analysis.laws.items()
+        },
+        "speedUps": {
+            unit: [None, *(_speed_up(each, analysis.costs[unit][0]) for each in speed_ups)]
+            for unit, speed_ups in analysis.speed_ups.items()
+        },
+    })  # fmt: skip
+
+
+def law_curve(analysis: LadderAnalysis, unit: Unit, arm: int) -> dict[str, np.ndarray]:
+    """The law of an arm as points to draw.
+
+    Args:
+      analysis: the numbers of a ladder.
+      unit: of the cost.
+      arm: its place among those with a law.
+
+    Returns:
+      "cost" and "loss", from somewhat below its smallest run to somewhat above its largest.
+    """
+    costs = analysis.costs[unit][arm]
+    cost = np.geomspace(costs[0] / 1.3, costs[-1] * 1.3, 60)
+    return {"cost": cost, "loss": analysis.laws[unit][arm].loss(cost)}
+
+
+def trend_line(speed_up: SpeedUp, costs: np.ndarray) -> np.ndarray:
+    """The factor at each rung if it had the mean and slope that were estimated.
+
+    Args:
+      speed_up: of an arm.
+      costs: (rungs,) of the first arm.
+
+    Returns:
+      (rungs,) factors.
+    """
+    decades = np.log10(costs) - np.log10(costs).mean()
+    return speed_up.mean.value * 10 ** (speed_up.slope.value * decades)
+
+
+def _speed_up(speed_up: SpeedUp, costs: np.ndarray) -> dict[str, Any]:
+    at = [{"value": each.value, "interval": each.interval} for each in speed_up.at_rungs]
+    return {"at": at, "line": trend_line(speed_up, costs)}
 
 
 def _plain(value: Any) -> Any:

@@ -17,9 +17,9 @@ from gelu_jax.training.document import load
 _RUNS = ("runs/*/tuning-lr*-seed*", "runs/*/report-lr*-seed*")
 _FILES = (
     "results.json", "results.csv", "report.html", "curves.png", "curves.svg", "curves.pdf",
-    "identity.json", "config.yaml",
+    "ladder.json", "identity.json", "config.yaml",
 )  # fmt: skip
-_TRACKED = ("tensorboard", "wandb")
+_TRACKED = ("tensorboard", "wandb", "rungs")
 _DRAFTS = tuple(f".{name}.*" for name in _FILES)  # what a killed process leaves behind
 _SHOWN = 5  # differences
 _PATIENCE = 60.0  # seconds
@@ -104,6 +104,7 @@ def claim(
     differences: Callable[[Mapping[str, Any]], Sequence[str]],
     *,
     overwrite: bool,
+    also: str = "",
 ) -> None:
     """Makes sure that a locked directory is empty, or holds what is about to be continued.
 
@@ -113,6 +114,7 @@ def claim(
         from the one that is to be written; nothing if it is the same.
       overwrite: deletes another training or comparison that stands there. Files of anything else
         are never deleted.
+      also: what else a person may do about it, for the message.
 
     Raises:
       ConfigError: something else stands there.
@@ -126,8 +128,8 @@ def claim(
     if found and not overwrite:
         more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         listed = "; ".join(found[:_SHOWN]) + more
-        reason = f"holds another run or comparison ({listed}); choose another --output, or"
-        raise _refused(directory, f"{reason} --overwrite")
+        reason = f"holds another run or comparison ({listed}); choose another --output, "
+        raise _refused(directory, f"{reason}{also}or --overwrite")
     if found:
         _remove(directory, *_RUNS, *_TRACKED, *_FILES)
     _remove(directory, "workers", *_DRAFTS, *(f"{runs}/.*" for runs in _RUNS))

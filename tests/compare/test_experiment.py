@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gelu_jax.compare import experiment, matching
-from gelu_jax.compare.config import CompareConfig, changed, differs_only_in_seeds, flatten
+from gelu_jax.compare.config import CompareConfig, changed, differences, flatten
 from gelu_jax.compare.experiment import best_learning_rate, compare, matched_arms, prepare
 from gelu_jax.compare.matching import matched, parameters, width, with_width
 from gelu_jax.compare.records import Comparison, read_results
@@ -477,10 +477,10 @@ def test_a_config_is_read_as_it_is_written():
     config = config_of(learning_rates=(1e-3, 2e-3))
     back = from_dict(to_dict(config), CompareConfig)
     assert to_dict(back) == to_dict(config)
-    assert differs_only_in_seeds(replace(back, seeds=5), config)
-    assert not differs_only_in_seeds(replace(back, multiple_of=8), config)
-    assert experiment.planned_runs(config) == 4
-    assert experiment.planned_runs(config_of()) == 2
+    assert not differences(replace(back, seeds=5), config)
+    assert differences(config, replace(back, multiple_of=8)) == ["multiple_of: 2 there, 8 here"]
+    assert experiment.planned_runs(config, "relu") == 4
+    assert experiment.planned_runs(config_of(), "relu") == 2
 
 
 # --- Looks ------------------------------------------------------------------------------------
@@ -500,7 +500,14 @@ def test_every_number_of_seeds_that_was_looked_at_is_on_record(
     assert looks(seeds=4) == (2, 4)
     assert looks(seeds=3) == (2, 3, 4)
     assert read_results(tmp_path).looks == (2, 3, 4)
-    assert looks(seeds=6, max_seeds=8) == (6,)  # another plan is another comparison
+    assert looks(seeds=5, metric="training loss") == (2, 3, 4, 5)  # a change has been seen
+    (change,) = read_results(tmp_path).changes
+    assert change.seeds == 4
+    assert change.differences == ("metric: validation loss there, training loss here",)
+    assert looks(seeds=5) == (2, 3, 4, 5)
+    assert len(read_results(tmp_path).changes) == 2
+    assert looks(seeds=5) == (2, 3, 4, 5)
+    assert len(read_results(tmp_path).changes) == 2
 
 
 def test_a_record_from_before_looks_were_recorded_was_looked_at_once(
@@ -540,7 +547,7 @@ def test_contrasts_are_asked_for_in_the_config(
     config = config_of(contrasts={"gain": {"swiglu": 1, "relu": -1}})
     back = read_config_of(compare(config, tmp_path, trainers=trainers))
     assert back.contrasts == {"gain": {"swiglu": 1, "relu": -1}}
-    assert not differs_only_in_seeds(back, config_of())
+    assert differences(back, config_of())
 
 
 def read_config_of(comparison: Comparison) -> CompareConfig:

@@ -1,58 +1,4 @@
-"use strict";
-
-const data = JSON.parse(document.getElementById("data").textContent);
-const controls = document.getElementById("controls");
 const layers = document.getElementById("layers");
-const config = {
-  responsive: true,
-  displaylogo: false,
-  // listed one by one: Plotly's default includes a button that uploads the data
-  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
-  plotlyServerURL: "",
-};
-
-// names come from configs, and Plotly renders some HTML in labels: "<" and "&" are escaped
-const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-const colour = (arm) => css(`--arm-${arm % 8}`);
-const dash = (arm) => ["solid", "dash", "dot"][Math.floor(arm / 4) % 3];
-const checked = (name) => controls.elements[name].checked;
-const chosen = (name) => controls.elements[name].value;
-const shownArms = () =>
-  [...controls.querySelectorAll("[name=arm]:checked")].map((box) => Number(box.value));
-
-function faded(arm, alpha) {
-  const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour(arm).slice(at, at + 2), 16));
-  return `rgba(${r}, ${g}, ${b}, ${alpha})`;
-}
-
-function axis(title, more = {}) {
-  return {
-    title: { text: plain(title), standoff: 12 },
-    gridcolor: css("--line"),
-    linecolor: css("--soft"),
-    zeroline: false,
-    automargin: true,
-    ...more,
-  };
-}
-
-function layout(xaxis, yaxis, more = {}) {
-  return {
-    xaxis,
-    yaxis,
-    showlegend: false,
-    font: { family: css("--sans"), size: 13, color: css("--ink") },
-    paper_bgcolor: css("--paper"),
-    plot_bgcolor: css("--paper"),
-    hoverlabel: { bgcolor: css("--panel"), bordercolor: css("--line"), font: { color: css("--ink") } },
-    modebar: { bgcolor: "transparent", color: css("--soft"), activecolor: css("--ink") },
-    margin: { l: 8, r: 20, t: 28, b: 8 },
-    // a finger that scrolls the page must not zoom the plot
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
-    ...more,
-  };
-}
 
 const AXES = {
   steps: { title: "training step", format: ",d", of: (curve) => curve.steps },
@@ -114,6 +60,11 @@ function closeRange(arms, measure) {
 // from zero to just past the last point, so that the last tick keeps its label
 const fromZero = (traces) => [0, 1.01 * Math.max(1, ...traces.flatMap((trace) => trace.x))];
 
+const wholeRange = (traces) => {
+  const values = traces.flatMap((trace) => trace.y).filter(Number.isFinite);
+  return [Math.min(...values), Math.max(...values)];
+};
+
 function drawCurves() {
   const measure = chosen("measure"), along = AXES[chosen("axis")], arms = shownArms();
   const range = chosen("view") === "close" ? closeRange(arms, measure) : undefined;
@@ -123,7 +74,11 @@ function drawCurves() {
   if (usable) yaxis.range = checked("logy") ? range.map(Math.log10) : range;
   const traces = arms.flatMap((index) => curveTraces(index, measure, along, checked("seeds")));
   if (!checked("logx")) xaxis.range = fromZero(traces);
-  Plotly.react("curves-plot", traces, layout(xaxis, yaxis, { hovermode: "x unified" }), config);
+  const ends = arms.map((arm) => ({ arm, y: data.arms[arm].measures[measure].band?.mean.at(-1) }));
+  const annotations = data.arms.length > 1 ? lineEnds(ends, range ?? wholeRange(traces), checked("logy")) : [];
+  const more = { hovermode: "x unified", annotations };
+  if (annotations.length) more.margin = { l: 8, t: 28, b: 8, r: labelWidth(ends) };
+  Plotly.react("curves-plot", traces, layout(xaxis, yaxis, more), config);
 }
 
 function drawDifferences() {
@@ -229,18 +184,6 @@ function draw() {
   if (has("layers")) drawHealth();
 }
 
-async function copy(button) {
-  const source = document.getElementById(button.dataset.copy);
-  try {
-    await navigator.clipboard.writeText(source.textContent);
-    button.textContent = "Copied";
-  } catch {
-    getSelection().selectAllChildren(source);
-    button.textContent = "Selected";
-  }
-  setTimeout(() => { button.textContent = "Copy"; }, 1500);
-}
-
 if (has("layers")) {
   buildHealth();
   layers.addEventListener("change", drawHealth);
@@ -248,4 +191,3 @@ if (has("layers")) {
 draw();
 controls.addEventListener("change", draw);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-document.querySelectorAll("[data-copy]").forEach((b) => b.addEventListener("click", () => copy(b)));
