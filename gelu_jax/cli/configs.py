@@ -59,7 +59,13 @@ def check_kind(path: Path, command: str) -> None:
       ConfigError: it is for the other command.
     """
     keys = load(path).data.keys()
-    kind = "compare" if {"arms", "run"} <= keys else "train" if {"model", "steps"} <= keys else ""
+    kind = (
+        "compare"
+        if "run" in keys and {"arms", "factors"} & keys
+        else "train"
+        if {"model", "steps"} <= keys
+        else ""
+    )
     if kind and kind != command:
         what = {"compare": "a comparison", "train": "a training run"}[kind]
         reason = f"is the config of {what}: gelu-jax {kind} {shlex.quote(str(path))}"

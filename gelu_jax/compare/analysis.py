@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gelu_jax.compare.curves import LOSSES, final_loss
+from gelu_jax.compare.factors import references
 from gelu_jax.compare.family import Look, infer, spent
 from gelu_jax.compare.records import Arm, Comparison
 from gelu_jax.compare.statistics import (
@@ -19,6 +20,8 @@ from gelu_jax.compare.statistics import (
     seeds_needed,
     sign_flip_test,
     speed_up,
+    speed_up_curve,
+    tuning_regret,
 )
 
 ALPHA = 0.05
@@ -39,12 +42,14 @@ class ArmSummary:
       seconds_per_step: median over the finished runs, without compilation.
       seconds_per_run: likewise, of a whole run.
       compile_seconds: the longest compilation of a run.
-      mismatch: parameters relative to the first arm's, minus 1.
+      mismatch: parameters relative to those of the arm that it is matched to, minus 1.
       rates: learning rate → mean final loss over the tuning seeds. A run that diverged, or ended
         above the first loss of its curve, counts with that first loss.
       sensitivity: mean of `rates` minus their minimum (Wortsman et al., "Small-scale proxies for
         large-scale Transformer training instabilities", 2023, eq. 1); NaN without a search.
       at_edge: whether the chosen rate is the lowest or highest that was tried.
+      regret: how much lower the loss might be at a better choice of the rate (`tuning_regret`);
+        NaN for fewer than three rates.
     """
 
     arm: Arm
@@ -60,6 +65,7 @@ class ArmSummary:
     rates: Mapping[float, float]
     sensitivity: float
     at_edge: bool
+    regret: float
 
     @property
     def mean(self) -> float:
@@ -272,11 +278,18 @@ def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:
         seconds_per_step=_median([run.seconds[-1] / run.eval_steps[-1] for run in timed]),
         seconds_per_run=_median([run.seconds[-1] for run in timed]),
         compile_seconds=max((run.compile_seconds for run in runs), default=0.0),
-        mismatch=arm.parameters / comparison.first.parameters - 1,
+        mismatch=arm.parameters / _reference(comparison, arm).parameters - 1,
         rates=rates,
         sensitivity=float(np.mean([*rates.values()])) - min(rates.values()) if rates else math.nan,
         at_edge=len(rates) > 1 and chosen in (min(rates), max(rates)),
+        regret=tuning_regret(_tuning(comparison, arm.name)),
     )
+
+
+def _reference(comparison: Comparison, arm: Arm) -> Arm:
+    factors = comparison.config.get("factors")
+    name = references(factors)[arm.name] if factors else comparison.first.name
+    return next(each for each in comparison.arms if each.name == name)
 
 
 def tuning_losses(comparison: Comparison, arm: str) -> Mapping[float, float]:
@@ -289,14 +302,20 @@ def tuning_losses(comparison: Comparison, arm: str) -> Mapping[float, float]:
     Returns:
       Learning rate → loss, as `ArmSummary.rates`.
     """
-    losses: dict[float, list[float]] = {}
+    tried = _tuning(comparison, arm)
+    return {rate: float(np.mean([*losses.values()])) for rate, losses in tried.items()}
+
+
+def _tuning(comparison: Comparison, arm: str) -> dict[float, dict[int, float]]:
+    """Learning rate → tuning seed → final loss, as `ArmSummary.rates` counts it."""
+    losses: dict[float, dict[int, float]] = {}
     for run in comparison.runs_of(arm, "tuning"):
         curve = LOSSES[comparison.metric](run).values
         if curve and run.status != "interrupted":
             start, end = curve[0], curve[-1]
             worse = run.status == "diverged" or not end <= start
-            losses.setdefault(run.learning_rate, []).append(start if worse else end)
-    return {rate: float(np.mean(values)) for rate, values in losses.items()}
+            losses.setdefault(run.learning_rate, {})[run.seed] = start if worse else end
+    return losses
 
 
 def _contrast(
@@ -357,15 +376,40 @@ def _speed_up(
     comparison: Comparison, baseline: str, arm: str, seeds: tuple[int, ...]
 ) -> tuple[float, tuple[float, float] | None]:
     """Speed-up over the paired seeds; NaN where the curves do not all share their steps."""
+    curves = _paired_curves(comparison, baseline, arm, seeds)
+    return speed_up(*curves) if curves else (math.nan, None)
+
+
+def speed_ups_to_targets(
+    comparison: Comparison, contrast: Contrast
+) -> list[tuple[float, float, tuple[float, float] | None]]:
+    """The speed-up of a contrast to every target on the way, as `speed_up_curve` has it.
+
+    Args:
+      comparison: the record.
+      contrast: one of two arms.
+
+    Returns:
+      Target, factor and interval; nothing where the curves do not all share their steps.
+    """
+    arm, baseline = contrast.pair or ("", "")
+    curves = _paired_curves(comparison, baseline, arm, contrast.seeds) if arm else None
+    return speed_up_curve(*curves) if curves else []
+
+
+def _paired_curves(
+    comparison: Comparison, baseline: str, arm: str, seeds: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The shared steps, and the losses (seeds, steps) of baseline and arm."""
     runs = {(run.arm, run.seed): run for run in comparison.runs if run.purpose == "report"}
     pairs = [(runs[baseline, seed], runs[arm, seed]) for seed in seeds]
     curves = [[LOSSES[comparison.metric](run) for run in pair] for pair in pairs]
     shared = {curve.steps for pair in curves for curve in pair}
     steps = shared.pop() if len(shared) == 1 else ()
     if not steps:
-        return math.nan, None
+        return None
     values = np.array([[curve.values for curve in pair] for pair in curves])
-    return speed_up(np.array(steps, float), values[:, 0], values[:, 1])
+    return np.array(steps, float), values[:, 0], values[:, 1]
 
 
 def _sd(values: np.ndarray) -> float:

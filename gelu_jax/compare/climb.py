@@ -19,11 +19,11 @@ from gelu_jax.compare.ladder import (
     LadderConfig,
     RateLaw,
     Rung,
-    interpolated_best,
     rate_law,
     rungs,
 )
 from gelu_jax.compare.records import Comparison, read_results
+from gelu_jax.compare.statistics import lowest_point
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.files import write_file
 from gelu_jax.training.config import read_config, write_config
@@ -176,7 +176,7 @@ def carried_rates(tuned: Sequence[Comparison], sizes: Sequence[int]) -> RateLaw:
     """
     return rate_law({
         size: {
-            arm.name: interpolated_best(tuning_losses(rung, arm.name)) for arm in rung.arms
+            arm.name: lowest_point(tuning_losses(rung, arm.name))[0] for arm in rung.arms
         }
         for size, rung in zip(sizes, tuned, strict=False)
     })  # fmt: skip

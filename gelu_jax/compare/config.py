@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
 
+from gelu_jax.compare.factors import factorial_arms, factorial_contrasts, references
 from gelu_jax.compare.ladder import SCALED, LadderConfig
 from gelu_jax.compare.records import Metric
 from gelu_jax.errors import ConfigError, Problem, check
@@ -28,10 +30,14 @@ class CompareConfig:
 
     Attributes:
       run: the run that the arms change.
-      arms: name → changes, as dotted path → value; the others are compared with the first.
+      arms: name → changes, as dotted path → value; the others are compared with the first. Where
+        there are factors, their combinations.
       contrasts: name → arm → weight, the sums of losses that are asked about, such as
         `{deep: {gelu_deep: 1, relu_deep: -1}}`; the weights of one sum to zero. Only these are
-        tested, so fewer find more. By default every pair of arms is.
+        tested, so fewer find more. By default every pair of arms is, and where there are factors
+        the differences within levels, main effects and interactions.
+      factors: factor → level → changes, instead of arms: every combination of levels is one, and is
+        compared and matched within the levels of all factors but the first (see `factors`).
       description: one or two sentences for the report.
       metric: the loss that learning rates are chosen and arms compared by. The training loss at an
         evaluation is the mean over the steps since the one before, with dropout if there is any.
@@ -52,23 +58,48 @@ class CompareConfig:
     """
 
     run: TrainConfig
-    arms: Mapping[str, Changes]
+    arms: Mapping[str, Changes] = field(default_factory=dict[str, Changes])
     contrasts: Mapping[str, Mapping[str, float]] = field(
         default_factory=dict[str, Mapping[str, float]]
+    )
+    factors: Mapping[str, Mapping[str, Changes]] = field(
+        default_factory=dict[str, Mapping[str, Changes]]
     )
     description: str = ""
     metric: Metric = "validation loss"
     seeds: int = 8
     max_seeds: int | None = None
     learning_rates: tuple[float, ...] | Mapping[str, tuple[float, ...]] = ()
-    tuning_seeds: int = 1
+    tuning_seeds: int = 2
     match: Literal["parameters", "flops", "width"] = "parameters"
     multiple_of: int = 8
     protocol: Literal["full", "smoke test"] = "full"
     ladder: LadderConfig | None = None
 
     def __post_init__(self):
+        check(self._factor_problems())
+        if self.factors and not self.arms:  # written out, so that records show them
+            object.__setattr__(self, "arms", factorial_arms(self.factors))
+        if self.factors and not self.contrasts:
+            object.__setattr__(self, "contrasts", factorial_contrasts(self.factors))
         check(self._problems())
+
+    @property
+    def references(self) -> dict[str, str]:
+        """The arm that each arm is matched to: the first one, or within levels of factors."""
+        first = next(iter(self.arms), "")
+        return references(self.factors) if self.factors else dict.fromkeys(self.arms, first)
+
+    def _factor_problems(self) -> Iterator[Problem]:
+        for name, levels in self.factors.items():
+            if len(levels) < 2:
+                yield Problem(f"factors.{name}", list(levels), "a factor has at least two levels")
+        paths = [{p for level in f.values() for p in level} for f in self.factors.values()]
+        for path in sorted(set[str]().union(*(a & b for a, b in combinations(paths, 2)))):
+            yield Problem("factors", path, "is changed by two factors")
+        arms = factorial_arms(self.factors) if self.factors else {}
+        if arms and self.arms and to_dict(self.arms) != to_dict(arms):
+            yield Problem("arms", list(self.arms), "factors give the arms; leave them out")
 
     def _problems(self) -> Iterator[Problem]:
         yield from checks.positive(

@@ -128,7 +128,7 @@ def _with_history(found: Comparison, directory: Path, config: CompareConfig) -> 
 
 
 def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]:
-    """The config of each arm: its changes made, and its width matched to the first arm's cost.
+    """The config of each arm: its changes made, and its width matched to its reference's cost.
 
     Args:
       config: of the comparison.
@@ -145,14 +145,14 @@ def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]
         "flops": lambda arm: matching.flops_per_step(arm, data),
     }
     cost = costs[config.match]
-    target = cost(next(iter(arms.values())))
+    targets = {name: cost(arms[name]) for name in dict.fromkeys(config.references.values())}
     sets_width = {
         name: any(path.split(".")[-1] == "d_ff" for path in changes)
         for name, changes in config.arms.items()
     }
     return {
         name: arm
-        if cost(arm) == target or sets_width[name]
+        if cost(arm) == (target := targets[config.references[name]]) or sets_width[name]
         else matching.matched(arm, cost, target, config.multiple_of)
         for name, arm in arms.items()
     }

@@ -297,7 +297,7 @@ def rate_law(sizes: Mapping[int, Mapping[str, float]]) -> RateLaw:
     Source: the form is that of Bi et al., "DeepSeek LLM", 2024, eq. 1, in parameters.
 
     Args:
-      sizes: parameters → arm → best rate, as `interpolated_best` has it.
+      sizes: parameters → arm → best rate, as `lowest_point` has it.
 
     Returns:
       The law; with one size, its rates at every size.
@@ -314,31 +314,3 @@ def rate_law(sizes: Mapping[int, Mapping[str, float]]) -> RateLaw:
     exponent = float(centred @ y.mean(1) / spread) if spread > 0 else 0.0
     intercepts = y.mean(0) - exponent * x.mean()
     return RateLaw(dict(zip(arms, map(float, intercepts), strict=True)), exponent)
-
-
-def interpolated_best(losses: Mapping[float, float]) -> float:
-    """The learning rate at the lowest point of a parabola in log η, through the best rate of a grid
-    and its neighbours.
-
-    Args:
-      losses: learning rate → mean final loss.
-
-    Returns:
-      A rate within the grid's ratio of the best one; that one where it is at the edge, or where a
-      neighbour's loss is not finite.
-
-    >>> round(interpolated_best({1e-3: 2.5, 1e-2: 2.0, 1e-1: 2.5}), 6)
-    0.01
-    """
-    rates = sorted(losses)
-    at = min(range(len(rates)), key=lambda i: losses[rates[i]])
-    if not 0 < at < len(rates) - 1:
-        return rates[at]
-    x = np.log(rates[at - 1 : at + 2])
-    y = np.array([losses[rate] for rate in rates[at - 1 : at + 2]])
-    if not np.isfinite(y).all():
-        return rates[at]
-    square, slope, _ = np.polyfit(x - x[1], y, 2)
-    if square <= 0:
-        return rates[at]
-    return float(math.exp(x[1] + np.clip(-slope / (2 * square), x[0] - x[1], x[2] - x[1])))

@@ -147,7 +147,7 @@ def analyze_ladder(rungs: Sequence[Comparison]) -> LadderAnalysis:
     }
     speed_ups: dict[Unit, tuple[SpeedUp, ...]] = {u: fit.speed_ups for u, fit in fits.items()}
     if rungs[0].protocol == "full":
-        tested = _tested(costs["FLOPs"], losses, looks, shared=shared)
+        tested = _tested(fits["FLOPs"], len(rungs), looks)
         speed_ups["FLOPs"] = tuple(map(_with_test, speed_ups["FLOPs"], tested))
     held_out = None
     if len(rungs) > 3:
@@ -202,12 +202,14 @@ def _steps(rung: Comparison, arm: str) -> int:
 
 
 class _Fits(NamedTuple):
-    """The laws in one unit, and every number with an interval of its own."""
+    """The laws in one unit, every number with an interval of its own, and what gave them."""
 
     laws: tuple[Law, ...]
     speed_ups: tuple[SpeedUp, ...]
     floors: tuple[Estimate, ...]
     exponents: tuple[Estimate, ...]
+    values: Floats  # (arms, numbers)
+    seeds: Floats  # (seeds, arms, numbers), what each seed contributes to them
 
 
 def _fits(
@@ -226,6 +228,8 @@ def _fits(
         ),
         tuple(row[-2] for row in rows),
         tuple(row[-1] for row in rows),
+        value.reshape(-1, width),
+        seeds.reshape(len(seeds), -1, width),
     )
 
 
@@ -265,16 +269,10 @@ def _with_test(speed_up: SpeedUp, tested: tuple[Estimate, Estimate]) -> SpeedUp:
     return replace(speed_up, mean=_factor(tested[0]), slope=tested[1])
 
 
-def _tested(
-    costs: Floats, losses: Floats, looks: Looks, *, shared: bool
-) -> list[tuple[Estimate, Estimate]]:
+def _tested(fits: _Fits, rungs: int, looks: Looks) -> list[tuple[Estimate, Estimate]]:
     """Mean and slope of the speed-up of each arm but the first, as one family of tests."""
-    rungs = costs.shape[1]
-
-    def numbers(mean: Floats) -> Floats:
-        return _laws_and_speed_ups(costs, shared, mean)[1:, rungs : rungs + 2].ravel()
-
-    value, seeds = jackknife(numbers, losses)
+    value = fits.values[1:, rungs : rungs + 2].ravel()
+    seeds = fits.seeds[:, 1:, rungs : rungs + 2].reshape(len(fits.seeds), -1)
     found = [Estimate(float(v), None) for v in value]
     usable = [at for at in range(len(value)) if len(seeds) > 1 and np.isfinite(seeds[:, at]).all()]
     results = infer(seeds[:, usable], _until(looks, len(seeds))) if usable else ()

@@ -134,7 +134,7 @@ def _shared_floor(x: Floats, y: Floats) -> Floats:
     """The floor with the least squared error over all arms, once for each arm."""
     low, high, best = 0.0, float(y.min()), 0.0
     for _ in range(_ROUNDS):
-        floors = np.linspace(low, high, 2 * _ZOOM)
+        floors = np.linspace(low, high, _ZOOM)
         arms = np.broadcast_to(y, (len(floors), *y.shape))
         *_, errors = _fit(x[None], arms, np.broadcast_to(floors[:, None], arms.shape[:-1]))
         at = int(errors.sum(1).argmin())

@@ -5,6 +5,7 @@ differences of those pairs. Lower is better throughout.
 """
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,7 @@ EXACT_PAIRS = 40
 
 _SAMPLED_PATTERNS = 2**16
 _RESAMPLES = 9_999
+_CURVE_RESAMPLES = 999
 
 # Two sums of signed differences are a tie where they are closer than this share of Σ|dᵢ|.
 # Arithmetic explains gaps of that size and data do not: the sums themselves round to 1e-14 of it,
@@ -294,19 +296,106 @@ def speed_up(steps: Floats, first: Floats, arm: Floats) -> tuple[float, tuple[fl
       than three pairs.
     """
 
+    value, interval = _speed_up_at(len(steps) - 1, steps, first, arm, _RESAMPLES)
+    return value, interval
+
+
+def speed_up_curve(
+    steps: Floats, first: Floats, arm: Floats
+) -> list[tuple[float, float, tuple[float, float] | None]]:
+    """The speed-up to every target, of which `speed_up` is the last.
+
+    The targets are the first arm's median losses at its evaluations, as far as each is below all
+    before it; the factor is the step of that evaluation over the arm's median step to the target.
+
+    Args:
+      steps: as for `speed_up`.
+      first: as for `speed_up`.
+      arm: as for `speed_up`.
+
+    Returns:
+      Target, factor and interval, for each target from the first to the last. The schedule of the
+      learning rate is that of the whole run, so early targets are reached at a high rate.
+    """
+    medians = np.median(first, axis=0)
+    lowest = np.minimum.accumulate(medians)
+    reached = [i for i in range(1, len(steps)) if medians[i] < lowest[i - 1]]
+    return [
+        (float(medians[i]), *_speed_up_at(i, steps, first, arm, _CURVE_RESAMPLES)) for i in reached
+    ]
+
+
+def _speed_up_at(
+    at: int, steps: Floats, first: Floats, arm: Floats, resamples: int
+) -> tuple[float, tuple[float, float] | None]:
+    """The speed-up to the first arm's median loss at one of its evaluations."""
+
     def factor(chosen: NDArray[np.int64]) -> Floats:
-        targets = np.median(first[chosen, -1], axis=-1)
+        targets = np.median(first[chosen, at], axis=-1)
         times = steps_to_target(steps, arm, targets)
+        median = np.median(times.T[np.arange(len(chosen))[:, None], chosen], axis=-1)
         with np.errstate(divide="ignore"):
-            return steps[-1] / np.median(times.T[np.arange(len(chosen))[:, None], chosen], axis=-1)
+            return steps[at] / median
 
     pairs = len(first)
     value = float(factor(np.arange(pairs, dtype=np.int64)[None])[0])
     if pairs < 3:
         return value, None
-    drawn = np.random.default_rng(0).integers(pairs, size=(_RESAMPLES, pairs))
+    drawn = np.random.default_rng(0).integers(pairs, size=(resamples, pairs))
     low, high = np.quantile(factor(drawn), (0.025, 0.975))
     return value, (float(low), float(high))
+
+
+def lowest_point(losses: Mapping[float, float]) -> tuple[float, float]:
+    """The lowest point of a parabola in log η, through the best rate of a grid and its neighbours.
+
+    Args:
+      losses: learning rate η → mean final loss.
+
+    Returns:
+      The learning rate, within the grid's ratio of the best one, and the loss there; those of the
+      best rate itself where it is at the edge, or where a neighbour's loss is not finite.
+
+    >>> rate, loss = lowest_point({1e-3: 2.5, 1e-2: 2.0, 1e-1: 2.5})
+    >>> round(rate, 6), round(loss, 6)
+    (0.01, 2.0)
+    """
+    rates = sorted(losses)
+    at = min(range(len(rates)), key=lambda i: losses[rates[i]])
+    around = rates[max(0, at - 1) : at + 2]
+    y = np.array([losses[rate] for rate in around])
+    if len(around) < 3 or not at > 0 or not np.isfinite(y).all():
+        return rates[at], losses[rates[at]]
+    x = np.log(np.array(around) / rates[at])
+    square, slope, level = np.polyfit(x, y, 2)
+    lowest = float(np.clip(-slope / (2 * square), x[0], x[-1])) if square > 0 else 0.0
+    return rates[at] * math.exp(lowest), float(level + lowest * (slope + square * lowest))
+
+
+def tuning_regret(losses: Mapping[float, Mapping[int, float]]) -> float:
+    """How much lower the loss of an arm might be at a better choice of its learning rate.
+
+    Two parts: from the best rate down to the lowest point of a parabola through its neighbours,
+    which is what a finer grid might gain; and, over the tuning seeds, the mean of what the best
+    rate of a single seed loses to that of all of them, which is what the choice owes to chance.
+
+    Args:
+      losses: learning rate → tuning seed → final loss.
+
+    Returns:
+      At least 0, in the unit of the loss; NaN for fewer than three rates.
+
+    >>> round(tuning_regret({1: {0: 2.2, 1: 2.2}, 2: {0: 2.0, 1: 2.1}, 4: {0: 2.1, 1: 2.0}}), 4)
+    0.0062
+    """
+    means = {rate: float(np.mean([*seeds.values()])) for rate, seeds in losses.items()}
+    if len(means) < 3:
+        return math.nan
+    best = min(means.values())
+    shared = set[int].intersection(*(set(seeds) for seeds in losses.values()))
+    alone = [min(losses, key=lambda rate: losses[rate][seed]) for seed in shared]
+    by_chance = float(np.mean([means[rate] - best for rate in alone])) if shared else 0.0
+    return by_chance + best - lowest_point(means)[1]
 
 
 def _constant(values: Floats) -> bool:

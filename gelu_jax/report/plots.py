@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gelu_jax.compare.analysis import Analysis, Contrast
+from gelu_jax.compare.analysis import Analysis, Contrast, speed_ups_to_targets
 from gelu_jax.compare.curves import (
     CurvePoints,
     accuracy_curve,
@@ -51,6 +51,11 @@ def plot_data(analysis: Analysis) -> Any:
                 "differences": contrast.differences,
                 "mean": contrast.mean,
                 "interval": contrast.interval or (),
+                "targets": [
+                    {"target": target, "factor": factor, "interval": interval or ()}
+                    for target, factor, interval in speed_ups_to_targets(comparison, contrast)
+                    if factor > 0
+                ],
             }
             for contrast in analysis.contrasts
             if contrast.seeds

@@ -52,18 +52,18 @@ def results_table(analysis: Analysis) -> Table:
     contrasts = (None, *analysis.contrasts) if is_default(analysis) else ()
     columns = {
         "arm": [arm.arm.name for arm in arms],
-        "parameters": [_parameters(arm) for arm in arms],
-        "learning rate": [number(arm.learning_rate, "g") for arm in arms],
         f"{comparison.metric}\n({comparison.unit})": [_loss(arm, decimals) for arm in arms],
     }
-    if any(arm.accuracies for arm in arms):
-        columns["accuracy"] = [_accuracy(arm) for arm in arms]
     if analysis.contrasts and contrasts:  # the first arm has none
         heading = f"difference from {comparison.first.name}\n(95 % CI)"
         columns[heading] = [_difference(contrast, decimals) for contrast in contrasts]
         if comparison.protocol == "full":
             columns[p_name(analysis)] = [_p_value(contrast) for contrast in contrasts]
         columns["speed-up\n(95 % CI)"] = [_speed_up(contrast) for contrast in contrasts]
+    if any(arm.accuracies for arm in arms):
+        columns["accuracy"] = [_accuracy(arm) for arm in arms]
+    columns["parameters"] = [_parameters(arm) for arm in arms]
+    columns["learning rate"] = [number(arm.learning_rate, "g") for arm in arms]
     columns["ms per step"] = [number(1000 * arm.seconds_per_step, ".2f") for arm in arms]
     return Table(tuple(columns), tuple(zip(*columns.values(), strict=True)))
 

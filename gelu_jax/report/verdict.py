@@ -247,8 +247,31 @@ def _notes(analysis: Analysis) -> Iterator[str]:
         if arm.at_edge:
             rate = f"{arm.learning_rate:g}"
             yield f"{name}: its best learning rate, {rate}, is at the edge of the grid."
+    yield from _sensitivity(analysis)
     if analysis.contrasts and not any(len(arm.rates) > 1 for arm in analysis.arms):
         yield (
             "The learning rate was not tuned for each arm, "
             "so part of each difference may be due to the rate."
         )
+
+
+def _sensitivity(analysis: Analysis) -> Iterator[str]:
+    """What a better choice of the rates might gain, beside the differences that were found."""
+    regrets = {a.arm.name: a.regret for a in analysis.arms if math.isfinite(a.regret)}
+    if not regrets or not analysis.contrasts or analysis.comparison.protocol != "full":
+        return
+    gains = listed([f"{gain:.{analysis.decimals}f} ({arm})" for arm, gain in regrets.items()])
+    found = [c for c in analysis.contrasts if c.found and c.pair is not None]
+    owed = [c.name for c in found if abs(c.mean) <= regrets.get(_loser(c), 0.0)]
+    line = f"A better choice of the learning rate might lower the loss by {gains}"
+    if owed:
+        yield f"{line}: the difference of {listed(owed)} may be due to the rate."
+    elif found:
+        yield f"{line}: less than each significant difference."
+    else:
+        yield f"{line}."
+
+
+def _loser(contrast: Contrast) -> str:
+    arm, baseline = contrast.pair or ("", "")
+    return baseline if contrast.mean < 0 else arm

@@ -19,12 +19,15 @@ from gelu_jax.compare.statistics import (
     detectable_factor,
     family_share,
     fewest_pairs,
+    lowest_point,
     pairing_gain,
     power,
     seeds_needed,
     sign_flip_test,
     speed_up,
+    speed_up_curve,
     steps_to_target,
+    tuning_regret,
 )
 
 WHOLE = arrays(np.int64, st.integers(2, 9), elements=st.integers(-1000, 1000))
@@ -254,3 +257,45 @@ def test_speed_up_of_few_pairs_has_no_interval(pairs: int):
     factor, interval = speed_up(steps, first, first)
     assert factor == pytest.approx(1)
     assert interval is None
+
+
+def test_the_speed_up_curve_ends_in_the_speed_up():
+    """An exponential and one that is 1.5 times as fast, so every target is 1.5 times as near."""
+    steps = np.arange(0.0, 101.0, 5)
+    spread = np.linspace(-0.02, 0.02, 5)[:, None]
+    first, arm = (2 + 3 * np.exp(-rate * steps / 40) + spread for rate in (1.0, 1.5))
+    curve = speed_up_curve(steps, first, arm)
+    assert len(curve) == 20
+    assert curve[-1][:2] == (np.median(first[:, -1]), speed_up(steps, first, arm)[0])
+    for target, factor, interval in curve:
+        assert 2 < target < 5
+        assert factor == pytest.approx(1.5, rel=0.05)
+        assert interval is not None
+        assert interval[0] <= factor <= interval[1]
+
+
+def test_the_speed_up_curve_skips_losses_that_are_no_new_low():
+    steps = np.arange(5.0)
+    losses = np.array([[5.0, 4.0, 4.5, 4.0, 3.0]])
+    assert [target for target, *_ in speed_up_curve(steps, losses, losses)] == [4.0, 3.0]
+
+
+def test_the_lowest_point_of_a_planted_parabola():
+    rates = 1e-3 * 2.0 ** np.arange(5)
+    losses = {rate: 1.5 + 0.3 * np.log(rate / 3.3e-3) ** 2 for rate in rates}
+    rate, loss = lowest_point(losses)
+    assert (rate, loss) == pytest.approx((3.3e-3, 1.5))
+    assert lowest_point({1.0: 1.0, 2.0: 2.0, 4.0: 3.0}) == (1.0, 1.0)
+    assert lowest_point({1.0: 3.0, 2.0: 1.0, 4.0: math.inf}) == (2.0, 1.0)
+
+
+def test_regret_is_what_a_finer_grid_and_other_seeds_could_change():
+    tried = {1.0: {0: 2.2, 1: 2.0}, 2.0: {0: 2.0, 1: 2.04}, 4.0: {0: 2.3, 1: 2.3}}
+    alone = {rate: {0: seeds[0]} for rate, seeds in tried.items()}
+    mean = {rate: (seeds[0] + seeds[1]) / 2 for rate, seeds in tried.items()}
+    by_chance = (mean[1.0] - mean[2.0]) / 2  # seed 1 alone would have taken the rate 1
+    finer = mean[2.0] - lowest_point(mean)[1]
+    assert tuning_regret(tried) == pytest.approx(by_chance + finer)
+    assert tuning_regret(alone) == pytest.approx(2.0 - lowest_point(
+        {rate: seeds[0] for rate, seeds in tried.items()})[1])  # fmt: skip
+    assert math.isnan(tuning_regret({1.0: {0: 2.0}, 2.0: {0: 2.1}}))

@@ -13,10 +13,19 @@ const MEASURES = {
   validation: `validation loss (${data.unit})`,
   training: `training loss (${data.unit})`,
   accuracy: "validation accuracy",
+  both: `loss (${data.unit})`,
 };
+// the curves of a choice of measure: training and validation together are dotted and not
+const PARTS = { both: ["training", "validation"] };
 
 function curveTraces(index, measure, along, seeds) {
   const arm = data.arms[index];
+  if (PARTS[measure]) {
+    const [training, validation] = PARTS[measure].map((part) => curveTraces(index, part, along, false));
+    for (const trace of training) if (trace.line.width) Object.assign(trace.line, { dash: "dot", width: 1 });
+    return [...training, ...validation].map((trace) =>
+      ({ ...trace, name: trace.name && `${trace.name}, ${training.includes(trace) ? "training" : "validation"}` }));
+  }
   const { band, runs } = arm.measures[measure];
   const traces = [];
   // where no run finished there is no mean, and the runs are all that there is
@@ -44,8 +53,8 @@ function curveTraces(index, measure, along, seeds) {
 
 // the close-up: the values of the last four fifths of training
 function closeRange(arms, measure) {
-  const values = arms.flatMap((index) => {
-    const { band, runs } = data.arms[index].measures[measure];
+  const parts = arms.flatMap((index) => (PARTS[measure] ?? [measure]).map((part) => data.arms[index].measures[part]));
+  const values = parts.flatMap(({ band, runs }) => {
     const finished = runs.filter((run) => run.status === "finished");
     const curves = [...(band ? finished : runs), ...(band ? [{ steps: band.steps, values: band.mean }] : [])];
     return curves.flatMap(({ steps, values }) =>
@@ -70,11 +79,11 @@ function drawCurves() {
   const range = chosen("view") === "close" ? closeRange(arms, measure) : undefined;
   const usable = range && (!checked("logy") || range[0] > 0);
   const xaxis = axis(along.title, { type: checked("logx") ? "log" : "linear", hoverformat: along.format });
-  const yaxis = axis(MEASURES[measure], { type: checked("logy") ? "log" : "linear" });
+  const yaxis = axis(MEASURES[measure], { type: checked("logy") ? "log" : "linear", rangemode: "nonnegative" });
   if (usable) yaxis.range = checked("logy") ? range.map(Math.log10) : range;
   const traces = arms.flatMap((index) => curveTraces(index, measure, along, checked("seeds")));
   if (!checked("logx")) xaxis.range = fromZero(traces);
-  const ends = arms.map((arm) => ({ arm, y: data.arms[arm].measures[measure].band?.mean.at(-1) }));
+  const ends = arms.map((arm) => ({ arm, y: data.arms[arm].measures[PARTS[measure] ? "validation" : measure].band?.mean.at(-1) }));
   const annotations = data.arms.length > 1 ? lineEnds(ends, range ?? wholeRange(traces), checked("logy")) : [];
   const more = { hovermode: "x unified", annotations };
   if (annotations.length) more.margin = { l: 8, t: 28, b: 8, r: labelWidth(ends) };
@@ -106,6 +115,26 @@ function drawDifferences() {
   const zero = { type: "line", x0: 0, x1: 0, yref: "paper", y0: 0, y1: 1, line: { color: css("--soft"), width: 1 } };
   document.getElementById("differences-plot").style.height = `${110 + 56 * data.contrasts.length}px`;
   Plotly.react("differences-plot", traces, layout(xaxis, yaxis, { shapes: [zero], hovermode: "closest" }), config);
+}
+
+// the speed-up to every loss that the baseline passes; training goes to the right
+function drawTargets() {
+  const shown = data.contrasts.filter((c) => c.targets.length && shownArms().includes(c.arm));
+  const traces = shown.flatMap(({ name, arm, targets }) => {
+    const banded = targets.filter(({ interval }) => interval.length && interval[0] > 0);
+    const line = { width: 0 }, hoverinfo = "skip", mode = "lines", x = banded.map((t) => t.target);
+    return [
+      { x, y: banded.map((t) => t.interval[0]), mode, line, hoverinfo },
+      { x, y: banded.map((t) => t.interval[1]), mode, line, hoverinfo, fill: "tonexty", fillcolor: faded(arm, 0.12) },
+      { x: targets.map((t) => t.target), y: targets.map((t) => t.factor), mode: "lines+markers", name: plain(name),
+        line: { color: colour(arm), width: 2, dash: dash(arm) }, marker: { size: 5 },
+        hovertemplate: `${plain(name)} to %{x:.${data.decimals}f}: %{y:.2f} ×<extra></extra>` },
+    ];
+  });
+  const one = { type: "line", y0: 1, y1: 1, xref: "paper", x0: 0, x1: 1, line: { color: css("--soft"), width: 1 } };
+  const xaxis = axis(`target (${data.unit})`, { autorange: "reversed" });
+  const yaxis = axis("speed-up in steps");
+  Plotly.react("targets-plot", traces, layout(xaxis, yaxis, { shapes: [one], hovermode: "closest" }), config);
 }
 
 function drawRates() {
@@ -153,7 +182,7 @@ function drawHealth() {
     const more = { hovermode: "x unified", title: { text: plain(name), font: { size: 14 }, x: 0, xanchor: "left" } };
     more.margin = { l: 8, r: 20, t: 44, b: 8 };
     const xaxis = axis("training step", { range: fromZero(traces), hoverformat: ",d" });
-    Plotly.react(`health-${at}`, traces, layout(xaxis, axis(""), more), config);
+    Plotly.react(`health-${at}`, traces, layout(xaxis, axis("", { rangemode: "nonnegative" }), more), config);
   });
 }
 
@@ -180,6 +209,7 @@ const has = (id) => document.getElementById(id) !== null;
 function draw() {
   drawCurves();
   if (has("differences-plot")) drawDifferences();
+  if (has("targets-plot")) drawTargets();
   if (has("rates-plot")) drawRates();
   if (has("layers")) drawHealth();
 }
