@@ -1,6 +1,7 @@
 """Figures for a paper: the curves of a comparison, the laws of a ladder."""
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -183,6 +184,24 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
     if bands:
         axes.set_xlim(0, max(float(drawn.steps[-1]) for drawn in bands))
         axes.set_ylim(*_close_range(bands))
+    if len(comparison.arms) > 1:
+        _label_ends(axes)
+
+
+def _label_ends(axes: Axes) -> None:
+    """Writes the name of each line beside its end, apart where they would overlap."""
+    low, high = axes.get_ylim()
+    named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    ends = sorted(((float(np.asarray(n.get_ydata())[-1]), n) for n in named), key=lambda e: e[0])
+    least = -math.inf
+    for end, line in ends:
+        if low <= end <= high:
+            at = max(end, least)
+            axes.annotate(
+                str(line.get_label()), (1, at), (4, 0), xycoords=("axes fraction", "data"),
+                textcoords="offset points", va="center", fontsize=7, color=line.get_color(),
+            )  # fmt: skip
+            least = at + (high - low) * 0.045
 
 
 def _close_range(bands: list[Band]) -> tuple[float, float]:

@@ -327,6 +327,47 @@ OWN = (
 )
 
 
+def test_a_comparison_is_changed_and_keeps_its_runs(after: Shell, tmp_path: Path):
+    """An arm more: the other arms are read, this one is trained, and the change is on record."""
+    output = tmp_path / "changed"
+    shutil.copytree(after.folder / "runs" / "compare", output)
+    arguments = ("compare", "compare.yaml", "arms.gelu={model.variant: gelu}", "--output", output)
+    (refusal,) = after.refuses(*arguments)
+    assert "arms.gelu.model.variant: nothing there, gelu here" in refusal
+    assert refusal.endswith("choose another --output, --change to keep its runs, or --overwrite")
+    before = {path: path.stat().st_mtime_ns for path in output.glob("runs/*/*/run.json")}
+    assert after(*arguments, "--change").code == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    found = read_results(output)
+    assert [arm.name for arm in found.arms] == ["relu", "swiglu", "gelu"]
+    (change,) = found.changes
+    assert change.differences == ("arms.gelu.model.variant: nothing there, gelu here",)
+    assert "the config was changed" in (output / "report.html").read_text()
+    assert after(*arguments).code == 0  # now it is the same, and nothing is left to do
+    assert len(read_results(output).changes) == 1
+    (refusal,) = after.refuses(*arguments, "max_seeds=3", "--change")
+    assert "max_seeds: None there, 3 here" in refusal
+
+
+def test_a_ladder_is_climbed_reported_and_read_again(shell: Shell):
+    """One arm at three sizes, in a smoke test; a rung that is there is not trained again."""
+    ladder = "ladder={rungs: [{model.d_ff: 4}, {model.d_ff: 8}, {model.d_ff: 16}]}"
+    few = "ladder.tokens_per_parameter=0.1"
+    arguments = ("compare", "compare.yaml", "arms.swiglu=null", ladder, few)
+    done = shell(*arguments)
+    assert done.code == 0, done.err
+    assert done.out[0] == "Smoke test: no conclusion is drawn."
+    home = shell.folder / "runs" / "compare"
+    rungs = [path.name for path in sorted((home / "rungs").iterdir())]
+    assert [name.partition("-")[0] for name in rungs] == ["1", "2", "3"]
+    assert all((home / "rungs" / name / "report.html").exists() for name in rungs)
+    again = shell(*arguments, "--json")
+    assert len(json.loads("\n".join(again.out))["sizes"]) == 3
+    assert not any("step 0" in line for line in again.err)
+    assert shell("report", home).out == done.out
+    assert [e for e in shell.refuses("compare", "compare.yaml", "--output", home) if "ladder" in e]
+
+
 @pytest.fixture
 def own(shell: Shell) -> Iterator[Shell]:
     """A config in a folder, with a module beside it that imports another one."""

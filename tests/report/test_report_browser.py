@@ -18,9 +18,11 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
-from synthetic import CASES, HOSTILE
+from synthetic import CASES, HOSTILE, ladder
+from test_ladder_report import CONFIG
 
-from gelu_jax.report.write import write_report
+from gelu_jax.compare.ladder_analysis import analyze_ladder
+from gelu_jax.report.write import write_ladder_report, write_report
 
 pytestmark = pytest.mark.browser
 
@@ -28,7 +30,9 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-PLOTS = ("curves-plot", "differences-plot", "rates-plot", "health-0", "health-1")
+PLOTS = (
+    "curves-plot", "differences-plot", "targets-plot", "rates-plot", "health-0", "health-1",
+)  # fmt: skip
 SHOWN = ("full", "one run", "ten arms", "no evaluation", "hostile")
 VIEWS = [(width, theme) for width in (1280, 390) for theme in ("light", "dark")]
 
@@ -135,7 +139,7 @@ def test_opens_offline_without_a_complaint(browser, pages, case, width, theme):
 
 def test_every_control_can_be_used(report: Browser):
     controls = report.driver.find_elements(By.CSS_SELECTOR, "form input")
-    assert len(controls) == 3 + 4 + 2 + 3 + 3 + 3
+    assert len(controls) == 4 + 4 + 2 + 3 + 3 + 3
     for element in controls * 2:
         report.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
         before = element.is_selected()
@@ -166,12 +170,13 @@ def test_axes(report: Browser, axis: str, title: str, last: float | None):
         ("validation", "validation loss (nats per byte)"),
         ("training", "training loss (nats per byte)"),
         ("accuracy", "validation accuracy"),
+        ("both", "loss (nats per byte)"),
     ],
 )
 def test_measures(report: Browser, measure: str, title: str):
     report.click("measure", measure)
     assert report.layout("yaxis.title.text") == title
-    assert report.traces() == 3 * (8 + 3)
+    assert report.traces() == 3 * (8 + 3 if measure != "both" else 3 + 3)
 
 
 def test_scales_views_and_seeds(report: Browser):
@@ -267,3 +272,46 @@ def test_hostile_names_are_text_in_the_plots(browser: Browser, pages: dict[str, 
     assert HOSTILE in title.get_attribute("textContent")
     assert browser.ask("document.querySelectorAll('img').length") == 0
     assert browser.complaints() == []
+
+
+def test_line_ends_are_labelled_and_do_not_overlap(report: Browser):
+    """In the order of the curves at their ends, each below the one above it."""
+    found = report.ask(
+        "[...document.querySelectorAll('#curves-plot .annotation-text')].map("
+        "e => [e.textContent, e.getBoundingClientRect().top, e.getBoundingClientRect().bottom])"
+    )
+    rows = sorted(found, key=lambda row: row[1])  # type: ignore[call-overload]
+    assert [name for name, *_ in rows] == ["relu", "gelu", "swiglu"]
+    for above, below in zip(rows, rows[1:], strict=False):
+        assert below[1] >= above[2] - 4
+
+
+def test_a_share_has_no_axis_below_zero(report: Browser):
+    for plot in ("health-0", "health-1"):
+        assert report.layout("yaxis.range", plot)[0] >= 0  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("width", "theme"), VIEWS)
+def test_a_ladder_opens_offline_and_every_control_works(
+    browser: Browser, tmp_path: Path, width: int, theme: str
+):
+    page = write_ladder_report(analyze_ladder(ladder()), CONFIG, tmp_path, "command")[0]
+    browser.look(width, theme)
+    browser.complaints(), browser.requests()
+    browser.driver.get(page.as_uri())
+    browser.wait("return document.querySelector('#losses-plot .main-svg') !== null")
+    root = "document.documentElement"
+    assert browser.ask(f"{root}.scrollWidth <= {root}.clientWidth"), "the page scrolls sideways"
+    assert browser.traces("losses-plot") == 3 * 3
+    assert browser.traces("speed-ups-plot") == 2 * 2
+    for unit in ("tokens", "seconds", "FLOPs"):
+        browser.click("unit", unit)
+        assert unit in str(browser.layout("yaxis.title.text", "speed-ups-plot"))
+    browser.click("arm", "1")
+    assert browser.traces("losses-plot") == 2 * 3
+    assert browser.traces("speed-ups-plot") == 2
+    browser.click("arm", "0")
+    browser.click("arm", "2")
+    assert browser.traces("losses-plot") == 0
+    assert browser.complaints() == []
+    assert only_itself(browser.requests(), page)

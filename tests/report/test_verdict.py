@@ -9,6 +9,7 @@ from synthetic import FULL, analyzed
 
 from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.family import EXACT_PAIRS, Look
+from gelu_jax.compare.records import Change
 from gelu_jax.report.methods import methods
 from gelu_jax.report.tables import contrasts_table, difference_table, results_table
 from gelu_jax.report.verdict import verdict
@@ -258,3 +259,25 @@ def test_contrasts_of_the_config_are_said_by_their_names():
     table = contrasts_table(analysis)
     assert table.header[:3] == ("contrast", "difference\n(95 % CI)", "adjusted p")
     assert [row[0] for row in table.rows] == ["gated", "smooth"]
+
+
+def test_what_a_better_choice_of_rates_might_gain_is_said():
+    analysis = analyzed("full")
+    regrets = {arm.arm.name: arm.regret for arm in analysis.arms}
+    assert all(0 <= regret < 0.03 for regret in regrets.values())
+    (note,) = [n for n in verdict(analysis).notes if n.startswith("A better choice")]
+    for arm, regret in regrets.items():
+        assert f"{regret:.{analysis.decimals}f} ({arm})" in note
+    arms = tuple(replace(arm, regret=1.0) for arm in analysis.arms)
+    owed = str(verdict(replace(analysis, arms=arms)))
+    assert "the difference of gelu and swiglu may be due to the rate." in owed
+    small = tuple(replace(arm, regret=1e-4) for arm in analysis.arms)
+    assert "less than each significant difference." in str(verdict(replace(analysis, arms=small)))
+    assert "better choice" not in str(verdict(analyzed("smoke test")))
+
+
+def test_a_change_after_an_evaluation_is_told_in_the_methods():
+    change = Change(6, ("metric: training loss there, validation loss here",))
+    text = methods(analyze(replace(FULL, changes=(change,))))
+    assert "After an evaluation with 6 seeds the config was changed (metric: training loss" in text
+    assert "was changed" not in methods(analyzed("full"))
