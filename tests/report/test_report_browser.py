@@ -9,6 +9,7 @@ Needs Debian's packages chromium and chromium-driver (or CHROMIUM and CHROMEDRIV
 import json
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -282,7 +283,7 @@ def test_line_ends_are_labelled_and_do_not_overlap(report: Browser):
     )
     rows = sorted(found, key=lambda row: row[1])  # type: ignore[call-overload]
     assert [name for name, *_ in rows] == ["relu", "gelu", "swiglu"]
-    for above, below in zip(rows, rows[1:], strict=False):
+    for above, below in pairwise(rows):
         assert below[1] >= above[2] - 4
 
 
