@@ -395,7 +395,7 @@ def tuning_regret(losses: Mapping[float, Mapping[int, float]]) -> float:
     shared = set[int].intersection(*(set(seeds) for seeds in losses.values()))
     alone = [min(losses, key=lambda rate: losses[rate][seed]) for seed in shared]
     by_chance = float(np.mean([means[rate] - best for rate in alone])) if shared else 0.0
-    return by_chance + best - lowest_point(means)[1]
+    return by_chance + max(0.0, best - lowest_point(means)[1])
 
 
 def _constant(values: Floats) -> bool:

@@ -196,9 +196,9 @@ def _label_ends(axes: Axes) -> None:
     least = -math.inf
     for end, line in ends:
         if low <= end <= high:
-            at = max(end, least)
+            at, name = max(end, least), str(line.get_label())
             axes.annotate(
-                str(line.get_label()), (1, at), (4, 0), xycoords=("axes fraction", "data"),
+                name if len(name) < 16 else f"{name[:14]}…", (1, at), (4, 0), xycoords=("axes fraction", "data"),
                 textcoords="offset points", va="center", fontsize=7, color=line.get_color(),
             )  # fmt: skip
             least = at + (high - low) * 0.045

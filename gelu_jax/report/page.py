@@ -49,7 +49,7 @@ def page(analysis: Analysis) -> str:
         differences=difference_table(analysis),
         literature=literature_table(analysis),
         anchors=ANCHORS,
-        findings=findings([arm.arm.name for arm in analysis.arms]),
+        findings=findings([arm.arm.name for arm in analysis.order]),
         config=json.dumps(config, indent=2, default=str, ensure_ascii=False),
         data=plot_data(analysis),
         plotly=Markup(get_plotlyjs()),

@@ -157,7 +157,7 @@ def test_it_is_live_in_a_terminal(clock: Clock):
 
 def test_tuning_and_an_extended_grid(clock: Clock):
     """Runs that nobody planned make the work longer; tuning runs are no seeds."""
-    config = replace(CONFIG, learning_rates=(1e-3, 2e-3), seeds=1)
+    config = replace(CONFIG, learning_rates=(1e-3, 2e-3), tuning_seeds=1, seeds=1)
     board, _ = made(config=config)
     for arm in ("relu", "swiglu"):
         for rate in (1e-3, 2e-3):

@@ -259,18 +259,39 @@ def test_the_best_rate_is_taken_and_the_grid_stands(
     assert len(made_up.fits) == 2 * (6 + 2)
 
 
-@pytest.mark.parametrize(("best", "beyond"), [(1e-4, 5e-4), (1.0, 8e-3)])
-def test_a_best_rate_at_the_edge_extends_the_grid_once(
-    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer], best: float, beyond: float
-):
+@pytest.mark.parametrize(
+    ("best", "beyond", "chosen"),
+    [
+        (6e-4, [5e-4, 2.5e-4], 5e-4),
+        (1e-4, [5e-4, 2.5e-4, 1.25e-4, 6.25e-5], 1.25e-4),
+        (1.0, [8e-3, 1.6e-2, 3.2e-2, 6.4e-2], 6.4e-2),  # still at the edge: there it ends
+    ],
+)
+def test_a_best_rate_at_the_edge_extends_the_grid(
+    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer],
+    best: float, beyond: list[float], chosen: float,
+):  # fmt: skip
     made_up.loss = distance(best)
-    config = config_of(learning_rates=(1e-3, 2e-3, 4e-3))
+    config = config_of(learning_rates=(1e-3, 2e-3, 4e-3), tuning_seeds=1)
     comparison = compare(config, tmp_path, trainers=trainers)
     for arm in ARMS:
         rates = [run.learning_rate for run in comparison.runs_of(arm, "tuning")]
-        assert rates == pytest.approx(sorted([1e-3, 2e-3, 4e-3, beyond]))
+        assert rates == pytest.approx(sorted([1e-3, 2e-3, 4e-3, *beyond]))
         assert {r.learning_rate for r in comparison.runs_of(arm)} <= set(rates)
-        assert comparison.runs_of(arm)[0].learning_rate == pytest.approx(beyond)
+        assert comparison.runs_of(arm)[0].learning_rate == pytest.approx(chosen)
+
+
+def test_each_arm_may_have_a_grid_of_its_own(
+    tmp_path: Path, made_up: MadeUp, trainers: dict[str, Trainer]
+):
+    made_up.loss = distance(2e-3)
+    grids = {"relu": (5e-3,), "swiglu": (1e-3, 2e-3, 4e-3)}
+    comparison = compare(config_of(learning_rates=grids), tmp_path, trainers=trainers)
+    assert not comparison.runs_of("relu", "tuning")
+    assert {run.learning_rate for run in comparison.runs_of("relu")} == {5e-3}
+    assert {run.learning_rate for run in comparison.runs_of("swiglu")} == {2e-3}
+    with pytest.raises(ConfigError, match=r"must name each arm once: relu, swiglu"):
+        config_of(learning_rates={"relu": (1e-3,)})
 
 
 def test_a_diverged_run_counts_as_infinite(
@@ -479,7 +500,7 @@ def test_a_config_is_read_as_it_is_written():
     assert to_dict(back) == to_dict(config)
     assert not differences(replace(back, seeds=5), config)
     assert differences(config, replace(back, multiple_of=8)) == ["multiple_of: 2 there, 8 here"]
-    assert experiment.planned_runs(config, "relu") == 4
+    assert experiment.planned_runs(config, "relu") == 2 + 2 * 2
     assert experiment.planned_runs(config_of(), "relu") == 2
 
 

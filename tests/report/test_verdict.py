@@ -264,7 +264,7 @@ def test_contrasts_of_the_config_are_said_by_their_names():
 def test_what_a_better_choice_of_rates_might_gain_is_said():
     analysis = analyzed("full")
     regrets = {arm.arm.name: arm.regret for arm in analysis.arms}
-    assert all(0 <= regret < 0.03 for regret in regrets.values())
+    assert all(0 <= regret < 0.1 for regret in regrets.values()), regrets
     (note,) = [n for n in verdict(analysis).notes if n.startswith("A better choice")]
     for arm, regret in regrets.items():
         assert f"{regret:.{analysis.decimals}f} ({arm})" in note

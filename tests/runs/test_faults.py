@@ -30,6 +30,7 @@ arms:
   relu: {model.variant: relu}
   swiglu: {model.variant: swiglu}
 learning_rates: [1e-3, 3e-3]
+tuning_seeds: 1
 seeds: 1
 protocol: smoke test
 run:
