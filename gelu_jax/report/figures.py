@@ -197,8 +197,9 @@ def _label_ends(axes: Axes) -> None:
     for end, line in ends:
         if low <= end <= high:
             at, name = max(end, least), str(line.get_label())
+            name = name if len(name) < 16 else f"{name[:14]}…"
             axes.annotate(
-                name if len(name) < 16 else f"{name[:14]}…", (1, at), (4, 0), xycoords=("axes fraction", "data"),
+                name, (1, at), (4, 0), xycoords=("axes fraction", "data"),
                 textcoords="offset points", va="center", fontsize=7, color=line.get_color(),
             )  # fmt: skip
             least = at + (high - low) * 0.045
