@@ -182,13 +182,14 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper right", handlelength=1.6)
     if bands:
-        axes.set_xlim(0, max(float(drawn.steps[-1]) for drawn in bands))
+        last, several = max(float(drawn.steps[-1]) for drawn in bands), len(comparison.arms) > 1
+        axes.set_xlim(0, last * (1.2 if several else 1.0))  # room for the names of the lines
         axes.set_ylim(*_close_range(bands))
-    if len(comparison.arms) > 1:
-        _label_ends(axes)
+        if several:
+            _label_ends(axes, last)
 
 
-def _label_ends(axes: Axes) -> None:
+def _label_ends(axes: Axes, last: float) -> None:
     """Writes the name of each line beside its end, apart where they would overlap."""
     low, high = axes.get_ylim()
     named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
@@ -197,11 +198,11 @@ def _label_ends(axes: Axes) -> None:
     for end, line in ends:
         if low <= end <= high:
             at, name = max(end, least), str(line.get_label())
-            name = name if len(name) < 16 else f"{name[:14]}…"
-            axes.annotate(
-                name, (1, at), (4, 0), xycoords=("axes fraction", "data"),
+            label = axes.annotate(
+                name if len(name) < 14 else f"{name[:12]}…", (last, at), (3, 0),
                 textcoords="offset points", va="center", fontsize=7, color=line.get_color(),
             )  # fmt: skip
+            label.set_in_layout(False)  # it is inside the axes
             least = at + (high - low) * 0.045
 
 
