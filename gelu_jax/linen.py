@@ -32,7 +32,12 @@ from flax.errors import ScopeParamShapeError
 from flax.traverse_util import flatten_dict
 
 from gelu_jax.nn import attention, block, feed_forward, mlp, norm, transformer
-from gelu_jax.nn.axes import axis_names, have_rules, without_rules
+from gelu_jax.nn.axes import (
+    axis_names,
+    have_rules,
+    with_sharding_constraint,
+    without_rules,
+)
 from gelu_jax.nn.parameters import current_names
 
 _Path = tuple[str, ...]
@@ -128,7 +133,17 @@ def _parameters(module: LinenModule, scope: Scope, skeleton: _Skeleton) -> dict[
         make = partial(jnp.zeros, like.shape, like.dtype)
         return lambda _: _with_axis_names(drawn[path] if path in drawn else make(), axes)
 
-    return {path: place.param(path[-1], initial(path)) for path, place in places.items()}
+    return {
+        path: _unboxed(place.param(path[-1], initial(path), unbox=False))
+        for path, place in places.items()
+    }
+
+
+def _unboxed(value: Any) -> Any:
+    """Without its box, sharded as it says: flax's own unboxing cannot on explicit axes."""
+    if not isinstance(value, nn.LogicallyPartitioned):
+        return meta.unbox(value)
+    return with_sharding_constraint(value.value, " ".join(name or "-" for name in value.names))
 
 
 def _inner(scope: Scope, path: _Path) -> Scope:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen, nnx
 from flax.linen.spmd import get_logical_axis_rules, with_logical_constraint
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -118,7 +118,7 @@ def with_sharding_constraint(x: Array, axes: str) -> Array:
     >>> with_sharding_constraint(jax.numpy.ones((2, 3)), "b d").shape
     (2, 3)
     """
-    if not is_explicit(x):
+    if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
         return with_logical_constraint(x, tuple(axes.split()))
     place = linen.logical_to_mesh_axes(axes.split())
     return x if not get_logical_axis_rules() else jax.sharding.reshard(x, place)

@@ -142,13 +142,12 @@ class BigVision(nn.Module):
         return x
 
 
-# MaxText: Linen, logical axis names on parameters and activations
+# MaxText: Linen, logical axis names on parameters (flax constrains activations on Auto axes alone)
 
 
 class MaxTextLayer(nn.Module):
     @nn.compact
     def __call__(self, inputs, deterministic: bool):
-        inputs = nn.with_logical_constraint(inputs, ("activation_batch", None, None))
         lnx = gj.linen.Norm(gj.NormConfig(D, kind="rms"), name="pre_mlp_norm")(inputs)
         mlp_lnx = gj.linen.FeedForward(ffn("swiglu"), name="mlp")(lnx, deterministic=deterministic)
         return inputs + mlp_lnx
