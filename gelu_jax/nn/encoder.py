@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.activations import activation
+from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.dropout import Rngs
 from gelu_jax.nn.linear import linear_head, require_part
@@ -33,6 +34,9 @@ class EncoderConfig:
     masked_head: str | None = None
     next_sentence_head: bool = False
     kind: Literal["encoder"] = "encoder"
+
+    def __post_init__(self):
+        checks.field_types(self)
 
 
 class MaskedHead(nnx.Module):

@@ -178,7 +178,7 @@ def test_blocks_in_tuples_dicts_and_under_odd_names():
     blocks = [Theirs(nnx.Rngs(i)) for i in range(6)]
     model = Holder(
         pair=nnx.data((blocks[0], [blocks[1]])),
-        table=nnx.data({"a.b": blocks[2], 7: blocks[3]}),
+        table=nnx.data({"a.b": blocks[2], "7": blocks[3]}),
         named=nnx.Dict({"c.d": blocks[4]}),
     )
     setattr(model, "0", blocks[5])
@@ -186,7 +186,7 @@ def test_blocks_in_tuples_dicts_and_under_odd_names():
         "pair.0": lambda: model.pair[0],
         "pair.1.0": lambda: model.pair[1][0],
         "table.a.b": lambda: model.table["a.b"],
-        "table.7": lambda: model.table[7],
+        "table.7": lambda: model.table["7"],
         "named.c.d": lambda: model.named["c.d"],
         "0": lambda: getattr(model, "0"),
     }
@@ -350,11 +350,11 @@ def test_precision_and_dot_general_stay():
         return jax.lax.dot_general(*args, **kwargs)
 
     model = Holder(mlp=Theirs(nnx.Rngs(0), precision=jax.lax.Precision.HIGH, dot_general=mine))
+    model.mlp.down.precision, model.mlp.down.dot_general = None, jax.lax.dot_general
     (replaced,) = swap(model, SWIGLU)
     assert replaced.dropped == ("gate.precision", "gate.dot_general", "up.precision",
                                 "up.dot_general")  # fmt: skip
     model = Holder(mlp=Theirs(nnx.Rngs(0), precision=jax.lax.Precision.HIGH, dot_general=mine))
-    model.mlp.down.precision, model.mlp.down.dot_general = "high", mine
     (replaced,) = swap(model, SWIGLU)
     assert replaced.dropped == ()
     assert (model.mlp.config.precision, model.mlp.config.dot_general) == ("high", mine)
