@@ -73,4 +73,11 @@ GPT2 = Family(
     _weight_map,
     aliases=((r"^transformer\.", ""),),
     ignored=r"(.*\.)?h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask, in old files
+    without_effect=frozenset(
+        {
+            *("summary_activation", "summary_first_dropout", "summary_proj_to_labels"),
+            *("summary_type", "summary_use_proj"),  # of a head that is not supported
+            "reorder_and_upcast_attn",  # float32 scores, which are computed anyway
+        }
+    ),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,12 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.norm import Norm, NormConfig
 from gelu_jax.nn.parameters import cast, constant, kernel
-from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
+from gelu_jax.nn.position import RotaryConfig, rotary, rotated, token_positions
+
+
+Window = int | Int[Array, ""] | None
 
 
 class Cache(NamedTuple):
@@ -34,16 +38,31 @@ class Cache(NamedTuple):
     length: Int[Array, ""]
 
 
+class LayerValues(NamedTuple):
+    """What differs between the layers of a stack, as arrays, so that one program serves all.
+
+    Attributes:
+      window: a token attends to tokens closer than this alone.
+      frequencies: of the rotary positions, (r/2,); 0 for a pair that is not rotated.
+      magnitude: multiplies rotated queries and keys.
+    """
+
+    window: Int[Array, ""]
+    frequencies: Float[Array, " r"]
+    magnitude: Float[Array, ""]
+
+
 def attention(
     query: Float[Array, "b t h k"],
     key: Float[Array, "b s g k"],
     value: Float[Array, "b s g k"],
     *,
     causal: bool = True,
-    window: int | None = None,
+    window: Window = None,
     mask: Bool[Array, "#b #h #t s"] | None = None,
     bias: Float[Array, "#b #h #t s"] | None = None,
     scale: float | None = None,
+    soft_cap: float | None = None,
 ) -> Float[Array, "b t h k"]:
     """softmax(QKᵀ·scale + bias) V (Vaswani et al. 2017, equation 1), the softmax in float32.
 
@@ -60,6 +79,8 @@ def attention(
         no key gets a mean of the values.
       bias: added to the scores, (b or 1, h or 1, t, s).
       scale: multiplies the scores; None for 1/√k.
+      soft_cap: c, which turns the scaled scores s into c·tanh(s/c) (Gemma Team 2024b, section 2);
+        None leaves them.
     Returns:
       An array (b, t, h, k) of the dtype of value.
 
@@ -72,6 +93,7 @@ def attention(
     grouped = query.reshape(*query.shape[:2], g, -1, k)
     scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
     scores = scores * (k**-0.5 if scale is None else scale)
+    scores = scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
     if bias is not None:
         scores = scores + _by_group(bias, g).astype(wide)
     queries, keys = scores.shape[-2:]
@@ -89,13 +111,40 @@ def _by_group(x: Array, g: int) -> Array:
 
 
 def _visible(
-    queries: int, keys: int, causal: bool, window: int | None
+    queries: int, keys: int, causal: bool, window: Window
 ) -> Bool[Array, "1 1 t s"] | None:
     if not causal and window is None:
         return None
     ahead = jnp.arange(keys) - jnp.arange(queries)[:, None]
     near = jnp.ones_like(ahead, bool) if window is None else abs(ahead) < window
     return (near & (ahead <= 0) if causal else near)[None, None]
+
+
+@dataclass(frozen=True)
+class QKNormConfig:
+    """RMSNorms of queries and keys before they are rotated (Dehghani et al. 2023, section 2.1).
+
+    Attributes:
+      over: "head" for a norm of each head's k entries (Qwen 3, Gemma 3), "heads" for one of all
+        heads' entries together (OLMo 2).
+      epsilon: added to the mean of squares.
+      zero_centered: whether the parameter is the scale minus 1, as in Gemma's weights.
+
+    Raises:
+      ConfigError: a field has a wrong value.
+    """
+
+    over: Literal["head", "heads"] = "head"
+    epsilon: float = 1e-6
+    zero_centered: bool = False
+
+    def __post_init__(self):
+        check(
+            (
+                *checks.one_of(("head", "heads"), over=self.over),
+                *checks.positive(epsilon=self.epsilon),
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -117,6 +166,8 @@ class AttentionConfig:
       output_init_scale: multiplies the standard deviation of `w_out`.
       dtype: dtype that the layer computes in.
       param_dtype: dtype that the parameters are stored in.
+      qk_norm: norms of queries and keys; None for none.
+      soft_cap: bound of the scores, as in `attention`; None for none.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -136,12 +187,15 @@ class AttentionConfig:
     output_init_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    qk_norm: QKNormConfig | None = None
+    soft_cap: float | None = None
 
     def __post_init__(self):
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
         yield from checks.positive(
+            soft_cap=self.soft_cap,
             d_model=self.d_model,
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
@@ -170,7 +224,8 @@ class Attention(nnx.Module):
     """The layer as an NNX module.
 
     Parameters: ``w_query`` (d, h, k), ``w_key`` and ``w_value`` (d, g, k), ``w_out`` (h, k, d);
-    their biases ``b_query``, ``b_key``, ``b_value`` and ``b_out``, or None.
+    their biases ``b_query``, ``b_key``, ``b_value`` and ``b_out``, or None; ``query_norm`` and
+    ``key_norm``, or None.
 
     Args:
       config: the layer's config.
@@ -202,6 +257,8 @@ class Attention(nnx.Module):
         self.b_value = constant(0.0, (g, k), dtype) if bias else None
         out_bias = bias if config.out_bias is None else config.out_bias
         self.b_out = constant(0.0, (d,), dtype) if out_bias else None
+        self.query_norm = _qk_norm(config, h, rngs=rngs)
+        self.key_norm = _qk_norm(config, g, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None
@@ -223,6 +280,7 @@ class Attention(nnx.Module):
         *,
         mask: Bool[Array, "b t"] | None = None,
         bias: Float[Array, "#b #h t s"] | None = None,
+        values: LayerValues | None = None,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Attends within x, and to earlier tokens in a cache.
 
@@ -234,6 +292,7 @@ class Attention(nnx.Module):
           cache: keys and values of earlier tokens; None attends within x alone.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           bias: added to the scores, (b or 1, h or 1, t, s), where s counts the cache's slots.
+          values: window and rotary positions of this layer in place of those of the config.
         Returns:
           An array (b, t, d) of ``config.dtype``; and the cache with the keys and values of x
           added, or None.
@@ -241,18 +300,22 @@ class Attention(nnx.Module):
         c = self.config
         x = x.astype(c.dtype)
         positions = token_positions(x.shape[1], mask, None if cache is None else cache.mask)
-        query = self._heads(x, self.w_query, self.b_query, positions)
-        key = self._heads(x, self.w_key, self.b_key, positions)
+        query = self._heads(x, self.w_query, self.b_query, self.query_norm)
+        query = self._rotated(query, positions, values)
+        key = self._heads(x, self.w_key, self.b_key, self.key_norm)
+        key = self._rotated(key, positions, values)
         value = self._heads(x, self.w_value, self.b_value)
+        window = c.window if values is None else values.window
         if cache is None:
-            attend = partial(attention, causal=c.causal, window=c.window)
+            attend = partial(attention, causal=c.causal, window=window)
             visible = None if mask is None else mask[:, None, None, :]
         else:
             attend = partial(attention, causal=False)
-            visible = _visible_slots(cache.length, x.shape[1], cache.keys.shape[1], c.window)
+            visible = _visible_slots(cache.length, x.shape[1], cache.keys.shape[1], window)
             cache = _extend(cache, key, value, mask)
             key, value, visible = cache.keys, cache.values, visible & cache.mask[:, None, None, :]
-        return self._out(attend(query, key, value, mask=visible, bias=bias, scale=c.scale)), cache
+        attend = partial(attend, bias=bias, scale=c.scale, soft_cap=c.soft_cap)
+        return self._out(attend(query, key, value, mask=visible)), cache
 
     def project_kv(
         self, y: Float[Array, "b s d"], *, mask: Bool[Array, "b s"] | None = None
@@ -266,7 +329,7 @@ class Attention(nnx.Module):
           Keys and values of all s tokens.
         """
         y = y.astype(self.config.dtype)
-        key = self._heads(y, self.w_key, self.b_key)
+        key = self._heads(y, self.w_key, self.b_key, self.key_norm)
         value = self._heads(y, self.w_value, self.b_value)
         mask = jnp.ones(y.shape[:2], bool) if mask is None else mask
         return Cache(key, value, mask, jnp.asarray(y.shape[1], jnp.int32))
@@ -280,24 +343,33 @@ class Attention(nnx.Module):
         Returns:
           An array (b, t, d) of ``config.dtype``.
         """
-        query = self._heads(x.astype(self.config.dtype), self.w_query, self.b_query)
+        x = x.astype(self.config.dtype)
+        query = self._heads(x, self.w_query, self.b_query, self.query_norm)
         visible = memory.mask[:, None, None, :]
-        scale = self.config.scale
-        return self._out(
-            attention(query, memory.keys, memory.values, causal=False, mask=visible, scale=scale)
-        )
+        c = self.config
+        attend = partial(attention, causal=False, scale=c.scale, soft_cap=c.soft_cap)
+        return self._out(attend(query, memory.keys, memory.values, mask=visible))
 
     def _heads(
         self,
         x: Array,
         w: nnx.Param[Array],
         b: nnx.Param[Array] | None,
-        positions: Array | None = None,
+        norm: Norm | None = None,
     ) -> Array:
-        c = self.config
-        y = jnp.einsum("btd,dhk->bthk", x, cast(w, c.dtype))
-        y = y if b is None else y + cast(b, c.dtype)
-        return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
+        dtype = self.config.dtype
+        y = jnp.einsum("btd,dhk->bthk", x, cast(w, dtype))
+        y = y if b is None else y + cast(b, dtype)
+        if norm is None:
+            return y
+        normed = y.reshape(*y.shape[:2], -1, norm.config.d_model)  # each head, or all together
+        return norm(normed).reshape(y.shape)
+
+    def _rotated(self, y: Array, positions: Array, values: LayerValues | None) -> Array:
+        if values is not None:
+            return rotated(y, positions, values.frequencies, values.magnitude)
+        rotation = self.config.rotary
+        return y if rotation is None else rotary(y, positions, rotation)
 
     def _out(self, y: Array) -> Array:
         dtype = self.config.dtype
@@ -331,8 +403,25 @@ def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache
 
 
 def _visible_slots(
-    start: Int[Array, ""], queries: int, slots: int, window: int | None
+    start: Int[Array, ""], queries: int, slots: int, window: Window
 ) -> Bool[Array, "1 1 t s"]:
     query, key = (start + jnp.arange(queries))[:, None], jnp.arange(slots)
     visible = key <= query
     return (visible if window is None else visible & (key > query - window))[None, None]
+
+
+def _qk_norm(config: AttentionConfig, heads: int, *, rngs: nnx.Rngs) -> Norm | None:
+    norm = config.qk_norm
+    if norm is None:
+        return None
+    return Norm(
+        NormConfig(
+            config.head_size * (heads if norm.over == "heads" else 1),
+            kind="rms",
+            epsilon=norm.epsilon,
+            zero_centered=norm.zero_centered,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+        ),
+        rngs=rngs,
+    )

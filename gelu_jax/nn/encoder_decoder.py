@@ -104,6 +104,7 @@ class _Stack(nnx.Module):
         self.config = config
         shape = (config.relative.num_buckets, block.attention.num_heads)
         std, dtype = config.init_std, config.param_dtype
+        block = _safe_in_float16(block)
         self.relative = kernel(rngs, shape, fan_in=block.d_model, std=std, dtype=dtype)
         self.layers = init_layers(block, num_layers, rngs=rngs)
         self.final_norm = Norm(block.norm, rngs=rngs)
@@ -111,6 +112,17 @@ class _Stack(nnx.Module):
     def bias(self, queries: Array, keys: Array, *, causal: bool) -> Array:
         table = cast(self.relative, self.config.dtype)
         return relative_bias(table, queries, keys, self.config.relative, causal=causal)
+
+
+def _safe_in_float16(block: BlockConfig) -> BlockConfig:
+    """T5's stream and the feed-forward's output exceed 65504, float16's end: in float32 there."""
+    if jnp.dtype(block.feed_forward.dtype) != jnp.float16:
+        return block
+    return replace(
+        block,
+        norm=replace(block.norm, dtype=jnp.float32),
+        feed_forward=replace(block.feed_forward, dtype=jnp.float32),
+    )
 
 
 class EncoderDecoder(nnx.Module):
@@ -244,11 +256,14 @@ class EncoderDecoder(nnx.Module):
         return self._logits(x), DecoderCache(own, cache.memory)
 
     def _embed(self, tokens: Array) -> Array:
-        return cast(self.embedding, self.config.dtype)[tokens]
+        dtype = self.config.dtype
+        rows = cast(self.embedding, dtype).at[tokens]
+        x = rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return x.astype(jnp.float32) if jnp.dtype(dtype) == jnp.float16 else x
 
     def _logits(self, x: Array) -> Array:
         c = self.config
-        x = self.decoder.final_norm(x) * jnp.asarray(c.logit_scale, c.dtype)
+        x = (self.decoder.final_norm(x) * c.logit_scale).astype(c.dtype)
         table = cast(self.embedding if self.head is None else self.head, c.dtype)
         wide = jnp.promote_types(table.dtype, jnp.float32)
         return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=wide)
