@@ -51,7 +51,7 @@ def encoder_config(hf: HFConfig, tensors: Collection[str], **heads: Any) -> Enco
 
 
 def _config(hf: HFConfig, tensors: Collection[str]) -> EncoderConfig:
-    """Which heads there are, the tensors tell; of texts or tokens, the pooler and the class name."""
+    """The tensors tell which heads there are; without a pooler they classify tokens."""
     has_masked_head = has_tensor(tensors, "cls.predictions.bias")
     pooler = has_tensor(tensors, "pooler.dense.weight")
     classes = hf.num_labels() if has_tensor(tensors, "classifier.weight") else None

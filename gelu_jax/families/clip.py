@@ -113,6 +113,13 @@ def _weight_map(_: DualEncoderConfig) -> WeightMap:
     )
 
 
-CLIP = Family("clip", _config, DualEncoder, _weight_map, ignored=r".*\.embeddings\.position_ids",
-    without_effect=frozenset({"projection_dim", "logit_scale_init_value"}),  # in the towers' sections
+CLIP = Family(
+    "clip",
+    _config,
+    DualEncoder,
+    _weight_map,
+    ignored=r".*\.embeddings\.position_ids",
+    without_effect=frozenset(
+        {"projection_dim", "logit_scale_init_value"}
+    ),  # in the towers' sections
 )

@@ -32,7 +32,7 @@ _WITHOUT_EFFECT = frozenset(
 
 
 def unsupported_fields(hf: HFConfig, without_effect: frozenset[str]) -> Iterator[Problem]:
-    """The fields that transformers would honour and that were not read, with another value than theirs.
+    """The fields that transformers would honour, that were not read, and are not its defaults.
 
     Args:
       hf: the fields, after a family has read what it honours.

@@ -105,7 +105,11 @@ def plan_load(folder: Path, dtype: DTypeLike | None) -> LoadPlan:
     model: Any = nnx.eval_shape(lambda: family.model(config, rngs=nnx.Rngs(0)))
     aliases = _aliases(family, family.weight_map(config), tensors)
     weight_map = renamed(family.weight_map(config), aliases)
-    kept = tuple(copy for copy, name in tied_names(weight_map).items() if copy in tensors and name not in tensors)
+    kept = tuple(
+        copy
+        for copy, name in tied_names(weight_map).items()
+        if copy in tensors and name not in tensors
+    )
     weight_map = with_kept(weight_map, kept)
     ignored = tuple(sorted(name for name in tensors if re.fullmatch(family.ignored, name)))
     text = (folder / "config.json").read_text(encoding="utf-8")
@@ -125,7 +129,7 @@ def plan_load(folder: Path, dtype: DTypeLike | None) -> LoadPlan:
 
 
 def _config_json(folder: Path) -> dict[str, Any]:
-    """The fields of the config.json; what is beside it, where it is missing or not of plain weights."""
+    """The fields of the config.json, which is of a whole model with plain weights."""
     adapter = folder / "adapter_config.json"
     if adapter.exists() and not (folder / "config.json").exists():
         base = read_json(adapter).get("base_model_name_or_path")
@@ -140,12 +144,12 @@ def _config_json(folder: Path) -> dict[str, Any]:
 
 
 def _counted(problems: list[Problem]) -> list[Problem]:
-    """One line for each kind of problem, with the first such tensor and the number of the others."""
+    """One line for each kind of problem: the first such tensor, and the number of the others."""
     kinds: dict[str, list[Problem]] = {}
     for problem in sorted(problems, key=lambda problem: problem.field):
         kinds.setdefault(re.split("[;:]", problem.reason)[0], []).append(problem)
     return [
-        first if not others else replace(first, reason=f"{first.reason} (and {len(others)} more)")
+        replace(first, reason=first.reason + (f" (and {len(others)} more)" if others else ""))
         for first, *others in kinds.values()
     ]
 

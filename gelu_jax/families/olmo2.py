@@ -1,4 +1,4 @@
-"""OLMo 2 (OLMo et al. 2025): LLaMA that norms what its parts add, and queries and keys as wholes."""
+"""OLMo 2 (OLMo et al. 2025): LLaMA that norms what its parts add, and queries and keys whole."""
 
 from collections.abc import Collection
 from dataclasses import replace

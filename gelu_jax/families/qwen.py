@@ -1,4 +1,4 @@
-"""Qwen 2 and 2.5 (Yang et al. 2024): LLaMA with three biases; Qwen 3 (2025): with QK-norms instead."""
+"""Qwen 2 and 2.5 (Yang et al. 2024): LLaMA with three biases; Qwen 3 (2025): with QK-norms."""
 
 from collections.abc import Collection
 from dataclasses import replace

@@ -178,9 +178,7 @@ def _linear(
     config = LinearConfig(d_in, d_out, use_bias=use_bias, dtype=kind, param_dtype=kind)
     empty = nnx.eval_shape(lambda: Linear(config, rngs=nnx.Rngs(0)))
     values = {"w": tensors[f"{name}.weight"].T, "b": tensors.get(f"{name}.bias")}
-    return with_values(
-        empty, {k: jnp.asarray(v, kind) for k, v in values.items() if v is not None}
-    )
+    return with_values(empty, {k: jnp.asarray(v, kind) for k, v in values.items() if v is not None})
 
 
 def _layer_norm(folder: Path, dtype: DTypeLike | None) -> Norm:
@@ -247,14 +245,13 @@ _DEFAULTS: dict[str, Any] = {
     "modality_config": {
         "text": {"method": "forward", "method_output_name": "last_hidden_state"},
     },
-    **dict.fromkeys(("model_args", "tokenizer_args", "config_args"), {}),
-    **dict.fromkeys(("model_kwargs", "processor_kwargs", "config_kwargs"), {}),
-    "processing_kwargs": {},
+    **{f"{part}_args": {} for part in ("model", "tokenizer", "config")},
+    **{f"{part}_kwargs": {} for part in ("model", "processor", "config", "processing")},
 }
 
 
 def _max_tokens(folder: Path, settings: HFConfig, model: Any) -> int | None:
-    """What sentence-transformers cuts texts to: its own setting, or the tokenizer's and the table's."""
+    """What sentence-transformers cuts texts to: as it is set, or as the tokenizer and model say."""
     if settings.values.get("max_seq_length") is not None:
         return settings.integer("max_seq_length")
     limits = [

@@ -48,7 +48,9 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> EncoderDecoderConfig:
     )
 
 
-_EMBEDDINGS = {f"{part}.weight" for part in ("shared", "encoder.embed_tokens", "decoder.embed_tokens")}
+_EMBEDDINGS = {
+    f"{part}.weight" for part in ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
+}
 
 
 def _variant(hf: HFConfig) -> Variant:

@@ -67,6 +67,11 @@ def _weight_map(_: VisionEncoderConfig) -> WeightMap:
     )
 
 
-VIT = Family("vit", _config, VisionEncoder, _weight_map, aliases=((r"^vit\.", ""),),
+VIT = Family(
+    "vit",
+    _config,
+    VisionEncoder,
+    _weight_map,
+    aliases=((r"^vit\.", ""),),
     without_effect=frozenset({"encoder_stride"}),  # of the head of masked images
 )

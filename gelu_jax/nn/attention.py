@@ -18,7 +18,6 @@ from gelu_jax.nn.norm import Norm, NormConfig
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.position import RotaryConfig, rotary, rotated, token_positions
 
-
 Window = int | Int[Array, ""] | None
 
 

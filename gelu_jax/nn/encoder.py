@@ -1,4 +1,4 @@
-"""BERT: a token encoder with the heads of its pre-training and of its tasks (Devlin et al. 2019)."""
+"""BERT: a token encoder with its heads, of pre-training and of tasks (Devlin et al. 2019)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +45,6 @@ class EncoderConfig:
     num_token_classes: int | None = None
     span_head: bool = False
     kind: Literal["encoder"] = "encoder"
-
 
     def __post_init__(self):
         check(self._problems())

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -73,9 +72,7 @@ POOLINGS: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(
 )
 
 
-def pool(
-    hidden: Float[Array, "b t d"], mask: Bool[Array, "b t"], kind: str
-) -> Float[Array, "b d"]:
+def pool(hidden: Float[Array, "b t d"], mask: Bool[Array, "b t"], kind: str) -> Float[Array, "b d"]:
     """One vector for each row, from the hidden states of its real tokens, in float32.
 
     Args:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -242,9 +243,7 @@ class Transformer(nnx.Module):
     def _rows(self, table: nnx.Param[Array], axis: str, indices: Int[Array, "..."]) -> Array:
         """Looks up rows of a table, which is not sharded along d meanwhile; NaN beyond its end."""
         rows = with_sharding_constraint(cast(table, self.config.dtype), f"{axis} -")
-        return rows.at[indices].get(
-            mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
-        )
+        return rows.at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
     def apply_layers(
         self,
@@ -281,6 +280,26 @@ class Transformer(nnx.Module):
             scan=c.scan_layers,
         )
         return self.final_hidden(x), cache
+
+    def states(
+        self, tokens: Int[Array, "b t"], *, mask: Bool[Array, "b t"] | None = None
+    ) -> list[Float[Array, "b t d"]]:
+        """Computes the input of the first block and the output of each, to look at or compare.
+
+        Args:
+          tokens: (b, t), integers in [0, v).
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+        Returns:
+          num_layers + 1 arrays (b, t, d); the final norm is not applied.
+        """
+        c = self.config
+        found = [self.block_input(self.embed(tokens), mask=mask)]
+        values = layer_values(c.pattern, c.num_layers, c.block.attention.head_size)
+        for i in range(c.num_layers):
+            layer, own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (self.layers, values))
+            bias = self._bias(tokens.shape[1])
+            found.append(apply_layers(layer, found[-1], mask=mask, bias=bias, values=own)[0])
+        return found
 
     def _bias(self, length: int) -> Array | None:
         """Of the relative positions."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -198,9 +198,7 @@ class VisionLanguage(nnx.Module):
         patches = self.vision.hidden(images, num_layers=c.vision_layers)
         return self.projector(patches if c.class_token else patches[:, 1:])
 
-    def check_images(
-        self, tokens: Int[Array, "b t"], images: Float[Array, "n y x c"]
-    ) -> None:
+    def check_images(self, tokens: Int[Array, "b t"], images: Float[Array, "n y x c"]) -> None:
         """Checks that the image tokens of a text fit its images; nothing under `jax.jit`.
 
         Args:

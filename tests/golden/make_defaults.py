@@ -1,4 +1,4 @@
-"""Makes gelu_jax/families/defaults.json: the default of every field of transformers' config classes.
+"""Makes gelu_jax/families/defaults.json: the defaults of transformers' config classes.
 
     python tests/golden/make_defaults.py
 
@@ -18,7 +18,13 @@ from gelu_jax.families.registry import FAMILIES
 
 FILE = Path(__file__).parents[2] / "gelu_jax" / "families" / "defaults.json"
 SECTIONS = ("clip_text_model", "clip_vision_model")
-SHARED = ("masking_utils", "modeling_utils", "modeling_layers", "cache_utils", "configuration_utils")
+SHARED = (
+    "masking_utils",
+    "modeling_utils",
+    "modeling_layers",
+    "cache_utils",
+    "configuration_utils",
+)
 LOOKED_FOR = re.compile(r'getattr\((?:self\.|text_|decoder_)*config, "(\w+)", (None|True|False)\)')
 WORDS = {"None": None, "True": True, "False": False}
 # What those files look for without effect on any output, or only where a class has it anyway.

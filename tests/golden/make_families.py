@@ -443,7 +443,8 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
         ),
         states,
     ),
-    "vit": (        lambda: hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5)),
+    "vit": (
+        lambda: hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5)),
         image,
     ),
     "vit_model": (
