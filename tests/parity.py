@@ -71,14 +71,22 @@ def dual_encoder(model, tokens, pixels, **_):
     }
 
 
-def encoder_decoder(model, tokens, mask, targets, **_):
+def encoder_decoder(model, tokens, mask, targets=None, **_):
     """The encoder's states and the decoder's logits with a padded input; the greedy output."""
+    if model.decoder is None:
+        return {"hidden": model.encode(tokens, mask=mask)}
     start = model.start(tokens, 9, mask=mask)
     return {
         "hidden": model.encode(tokens, mask=mask),
         "logits": model(tokens, targets, mask=mask),
         "greedy": generate(model, jnp.zeros_like(tokens[:, :1]), 9, cache=start),
     }
+
+
+def image_tower(model, pixels, **_):
+    """Hidden states before the final norm, and the class token's after it."""
+    images = _last(pixels)
+    return {"hidden": model.hidden(images), "pooled": model(images)[:, 0]}
 
 
 def vision_language(model, tokens, pixels, **_):
@@ -97,6 +105,7 @@ def _last(pixels):
 KINDS = {
     "bert": encoder,
     "clip": dual_encoder,
+    "clip_vision_model": image_tower,
     "efficientnet": features,
     "distilbert": encoder,
     "llava": vision_language,

@@ -2,10 +2,10 @@
 
 A family is one file: a function from the fields of a config.json to a config of ours, and a weight
 map that says which tensor holds which parameter, and in which layout. The same map loads and saves.
-To add one: write that file (`mistral.py` is 21 lines, `roberta.py` 68), list it in `registry.py`, run
-tests/golden/make_defaults.py, add a case to tests/golden/make_families.py and run that script; the
-tests of parity, of saving and live then find it by themselves. What a new family computes differently
-is a field of a config in `gelu_jax.nn`, or a module there that is made of the same blocks.
+To add one: write that file (`mistral.py` is 21 lines, `roberta.py` 68), list it in `registry.py`,
+run tests/golden/make_defaults.py, add a case to tests/golden/make_families.py and run that script;
+the tests of parity, of saving and live then find it by themselves. What a new family computes
+differently is a field of a config in `gelu_jax.nn`, or a module there made of the same blocks.
 """
 
 from gelu_jax.families.embeddings import SentenceEncoder, sentence_embeddings

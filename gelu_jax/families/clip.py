@@ -5,6 +5,7 @@ which in ``hidden_act``, and one that says nothing means quick_gelu.
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from gelu_jax.families.common import bert_block
 from gelu_jax.families.family import Family
@@ -21,8 +22,8 @@ from gelu_jax.families.weight_map import (
 )
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dual_encoder import DualEncoder, DualEncoderConfig
-from gelu_jax.nn.transformer import TransformerConfig
-from gelu_jax.nn.vision import VisionConfig
+from gelu_jax.nn.transformer import Transformer, TransformerConfig
+from gelu_jax.nn.vision import VisionConfig, VisionTransformer
 
 # The first configs have this wrong: their texts end in their largest token.
 _WRONG_END = 2
@@ -32,12 +33,7 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> DualEncoderConfig:
     text = _tower(hf, "text").with_defaults(**default_fields("clip_text_model"))
     end = text.integer("eos_token_id")
     return DualEncoderConfig(
-        text=TransformerConfig(
-            vocab_size=text.integer("vocab_size"),
-            num_layers=text.integer("num_hidden_layers"),
-            block=_block(text, causal=True),
-            max_positions=text.integer("max_position_embeddings"),
-        ),
+        text=_text(text),
         vision=vision_config(_tower(hf, "vision")),
         d_common=hf.integer("projection_dim", 512),
         end_token=None if end == _WRONG_END else end,
@@ -52,6 +48,25 @@ def _tower(hf: HFConfig, name: str) -> HFConfig:
         section = {**twice, **default_fields(kind), **hf.section(f"{name}_config_dict").values}
         hf = hf.with_values(**{f"{name}_config": section})
     return hf.section(f"{name}_config", kind)
+
+
+def _text_alone(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
+    """Such as the text encoder of an image generator, which takes its hidden states."""
+    text = hf.with_defaults(**default_fields("clip_text_model"))
+    return replace(_text(text), has_head=False)
+
+
+def _text(hf: HFConfig) -> TransformerConfig:
+    return TransformerConfig(
+        vocab_size=hf.integer("vocab_size"),
+        num_layers=hf.integer("num_hidden_layers"),
+        block=_block(hf, causal=True),
+        max_positions=hf.integer("max_position_embeddings"),
+    )
+
+
+def _vision_alone(hf: HFConfig, tensors: Collection[str]) -> VisionConfig:
+    return vision_config(hf)
 
 
 def vision_config(hf: HFConfig) -> VisionConfig:
@@ -122,4 +137,20 @@ CLIP = Family(
     without_effect=frozenset(
         {"projection_dim", "logit_scale_init_value"}
     ),  # in the towers' sections
+)
+CLIP_TEXT = replace(
+    CLIP,
+    model_type="clip_text_model",
+    config=_text_alone,
+    model=Transformer,
+    weight_map=lambda _: prefixed(_TEXT, "", "text_model."),
+    aliases=((r"^text_model\.", ""),),
+)
+CLIP_VISION = replace(
+    CLIP,
+    model_type="clip_vision_model",
+    config=_vision_alone,
+    model=VisionTransformer,
+    weight_map=lambda _: prefixed(VISION, "", "vision_model."),
+    aliases=((r"^vision_model\.", ""),),
 )

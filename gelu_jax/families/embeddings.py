@@ -175,7 +175,7 @@ class SentenceEncoder:
             return self.prompts.get(self.default_prompt or "", "")
         if name in self.prompts:
             return self.prompts[name]
-        hint = nearest(name, self.prompts) if self.prompts else "this model has no prompts"
+        hint = nearest(name, self.prompts)
         raise ConfigError([Problem("prompt_name", name, f"no such prompt; {hint}")])
 
     def _prompt_length(self, prompt: str) -> int:

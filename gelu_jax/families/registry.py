@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from gelu_jax.families.bert import BERT
-from gelu_jax.families.clip import CLIP
+from gelu_jax.families.clip import CLIP, CLIP_TEXT, CLIP_VISION
 from gelu_jax.families.distilbert import DISTILBERT
 from gelu_jax.families.efficientnet import EFFICIENTNET
 from gelu_jax.families.family import Family
@@ -25,7 +25,21 @@ from gelu_jax.families.t5 import T5
 from gelu_jax.families.vit import VIT
 
 _ALL = (
-    *(BERT, CLIP, DISTILBERT, EFFICIENTNET, GEMMA, GEMMA2, GEMMA3, GPT2, LLAMA, LLAVA, MISTRAL),
+    *(
+        BERT,
+        CLIP,
+        CLIP_TEXT,
+        CLIP_VISION,
+        DISTILBERT,
+        EFFICIENTNET,
+        GEMMA,
+        GEMMA2,
+        GEMMA3,
+        GPT2,
+        LLAMA,
+        LLAVA,
+        MISTRAL,
+    ),
     *(MPNET, OLMO2, PALM, PHI3, QWEN2, QWEN3, ROBERTA, SMOLLM3, T5, VIT, XLM_ROBERTA),
 )
 

@@ -62,15 +62,18 @@ def load_sentence_encoder(
     pooling, stages = _stages(folder, others, dtype)
     prompts = _optional(folder / "config_sentence_transformers.json")
     prompts.only("prompts", "default_prompt_name", *_NOT_OF_ENCODING)
+    named = {"query": "", "document": ""} | (prompts.values.get("prompts") or {})
     default = prompts.values.get("default_prompt_name")
+    if default is not None:
+        prompts.one_of("default_prompt_name", named, "")
     return SentenceEncoder(
         model,
         own,
         pooling,
         stages,
         max_tokens=_max_tokens(folder / first[1], settings, model),
-        prompts=prompts.values.get("prompts") or {},
-        default_prompt=default and prompts.string("default_prompt_name"),
+        prompts=named,
+        default_prompt=default,
     )
 
 

@@ -14,6 +14,7 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
 from gelu_jax.nn.block import BlockConfig
+from gelu_jax.nn.linear import require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel
 from gelu_jax.nn.position import RelativeConfig, relative_bias
@@ -38,6 +39,7 @@ class EncoderDecoderConfig:
       init_std: standard deviation of embedding, head and tables; None for 1/√d.
       dtype: dtype that embedding and head compute in; logits are float32.
       param_dtype: dtype that embedding and head are stored in.
+      has_decoder: False for the encoder alone, such as the text encoder of an image generator.
       kind: "encoder_decoder", which tells model configs apart in a config file.
 
     Raises:
@@ -55,6 +57,7 @@ class EncoderDecoderConfig:
     init_std: float | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    has_decoder: bool = True
     kind: Literal["encoder_decoder"] = "encoder_decoder"
 
     def __post_init__(self):
@@ -129,7 +132,7 @@ class EncoderDecoder(nnx.Module):
     """The model as an NNX module.
 
     Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``encoder`` and
-    ``decoder``, each with ``layers``, ``relative`` (buckets, h) and ``final_norm``.
+    ``decoder``, or None, each with ``layers``, ``relative`` (buckets, h) and ``final_norm``.
 
     Args:
       config: the model's config.
@@ -141,11 +144,12 @@ class EncoderDecoder(nnx.Module):
         shape, d = (c.vocab_size, c.block.d_model), c.block.d_model
         std, dtype = c.init_std, c.param_dtype
         self.embedding = kernel(rngs, shape, fan_in=d, std=std, dtype=dtype)
-        self.head = (
-            None if c.tie_embeddings else kernel(rngs, shape, fan_in=d, std=std, dtype=dtype)
-        )
+        own_head = c.has_decoder and not c.tie_embeddings
+        self.head = kernel(rngs, shape, fan_in=d, std=std, dtype=dtype) if own_head else None
         self.encoder = _Stack(c, c.block, c.num_encoder_layers, rngs=rngs)
-        self.decoder = _Stack(c, c.decoder_block, c.num_decoder_layers, rngs=rngs)
+        self.decoder: Any = None  # Any: None only where the config says so
+        if c.has_decoder:
+            self.decoder = _Stack(c, c.decoder_block, c.num_decoder_layers, rngs=rngs)
 
     def __call__(
         self,
@@ -205,7 +209,10 @@ class EncoderDecoder(nnx.Module):
           mask: (b, s), True at real tokens; None for no padding.
         Returns:
           Keys and values with a leading layer axis.
+        Raises:
+          ValueError: the model is an encoder alone.
         """
+        require_part(self.decoder, "decoder")
 
         def layer(cross: Any) -> Cache:
             return cross.project_kv(hidden, mask=mask)

@@ -21,7 +21,8 @@ from gelu_jax.families.loading import load
 from gelu_jax.nn.dual_encoder import DualEncoder
 from gelu_jax.nn.encoder import Encoder
 from gelu_jax.nn.encoder_decoder import EncoderDecoder
-from gelu_jax.nn.vision import VisionEncoder
+from gelu_jax.nn.transformer import Transformer
+from gelu_jax.nn.vision import VisionEncoder, VisionTransformer
 from gelu_jax.nn.vision_language import VisionLanguage
 
 CHANGES = json.loads((FIXTURES.parent / "fields.json").read_text())
@@ -52,6 +53,10 @@ def entries(model, tokens=None, targets=None, pixels=None):
                 found = model(tokens, images=images)
             case VisionEncoder():
                 found = model(images)
+            case VisionTransformer():
+                found = model.hidden(images)
+            case Transformer() if not model.config.has_head:
+                found = model.hidden(tokens)
             case _:
                 found = model.logits(model(images)) if tokens is None else model(tokens)
     flat = np.asarray(found).ravel()

@@ -141,8 +141,10 @@ def test_what_is_not_supported_is_refused_by_name(file, change, message, tmp_pat
 
 
 def test_a_prompt_that_is_not_there(cls):
-    with pytest.raises(gj.ConfigError, match=r"prompt_name = 'query'.*no prompts"):
-        cls[2].encode(["w5"], prompt_name="query")
+    with pytest.raises(gj.ConfigError, match=r"prompt_name = 'querry'.*did you mean query"):
+        cls[2].encode(["w5"], prompt_name="querry")
+    plain, named = (cls[2].encode(["w5"], prompt_name=name) for name in (None, "query"))
+    np.testing.assert_array_equal(plain, named)  # in every encoder, and empty by default
 
 
 def test_a_plain_model_is_no_sentence_encoder():

@@ -143,6 +143,27 @@ def dual_encoder(model: Any) -> Outputs:
     }
 
 
+def text_tower(model: Any) -> Outputs:
+    """Final hidden states of CLIP's text tower alone."""
+    tokens, mask = _tokens(56, left=False)
+    out = model(tokens, attention_mask=mask)
+    return {"tokens": tokens, "mask": mask, "hidden": out.last_hidden_state}
+
+
+def image_tower(model: Any) -> Outputs:
+    """States of CLIP's image tower alone before the final norm, the class token's after it."""
+    pixels = torch.randn(2, 3, 12, 12)
+    out = model(pixels)
+    return {"pixels": pixels, "hidden": out.last_hidden_state, "pooled": out.pooler_output}
+
+
+def text_encoder(model: Any) -> Outputs:
+    """Hidden states of T5's encoder alone."""
+    tokens, mask = _tokens(56, left=False)
+    out = model(input_ids=tokens, attention_mask=mask)
+    return {"tokens": tokens, "mask": mask, "hidden": out.last_hidden_state}
+
+
 def encoder_decoder(model: Any) -> Outputs:
     """T5's hidden states and logits with a padded input, and its greedy output."""
     tokens, mask = _tokens(56, left=False)
@@ -197,7 +218,7 @@ def _clip(act: str, eos_token_id: int, width: int = 16) -> Any:
     return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
 
 
-def _t5(proj: str, *, tied: bool) -> Any:
+def _t5(proj: str, *, tied: bool, encoder: bool = False) -> Any:
     config = hf.T5Config(
         d_model=16,
         d_kv=6,
@@ -212,6 +233,8 @@ def _t5(proj: str, *, tied: bool) -> Any:
         feed_forward_proj=proj,
         tie_word_embeddings=tied,
     )
+    if encoder:
+        return hf.T5EncoderModel(config)
     model = hf.T5ForConditionalGeneration(config)
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(torch.empty(56, 16))
@@ -455,6 +478,9 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
     "clip_open": (lambda: _clip("gelu", 51, width=20), dual_encoder),
     "t5_v1_1": (lambda: _t5("gated-gelu", tied=False), encoder_decoder),
     "t5": (lambda: _t5("relu", tied=True), encoder_decoder),
+    "t5_encoder": (lambda: _t5("gated-gelu", tied=False, encoder=True), text_encoder),
+    "clip_text": (_model("CLIPTextModel", "CLIPTextConfig", TEXT), text_tower),
+    "clip_vision": (_model("CLIPVisionModel", "CLIPVisionConfig", VISION), image_tower),
     "efficientnet": (_efficientnet, features),
     "llava": (lambda: _llava("default", -2, {}), vision_language),
     "llava_full": (

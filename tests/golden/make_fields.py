@@ -21,7 +21,18 @@ from safetensors.torch import load_file
 FOLDER = Path(__file__).parent
 DEFAULTS = json.loads((FOLDER.parents[1] / "gelu_jax/families/defaults.json").read_text())
 BASES = (
-    *("bert_model", "clip", "distilbert", "efficientnet", "gemma", "gemma2", "gemma3", "gpt2"),
+    *(
+        "bert_model",
+        "clip",
+        "clip_text",
+        "clip_vision",
+        "distilbert",
+        "efficientnet",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gpt2",
+    ),
     *("llama", "llava", "mistral", "mpnet", "olmo2", "phi3", "qwen2", "qwen3", "roberta"),
     *("smollm3", "t5", "vit_model", "xlm_roberta"),
 )
