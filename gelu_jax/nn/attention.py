@@ -74,19 +74,24 @@ def attention(
       value: (b, s, g, k).
       causal: whether query i attends to keys j ≤ i alone.
       window: query i attends to keys with |i − j| < window alone; None for no limit.
-      mask: (b or 1, h or 1, t or 1, s), True where a query may attend. A query that may attend to
-        no key gets a mean of the values.
-      bias: added to the scores, (b or 1, h or 1, t, s).
+      mask: (b or 1, h or 1, t or 1, s), bool, True where a query may attend.
+      bias: added to the scores, (b or 1, h or 1, t or 1, s); −∞ where a query may not attend.
       scale: multiplies the scores; None for 1/√k.
       soft_cap: c, which turns the scaled scores s into c·tanh(s/c) (Gemma Team 2024b, section 2);
         None leaves them.
     Returns:
-      An array (b, t, h, k) of the dtype of value.
+      An array (b, t, h, k) of the dtype of value. A query that may attend to no key gets zeros, and
+      has no gradient.
+    Raises:
+      TypeError: the mask is not of bool.
+      ValueError: mask or bias has not four axes.
 
     >>> q = k = v = jnp.ones((1, 3, 2, 4))
     >>> attention(q, k, v).shape
     (1, 3, 2, 4)
     """
+    checks.mask(mask, "b h t s")
+    checks.num_axes("b h t s", bias=bias)
     g, k = key.shape[2:]
     wide = jnp.promote_types(query.dtype, jnp.float32)
     grouped = query.reshape(*query.shape[:2], g, -1, k)
@@ -96,11 +101,14 @@ def attention(
     if bias is not None:
         scores = scores + _by_group(bias, g).astype(wide)
     queries, keys = scores.shape[-2:]
+    lowest = 0.7 * jnp.finfo(wide).min  # finite, so that a row that sees nothing has no NaN
+    scores = scores if bias is None else jnp.maximum(scores, lowest)
     for visible in (mask, _visible(queries, keys, causal, window)):
         if visible is not None:
-            # Finite, so that a row that attends to nothing gets a mean of the values and no NaN.
-            scores = jnp.where(_by_group(visible, g), scores, 0.7 * jnp.finfo(wide).min)
+            scores = jnp.where(_by_group(visible, g), scores, lowest)
     weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    if not (mask is None and bias is None and window is None):
+        weights = jnp.where((scores > lowest).any(-1, keepdims=True), weights, 0)
     return jnp.einsum("bgrts,bsgk->btgrk", weights, value).reshape(query.shape)
 
 
@@ -295,8 +303,12 @@ class Attention(nnx.Module):
         Returns:
           An array (b, t, d) of ``config.dtype``; and the cache with the keys and values of x
           added, or None.
+        Raises:
+          TypeError: the mask is not of bool.
+          ValueError: the mask has another shape than (b, t).
         """
         c = self.config
+        checks.mask(mask, "b t", x.shape[:2])
         x = x.astype(c.dtype)
         positions = token_positions(x.shape[1], mask, None if cache is None else cache.mask)
         query = self._heads(x, self.w_query, self.b_query, self.query_norm)
@@ -326,7 +338,11 @@ class Attention(nnx.Module):
           mask: (b, s), True at real tokens, False at padding; None for no padding.
         Returns:
           Keys and values of all s tokens.
+        Raises:
+          TypeError: the mask is not of bool.
+          ValueError: the mask has another shape than (b, s).
         """
+        checks.mask(mask, "b s", y.shape[:2])
         y = y.astype(self.config.dtype)
         key = self._heads(y, self.w_key, self.b_key, self.key_norm)
         value = self._heads(y, self.w_value, self.b_value)

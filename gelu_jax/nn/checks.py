@@ -1,15 +1,19 @@
 """Checks of config fields: each function yields one `Problem` for every field that fails it.
 
+The checks of arrays at the end raise.
+
 >>> [str(problem) for problem in positive(d_model=0, d_ff=8, window=None)]
 ['d_model = 0: must be above 0']
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
+from jaxtyping import Array
 
-from gelu_jax.errors import Problem, nearest
+from gelu_jax.errors import Problem, nearest, shown
 
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 _TRIALS = 100_000  # distances tried in the search for the nearest divisor: some 10 ms
@@ -139,3 +143,55 @@ def equal(expected: object, source: str, fields: Mapping[str, object]) -> Iterat
     for field, value in fields.items():
         if value != expected:
             yield Problem(field, value, f"must equal {source} = {expected}")
+
+
+def mask(mask: Array | None, axes: str, shape: Sequence[int] | None = None) -> None:
+    """A mask must be of bool, for nothing else says which of its entries are seen.
+
+    Args:
+      mask: the array, or None.
+      axes: its axes, as in a shape annotation.
+      shape: the shape that it must have; None leaves it at the number of axes.
+    Raises:
+      TypeError: the mask is not of bool.
+      ValueError: it has another shape.
+
+    >>> mask(jnp.ones((2, 3)), "b t")
+    Traceback (most recent call last):
+      ...
+    TypeError: mask = float32[2,3]: must be bool, True at what is seen
+    """
+    if mask is None:
+        return
+    if getattr(mask, "dtype", None) != jnp.dtype("bool"):
+        raise TypeError(f"mask = {_shaped(mask)}: must be bool, True at what is seen")
+    num_axes(axes, mask=mask)
+    if shape is not None and tuple(mask.shape) != tuple(shape):
+        expected = ", ".join(map(str, shape))
+        raise ValueError(f"mask = {_shaped(mask)}: must have the shape ({axes}) = ({expected})")
+
+
+def num_axes(axes: str, **arrays: Array | None) -> None:
+    """Every array must have as many axes as named.
+
+    Args:
+      axes: names of axes, as in a shape annotation.
+      **arrays: by argument name; None passes.
+    Raises:
+      ValueError: an array has more or fewer.
+
+    >>> num_axes("b h t s", bias=jnp.ones((2, 3)))
+    Traceback (most recent call last):
+      ...
+    ValueError: bias = float32[2,3]: must have the 4 axes (b h t s)
+    """
+    number = len(axes.split())
+    for name, array in arrays.items():
+        if array is not None and array.ndim != number:
+            raise ValueError(f"{name} = {_shaped(array)}: must have the {number} axes ({axes})")
+
+
+def _shaped(array: Any) -> str:
+    if not hasattr(array, "dtype"):
+        return shown(array)
+    return f"{array.dtype}[{','.join(map(str, array.shape))}]"

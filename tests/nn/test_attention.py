@@ -2,6 +2,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from random_models import random_arrays, random_model
@@ -13,19 +14,22 @@ HEADS = [(4, 4), (4, 2), (4, 1)]
 VISIBILITY = [(True, None), (False, None), (True, 3), (False, 3)]
 
 
-def reference(q, k, v, *, causal, window):
-    """Plain float64 numpy, one head at a time."""
+def reference(q, k, v, *, causal, window, mask=True, bias=0.0):
+    """Plain float64 numpy, one head at a time; a row that sees nothing is 0."""
     q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    shape = q.shape[0], q.shape[2], q.shape[1], k.shape[1]
+    mask, bias = np.broadcast_to(mask, shape), np.broadcast_to(bias, shape)
     out = np.zeros_like(q)
     for b, h in np.ndindex(q.shape[0], q.shape[2]):
         g = h * k.shape[2] // q.shape[2]
-        scores = q[b, :, h] @ k[b, :, g].T / np.sqrt(q.shape[-1])
-        i, j = np.ogrid[: len(scores), : len(scores)]
-        seen = (j <= i) | (not causal)
+        scores = q[b, :, h] @ k[b, :, g].T / np.sqrt(q.shape[-1]) + bias[b, h]
+        i, j = np.ogrid[: shape[2], : shape[3]]
+        seen = ((j <= i) | (not causal)) & mask[b, h]
         if window is not None:
             seen &= abs(i - j) < window
         weights = np.where(seen, np.exp(scores - scores.max()), 0)
-        out[b, :, h] = weights / weights.sum(-1, keepdims=True) @ v[b, :, g]
+        total = weights.sum(-1, keepdims=True)
+        out[b, :, h] = weights / np.where(total == 0, 1, total) @ v[b, :, g]
     return out
 
 
@@ -64,6 +68,118 @@ def test_cache_equals_the_full_layer(h, g, window, rotary):
     for y, length in outputs:
         np.testing.assert_allclose(y, whole, atol=2e-6)
         assert length == 9
+
+
+def hidden_rows():
+    """A mask and a bias of −∞ that leave some queries no key, each in its own places."""
+    rng = np.random.default_rng(3)
+    mask = rng.random((2, 4, 9, 9)) < 0.5
+    mask[0, 1, 5] = mask[1, :, 0] = False
+    bias = np.where(rng.random((1, 4, 9, 9)) < 0.7, rng.normal(size=(1, 4, 9, 9)), -np.inf)
+    bias[0, 2, 7] = -np.inf
+    return jnp.asarray(mask), jnp.asarray(bias, jnp.float32)
+
+
+@pytest.mark.parametrize(("causal", "window"), VISIBILITY)
+def test_a_row_that_sees_nothing_gives_zeros_and_has_no_gradient(causal, window):
+    arrays = random_arrays((2, 9, 4, 8), (2, 9, 2, 8), (2, 9, 2, 8), (2, 9, 4, 8))
+    *qkv, weight = arrays
+    mask, bias = hidden_rows()
+
+    @jax.jit
+    def both(q, k, v, bias):
+        def loss(q, k, v, bias, weight):
+            y = attention(q, k, v, causal=causal, window=window, mask=mask, bias=bias)
+            return jnp.vdot(y, weight), y
+
+        run = jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)
+        (_, y), gradients = run(q, k, v, bias, weight)
+        live = (y != 0).any(-1, keepdims=True)
+        return y, live, gradients, run(q, k, v, bias, jnp.where(live, weight, 0))[1]
+
+    y, live, gradients, without = both(*qkv, bias)
+    expected = reference(*qkv, causal=causal, window=window, mask=mask, bias=bias)
+    np.testing.assert_allclose(y, expected, atol=2e-6)
+    dead = ~np.asarray(live)[..., 0]
+    assert dead[1, 0].all()
+    assert dead[0, 5, 1]
+    assert dead[:, 7, 2].all()
+    assert not dead.all(1).any()
+    for gradient, other in zip(gradients, without, strict=True):
+        assert np.isfinite(gradient).all()
+        np.testing.assert_array_equal(gradient, other)
+    assert (np.asarray(gradients[0])[dead] == 0).all()
+
+
+@pytest.mark.parametrize("lowest", [jnp.finfo(jnp.float32).min, -jnp.inf])
+def test_a_bias_is_a_mask_where_it_is_lowest(lowest):
+    q, k, v = random_arrays((2, 9, 4, 8), (2, 9, 2, 8), (2, 9, 2, 8))
+    mask, _ = hidden_rows()
+    masked = attention(q, k, v, mask=mask)
+    biased = attention(q, k, v, bias=jnp.where(mask, 0, lowest))
+    np.testing.assert_array_equal(masked, biased)
+
+
+def test_queries_beyond_the_window_of_all_keys_give_zeros():
+    q, k, v = random_arrays((1, 9, 2, 8), (1, 4, 2, 8), (1, 4, 2, 8))
+    y = attention(q, k, v, window=3)
+    np.testing.assert_allclose(y, reference(q, k, v, causal=True, window=3), atol=2e-6)
+    assert (y[:, 6:] == 0).all()
+
+
+def test_a_layer_gives_zeros_where_all_is_padding():
+    layer = random_model(gj.Attention, gj.AttentionConfig(16, num_heads=2))
+    (x,) = random_arrays((2, 5, 16))
+    mask = jnp.array([[False] * 5, [False] * 2 + [True] * 3])  # one row with no token at all
+
+    @jax.jit
+    def in_every_way(layer, x):
+        cached = layer.attend(x, layer.empty_cache(2, 6), mask=mask)[0]
+        return layer(x, mask=mask), cached, layer.cross_attend(x, layer.project_kv(x, mask=mask))
+
+    y, with_cache, crossed = in_every_way(layer, x)
+    for found in (y[0], y[1, :2], with_cache[0], with_cache[1, :2], crossed[0]):
+        assert (found == 0).all()
+    np.testing.assert_allclose(with_cache, y, atol=2e-6)
+
+
+@pytest.fixture
+def unchecked():
+    """As a user calls: without the tests' own check of annotations."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(
+    ("mask", "error", "line"),
+    [
+        (jnp.zeros((2, 5)), TypeError, "mask = float32[2,5]: must be bool, True at what is seen"),
+        (np.ones((2, 5), int), TypeError, "mask = int64[2,5]: must be bool, True at what is seen"),
+        ([[True] * 5] * 2, TypeError, "mask = [[True, True, True, True, True], [True, True,"),
+        (jnp.ones((1, 5), bool), ValueError, "must have the shape (b t) = (2, 5)"),
+        (jnp.ones((2, 1, 5, 5), bool), ValueError, "mask = bool[2,1,5,5]: must have the 2 axes"),
+    ],
+)
+def test_a_mask_is_of_bool_and_of_the_tokens_shape(mask, error, line, cached):
+    layer = random_model(gj.Attention, gj.AttentionConfig(16, num_heads=2))
+    x = jnp.ones((2, 5, 16))
+    with pytest.raises(error) as raised:
+        layer.attend(x, layer.empty_cache(2, 6) if cached else None, mask=mask)
+    assert line in str(raised.value)
+    with pytest.raises(error, match="mask = "):
+        layer.project_kv(x, mask=mask)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_masks_of_the_function_are_checked():
+    q = jnp.ones((2, 3, 4, 8))
+    with pytest.raises(TypeError, match=r"mask = float32\[2,1,3,3\]: must be bool"):
+        attention(q, q, q, mask=jnp.full((2, 1, 3, 3), -1e9))
+    with pytest.raises(ValueError, match=r"bias = float32\[3,3\]: must have the 4 axes"):
+        attention(q, q, q, bias=jnp.zeros((3, 3)))
 
 
 def test_padding_is_not_seen():
