@@ -2,12 +2,13 @@
 
 A family is one file: a function from the fields of a config.json to a config of ours, and a weight
 map that says which tensor holds which parameter, and in which layout. The same map loads and saves.
-To add one: write that file (`mistral.py` is 21 lines, `roberta.py` 68), list it in `registry.py`,
+To add one: write that file (`mistral.py` is 21 lines, `roberta.py` 57), list it in `registry.py`,
 run tests/golden/make_defaults.py, add a case to tests/golden/make_families.py and run that script;
 the tests of parity, of saving and live then find it by themselves. What a new family computes
 differently is a field of a config in `gelu_jax.nn`, or a module there made of the same blocks.
 """
 
+from gelu_jax.families.audit import audit, differences
 from gelu_jax.families.embeddings import SentenceEncoder, sentence_embeddings
 from gelu_jax.families.files import WeightsError
 from gelu_jax.families.load_plan import config
@@ -20,7 +21,9 @@ __all__ = [
     "FAMILIES",
     "SentenceEncoder",
     "WeightsError",
+    "audit",
     "config",
+    "differences",
     "load",
     "load_feed_forward",
     "load_sentence_encoder",

@@ -1,6 +1,7 @@
 """Files as they are found: dead tensors, tied ones under one name, formats that are not read."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file
 
 import gelu_jax as gj
 from gelu_jax import families
+from gelu_jax.families.llama import LLAMA
 from gelu_jax.nn.attention import Attention
 from gelu_jax.nn.decoding import generate
 from gelu_jax.nn.transformer import Transformer
@@ -95,6 +97,21 @@ def test_what_is_there_instead_is_named(damage, message, tmp_path):
     with pytest.raises(gj.ConfigError, match=message) as caught:
         families.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_family_of_ones_own(tmp_path, monkeypatch):
+    """One that is LLaMA but for a field of another name."""
+
+    def config(hf, tensors):
+        return LLAMA.config(hf.with_values(hidden_size=hf.integer("breadth")), tensors)
+
+    own = replace(LLAMA, model_type="made_up", config=config)
+    monkeypatch.setattr("gelu_jax.families.load_plan.FAMILIES", {"made_up": own})
+    fields = {"model_type": "made_up", "breadth": 16, "hidden_size": None}
+    path = changed(copied("llama", tmp_path / "own"), config=fields)
+    model = families.load(path)
+    families.save(model, tmp_path / "saved")
+    same(families.load(tmp_path / "saved"), model)
 
 
 # --- tokens, positions and options of generation ---
