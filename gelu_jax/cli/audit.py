@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from gelu_jax.families.audit import audit, differences
+from gelu_jax.families.auditing import audit, differences
 
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIRECTORY")]
 Other = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[OTHER]")]

@@ -8,7 +8,7 @@ the tests of parity, of saving and live then find it by themselves. What a new f
 differently is a field of a config in `gelu_jax.nn`, or a module there made of the same blocks.
 """
 
-from gelu_jax.families.audit import audit, differences
+from gelu_jax.families.auditing import audit, differences
 from gelu_jax.families.embeddings import SentenceEncoder, sentence_embeddings
 from gelu_jax.families.files import WeightsError
 from gelu_jax.families.load_plan import config
