@@ -132,12 +132,21 @@ def _header(file: Path) -> dict[str, TensorInfo]:
         raise WeightsError([Problem(file.name, file.parent, reason)]) from None
     except (_safetensors().SafetensorError, OSError) as error:
         reason = f"not a whole safetensors file ({error})"
-        if file.is_file() and file.open("rb").read(len(_LFS)) == _LFS:
+        if _is_pointer(file):
             reason = "a git-lfs pointer, not the file that it stands for: run git lfs pull"
         raise WeightsError([Problem(file.name, file.parent, reason)]) from None
 
 
 _LFS = b"version https://git-lfs.github.com"
+
+
+def _is_pointer(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as content:
+        return content.read(len(_LFS)) == _LFS
+
+
 _FORMATS = ("gguf", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx")
 
 

@@ -43,7 +43,7 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> EncoderDecoderConfig:
             hf.integer("relative_attention_num_buckets", 32),
             hf.integer("relative_attention_max_distance", 128),
         ),
-        has_decoder=not tensors or any(name.startswith("decoder.block.") for name in tensors),
+        has_decoder=not tensors or any(name.startswith(_DECODER) for name in tensors),
         tie_embeddings=not own_head if tensors else tied,
         logit_scale=d**-0.5 if hf.flag("scale_decoder_outputs", tied) else 1.0,
     )
@@ -52,6 +52,9 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> EncoderDecoderConfig:
 _EMBEDDINGS = {
     f"{part}.weight" for part in ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
 }
+
+
+_DECODER = ("decoder.block.", "decoder.final_layer_norm.")
 
 
 def _variant(hf: HFConfig) -> Variant:

@@ -147,9 +147,9 @@ class EncoderDecoder(nnx.Module):
         own_head = c.has_decoder and not c.tie_embeddings
         self.head = kernel(rngs, shape, fan_in=d, std=std, dtype=dtype) if own_head else None
         self.encoder = _Stack(c, c.block, c.num_encoder_layers, rngs=rngs)
-        self.decoder: Any = None  # Any: None only where the config says so
-        if c.has_decoder:
-            self.decoder = _Stack(c, c.decoder_block, c.num_decoder_layers, rngs=rngs)
+        self.decoder: Any = (  # Any: None only where the config says so
+            _Stack(c, c.decoder_block, c.num_decoder_layers, rngs=rngs) if c.has_decoder else None
+        )
 
     def __call__(
         self,

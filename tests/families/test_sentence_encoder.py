@@ -137,7 +137,7 @@ def test_what_is_not_supported_is_refused_by_name(file, change, message, tmp_pat
     assembled("dense", tmp_path / "model", **{file: change})
     with pytest.raises(gj.ConfigError, match=message) as caught:
         families.load_sentence_encoder(tmp_path / "model")
-    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
 
 
 def test_a_prompt_that_is_not_there(cls):
