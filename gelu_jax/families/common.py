@@ -128,7 +128,7 @@ def rotary_of(rope: HFConfig, hf: HFConfig, theta: float) -> RotaryConfig:
         theta=rope.number("rope_theta", theta),
         fraction=rope.number("partial_rotary_factor", 1.0),
         scaling=_SCALINGS[kind](rope, hf) if kind in _SCALINGS else None,
-        max_positions=hf.integer("max_position_embeddings") if kind == "dynamic" else None,
+        valid_positions=hf.integer("max_position_embeddings") if kind == "dynamic" else None,
     )
 
 

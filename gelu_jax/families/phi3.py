@@ -14,7 +14,7 @@ from gelu_jax.nn.transformer import TransformerConfig
 def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     base = LLAMA.config(hf.with_defaults(rms_norm_eps=1e-5), tensors)
     rotary = base.block.attention.rotary
-    if rotary is not None and (rotary.scaling, rotary.max_positions) != (None, None):
+    if rotary is not None and (rotary.scaling, rotary.valid_positions) != (None, None):
         reason = "not supported; Phi-3 has none but longrope, which is not supported"
         raise ConfigError([Problem("rope_parameters", rotary.scaling, reason)])
     return with_attention(base, window=hf.integer("sliding_window", None))

@@ -174,7 +174,7 @@ class RotaryConfig:
       theta: base θ of the frequencies.
       fraction: share of each head that is rotated, in (0, 1].
       scaling: a stretch to longer contexts; None for none.
-      max_positions: positions that the frequencies hold for (the stretch called dynamic changes
+      valid_positions: positions that the frequencies hold for (the stretch called dynamic changes
         them beyond); None for no limit.
 
     Raises:
@@ -184,14 +184,14 @@ class RotaryConfig:
     theta: float = 10_000.0
     fraction: float = 1.0
     scaling: RotaryScaling | LinearScaling | YarnScaling | None = None
-    max_positions: int | None = None
+    valid_positions: int | None = None
 
     def __post_init__(self):
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
         yield from checks.positive(
-            theta=self.theta, fraction=self.fraction, max_positions=self.max_positions
+            theta=self.theta, fraction=self.fraction, valid_positions=self.valid_positions
         )
         if self.fraction > 1:
             yield Problem("fraction", self.fraction, "must lie in (0, 1]")

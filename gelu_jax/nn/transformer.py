@@ -97,7 +97,7 @@ class TransformerConfig:
     def max_tokens(self) -> int | None:
         """How many tokens there are positions for; None for no limit."""
         rotations = [self.block.attention.rotary, *(kind.rotary for kind in self.pattern)]
-        limits = [rotation.max_positions for rotation in rotations if rotation is not None]
+        limits = [rotation.valid_positions for rotation in rotations if rotation is not None]
         if self.max_positions is not None:
             limits.append(self.max_positions - self.position_offset)
         return min((limit for limit in limits if limit is not None), default=None)
