@@ -32,7 +32,7 @@ def bert_block(hf: HFConfig, *, epsilon: float, activation: str, causal: bool) -
     d = hf.integer("hidden_size")
     return BlockConfig(
         NormConfig(d, use_bias=True, epsilon=hf.number("layer_norm_eps", epsilon)),
-        AttentionConfig(d, num_heads=num_heads(hf, d), causal=causal, use_bias=True),
+        AttentionConfig(d, num_heads=whole_heads(hf, d), causal=causal, use_bias=True),
         FeedForwardConfig(
             d,
             d_ff=hf.integer("intermediate_size"),
@@ -42,12 +42,30 @@ def bert_block(hf: HFConfig, *, epsilon: float, activation: str, causal: bool) -
     )
 
 
-def num_heads(hf: HFConfig, d_model: int, name: str = "num_attention_heads") -> int:
+def num_heads(hf: HFConfig, d_model: int) -> int:
     """The number of heads.
 
     Args:
       hf: the fields.
       d_model: the model's width, which the number divides where there is no ``head_dim``.
+
+    Returns:
+      The number.
+
+    Raises:
+      ConfigError: it does not divide the width.
+    """
+    if hf.given("head_dim") is not None:
+        return hf.integer("num_attention_heads")
+    return whole_heads(hf, d_model)
+
+
+def whole_heads(hf: HFConfig, d_model: int, name: str = "num_attention_heads") -> int:
+    """The number of heads that make up the model's width.
+
+    Args:
+      hf: the fields.
+      d_model: the model's width, which the number divides.
       name: the field.
 
     Returns:
@@ -57,7 +75,7 @@ def num_heads(hf: HFConfig, d_model: int, name: str = "num_attention_heads") -> 
       ConfigError: it does not divide the width.
     """
     number = hf.integer(name)
-    if hf.given("head_dim") is None and d_model % number:
+    if d_model % number:
         reason = f"must divide the model's width {d_model}"
         raise ConfigError([Problem(hf.prefix + name, number, reason)])
     return number
@@ -91,7 +109,8 @@ def rotary_config(hf: HFConfig, theta: float = 10_000.0) -> RotaryConfig:
       The rotation, with the stretch that the fields ask for.
 
     Raises:
-      ConfigError: another stretch is asked for, or two that differ.
+      ConfigError: another stretch is asked for, or two that differ, or a share of each head, which
+        transformers passes over in most families.
     """
     new, old = hf.given("rope_parameters"), hf.given("rope_scaling")
     if new and old and new != old:
@@ -122,11 +141,11 @@ def rotary_of(rope: HFConfig, hf: HFConfig, theta: float) -> RotaryConfig:
     Raises:
       ConfigError: a stretch that is not supported is asked for.
     """
+    rope.require("partial_rotary_factor", 1.0)
     key = "type" if "rope_type" not in rope.values and "type" in rope.values else "rope_type"
     kind = rope.one_of(key, ("default", "linear", "dynamic", "yarn", "llama3"), "default")
     return RotaryConfig(
         theta=rope.number("rope_theta", theta),
-        fraction=rope.number("partial_rotary_factor", 1.0),
         scaling=_SCALINGS[kind](rope, hf) if kind in _SCALINGS else None,
         valid_positions=hf.integer("max_position_embeddings") if kind == "dynamic" else None,
     )

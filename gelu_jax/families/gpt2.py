@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from gelu_jax.families.common import num_heads
+from gelu_jax.families.common import whole_heads
 from gelu_jax.families.family import Family
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.weight_map import Entry, WeightMap, linear, norm, prefixed
@@ -24,7 +24,7 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
             NormConfig(d, use_bias=True, epsilon=hf.number("layer_norm_epsilon", 1e-5)),
             AttentionConfig(
                 d,
-                num_heads=num_heads(hf, d, "n_head"),
+                num_heads=whole_heads(hf, d, "n_head"),
                 scale=None if hf.flag("scale_attn_weights", True) else 1.0,
                 use_bias=True,
             ),

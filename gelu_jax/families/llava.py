@@ -25,10 +25,12 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> VisionLanguageConfig:
     tower.require("model_type", "clip_vision_model")
     vision = clip.vision_config(tower)
     kept = hf.one_of("vision_feature_select_strategy", ("default", "full"), "default")
+    token = hf.integer("image_token_index", hf.integer("image_token_id", 32000))
+    hf.require("image_token_id", token)  # the same by another name
     return VisionLanguageConfig(
         vision=vision,
         language=_LANGUAGES[kind].config(text, tensors),
-        image_token=hf.integer("image_token_index", hf.integer("image_token_id", 32000)),
+        image_token=token,
         vision_layers=_num_layers(hf, vision.num_layers),
         projector=hf.activation("projector_hidden_act", "gelu"),
         projector_bias=hf.flag("multimodal_projector_bias", True),

@@ -12,12 +12,25 @@ from gelu_jax.nn.transformer import TransformerConfig
 
 
 def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
+    fraction, hf = _rotated_share(hf)
     base = LLAMA.config(hf.with_defaults(rms_norm_eps=1e-5), tensors)
     rotary = base.block.attention.rotary
-    if rotary is not None and (rotary.scaling, rotary.valid_positions) != (None, None):
+    assert rotary is not None
+    if (rotary.scaling, rotary.valid_positions) != (None, None):
         reason = "not supported; Phi-3 has none but longrope, which is not supported"
         raise ConfigError([Problem("rope_parameters", rotary.scaling, reason)])
-    return with_attention(base, window=hf.integer("sliding_window", None))
+    rotary = replace(rotary, fraction=fraction)
+    return with_attention(base, rotary=rotary, window=hf.integer("sliding_window", None))
+
+
+def _rotated_share(hf: HFConfig) -> tuple[float, HFConfig]:
+    """The share of each head that is rotated, and the fields without it."""
+    field = "partial_rotary_factor"
+    name = "rope_scaling" if hf.given("rope_scaling") else "rope_parameters"
+    rope = dict(hf.given(name) or {})
+    found = rope.pop(field, hf.values.get(field))
+    share = 1.0 if found is None else HFConfig({field: found}, hf.prefix).number(field)
+    return share, hf.with_values(**{name: rope, field: None})
 
 
 _ATTENTION, _MLP = "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight"

@@ -29,7 +29,7 @@ LOOKED_FOR = re.compile(r'getattr\((?:self\.|text_|decoder_)*config, "(\w+)", (N
 WORDS = {"None": None, "True": True, "False": False}
 # What those files look for without effect on any output, or only where a class has it anyway.
 NOT_ANY = {"gradient_checkpointing", "classifier_dropout", "hidden_dropout", "tie_word_embeddings"}
-NOT_ANY |= {"vocab_size", "sep_token_id", "head_dim"}
+NOT_ANY |= {"vocab_size", "sep_token_id"}
 
 
 def of_any_config() -> dict[str, Any]:
