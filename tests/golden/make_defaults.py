@@ -41,7 +41,7 @@ def of_any_config() -> dict[str, Any]:
         for name, default in LOOKED_FOR.findall((folder / f"{file}.py").read_text())
         if name not in NOT_ANY
     }
-    return dict(sorted(found.items()))
+    return dict(sorted((found | {"head_dim": None}).items()))
 
 
 def of_class(model_type: str) -> dict[str, Any]:
