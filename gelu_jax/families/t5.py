@@ -96,6 +96,7 @@ def _weight_map(config: EncoderDecoderConfig) -> WeightMap:
         Entry("head", "lm_head.weight"),
         Entry("embedding", "encoder.embed_tokens.weight"),
         Entry("embedding", "decoder.embed_tokens.weight"),
+        Entry("embedding", "lm_head.weight"),
     )
 
 
