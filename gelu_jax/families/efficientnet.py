@@ -116,7 +116,7 @@ _BLOCK = (
 def _weight_map(config: EfficientNetConfig) -> WeightMap:
     """The blocks differ in width, so each has entries of its own."""
     blocks = (
-        prefixed(_BLOCK, f"blocks.{i}.", f"efficientnet.encoder.blocks.{i}.")
+        prefixed(_BLOCK, f"blocks_{i}.", f"efficientnet.encoder.blocks.{i}.")
         for i in range(len(config.blocks))
     )
     return (

@@ -45,8 +45,8 @@ _LAYER = (
     Entry("attention.w_query", _FUSED, "(h k) d -> d h k"),
     Entry("attention.w_key", _FUSED, "(g k) d -> d g k"),
     Entry("attention.w_value", _FUSED, "(g k) d -> d g k"),
-    Entry("feed_forward.w_in.1", _FUSED, "f d -> d f"),
-    Entry("feed_forward.w_in.0", _FUSED, "f d -> d f"),
+    Entry("feed_forward.w_in_1", _FUSED, "f d -> d f"),
+    Entry("feed_forward.w_in_0", _FUSED, "f d -> d f"),
     Entry("attention.w_out", "attn_out.weight", "d (h k) -> h k d"),
     Entry("feed_forward.w_out", "ff_out.1.weight", "d f -> f d"),
 )

@@ -40,8 +40,8 @@ _PARTS = (
     Entry("attention.w_key", _ATTENTION, "(g k) d -> d g k"),
     Entry("attention.w_value", _ATTENTION, "(g k) d -> d g k"),
     Entry("attention.w_out", "self_attn.o_proj.weight", "d (h k) -> h k d"),
-    Entry("feed_forward.w_in.0", _MLP, "f d -> d f"),
-    Entry("feed_forward.w_in.1", _MLP, "f d -> d f"),
+    Entry("feed_forward.w_in_0", _MLP, "f d -> d f"),
+    Entry("feed_forward.w_in_1", _MLP, "f d -> d f"),
     Entry("feed_forward.w_out", "mlp.down_proj.weight", "d f -> f d"),
 )
 

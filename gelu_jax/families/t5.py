@@ -105,6 +105,7 @@ T5 = Family(
     _config,
     EncoderDecoder,
     _weight_map,
+    without_effect=frozenset({"is_encoder_decoder"}),  # the tensors tell
     float32=r".*\.feed_forward\.w_out",  # as in transformers
     # a table that the first releases hold and never used
     ignored=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",

@@ -123,7 +123,7 @@ def feed_forward(path: str, inputs: Sequence[str], out: str) -> WeightMap:
     Returns:
       The kernels and biases.
     """
-    branches = (linear(f"{path}.{{}}_in.{i}", name) for i, name in enumerate(inputs))
+    branches = (linear(f"{path}.{{}}_in_{i}", name) for i, name in enumerate(inputs))
     return (*chain.from_iterable(branches), *linear(path + ".{}_out", out))
 
 

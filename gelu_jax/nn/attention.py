@@ -1,19 +1,22 @@
 """Attention: multi-head, grouped-query or multi-query; full, causal or in a sliding window."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, aligned, einsum, flatten_tokens, is_explicit
+from gelu_jax.nn.blockwise import Inputs, exp_and_sum, over_query_blocks
 from gelu_jax.nn.norm import Norm, NormConfig
 from gelu_jax.nn.parameters import cast, constant, kernel
 from gelu_jax.nn.position import RotaryConfig, rotary, rotated, token_positions
@@ -57,7 +60,7 @@ def attention(
     value: Float[Array, "b s g k"],
     *,
     causal: bool = True,
-    window: Window = None,
+    window: int | None = None,
     mask: Bool[Array, "#b #h #t s"] | None = None,
     bias: Float[Array, "#b #h #t s"] | None = None,
     scale: float | None = None,
@@ -93,38 +96,57 @@ def attention(
     checks.mask(mask, "b h t s")
     checks.num_axes("b h t s", bias=bias)
     g, k = key.shape[2:]
-    wide = jnp.promote_types(query.dtype, jnp.float32)
-    grouped = query.reshape(*query.shape[:2], g, -1, k)
-    scores = jnp.einsum("btgrk,bsgk->bgrts", grouped, key, preferred_element_type=wide)
-    scores = scores * (k**-0.5 if scale is None else scale)
-    scores = scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
-    if bias is not None:
-        scores = scores + _by_group(bias, g).astype(wide)
-    queries, keys = scores.shape[-2:]
-    lowest = 0.7 * jnp.finfo(wide).min  # finite, so that a row that sees nothing has no NaN
-    scores = scores if bias is None else jnp.maximum(scores, lowest)
-    for visible in (mask, _visible(queries, keys, causal, window)):
-        if visible is not None:
-            scores = jnp.where(_by_group(visible, g), scores, lowest)
-    weights = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
-    if not (mask is None and bias is None and window is None):
-        weights = jnp.where((scores > lowest).any(-1, keepdims=True), weights, 0)
-    return jnp.einsum("bgrts,bsgk->btgrk", weights, value).reshape(query.shape)
+    scale = k**-0.5 if scale is None else scale
+
+    def attend(x: Inputs) -> Array:
+        wide = jnp.promote_types(x.query.dtype, jnp.float32)
+        scores = einsum("bgrtk,bgsk->bgrts", x.query, x.key, preferred_element_type=wide) * scale
+        scores = scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
+        scores = scores if x.bias is None else scores + x.bias.astype(wide)
+        scores = scores if x.mask is None else jnp.where(x.mask, scores, -jnp.inf)
+        e, total = exp_and_sum(scores)  # divided last: V has fewer columns than e
+        e = e.astype(x.value.dtype)
+        y = einsum("bgrts,bgsk->bgrtk", e, x.value, preferred_element_type=wide) / total
+        return y.astype(x.value.dtype)
+
+    inputs = Inputs(
+        jnp.moveaxis(_split_heads(query, g), 1, 3),
+        jnp.moveaxis(key, 1, 2),
+        jnp.moveaxis(value, 1, 2),
+        None if mask is None else _by_group(mask, g),
+        None if bias is None else _by_group(bias, g),
+    )
+    y = over_query_blocks(attend, inputs, causal=causal, window=window)
+    return _merge_heads(jnp.moveaxis(y, 3, 1))
+
+
+def _split_heads(query: Float[Array, "b t h k"], g: int) -> Float[Array, "b t g r k"]:
+    """(b, t, h, k) as (b, t, g, h/g, k): g is sharded as h was, or h/g where g is too short."""
+    b, t, h, k = query.shape
+    shape = (b, t, g, h // g, k)
+    if not is_explicit(query):
+        return query.reshape(shape)
+    *places, of_h, of_k = jax.typeof(query).sharding.spec
+    ways = jax.typeof(query).sharding.mesh.shape
+    fits = of_h is not None and g % math.prod(ways[axis] for axis in jax.tree.leaves(of_h)) == 0
+    heads = (of_h, None) if fits else (None, of_h)
+    return query.reshape(shape, out_sharding=PartitionSpec(*places, *heads, of_k))
+
+
+def _merge_heads(y: Float[Array, "b t g r k"]) -> Float[Array, "b t h k"]:
+    """Undoes `_split_heads`."""
+    b, t, g, r, k = y.shape
+    if not is_explicit(y):
+        return y.reshape(b, t, g * r, k)
+    *places, of_g, of_r, of_k = jax.typeof(y).sharding.spec
+    place = PartitionSpec(*places, of_r if of_g is None else of_g, of_k)
+    return y.reshape((b, t, g * r, k), out_sharding=place)
 
 
 def _by_group(x: Array, g: int) -> Array:
-    """(b, h or 1, t, s) with the query heads split into the groups that share a key head."""
-    return x[:, :, None] if x.shape[1] == 1 else x.reshape(x.shape[0], g, -1, *x.shape[2:])
-
-
-def _visible(
-    queries: int, keys: int, causal: bool, window: Window
-) -> Bool[Array, "1 1 t s"] | None:
-    if not causal and window is None:
-        return None
-    ahead = jnp.arange(keys) - jnp.arange(queries)[:, None]
-    near = jnp.ones_like(ahead, bool) if window is None else abs(ahead) < window
-    return (near & (ahead <= 0) if causal else near)[None, None]
+    """(b, h or 1, t, c) with the query heads split into the groups that share a key head."""
+    b, h, t, c = x.shape
+    return x[:, :, None] if h == 1 else x.reshape(b, g, h // g, t, c)
 
 
 @dataclass(frozen=True)
@@ -252,18 +274,20 @@ class Attention(nnx.Module):
         self.config = config
         d, std, dtype = config.d_model, config.init_std, config.param_dtype
         h, g, k = config.num_heads, config.kv_heads, config.head_size
-        self.w_query = kernel(rngs, (d, h, k), fan_in=d, std=std, dtype=dtype)
-        self.w_key = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
-        self.w_value = kernel(rngs, (d, g, k), fan_in=d, std=std, dtype=dtype)
+        fan: dict[str, Any] = {"fan_in": d, "std": std, "dtype": dtype}
+        axes, scale = self.axes, config.output_init_scale
+        self.w_query = kernel(rngs, (d, h, k), **fan, axes=axes["w_query"])
+        self.w_key = kernel(rngs, (d, g, k), **fan, axes=axes["w_key"])
+        self.w_value = kernel(rngs, (d, g, k), **fan, axes=axes["w_value"])
         self.w_out = kernel(
-            rngs, (h, k, d), fan_in=h * k, std=std, scale=config.output_init_scale, dtype=dtype
+            rngs, (h, k, d), **fan | {"fan_in": h * k}, scale=scale, axes=axes["w_out"]
         )
         bias = config.use_bias
-        self.b_query = constant(0.0, (h, k), dtype) if bias else None
-        self.b_key = constant(0.0, (g, k), dtype) if bias else None
-        self.b_value = constant(0.0, (g, k), dtype) if bias else None
+        self.b_query = constant(0.0, (h, k), dtype, axes["b_query"]) if bias else None
+        self.b_key = constant(0.0, (g, k), dtype, axes["b_key"]) if bias else None
+        self.b_value = constant(0.0, (g, k), dtype, axes["b_value"]) if bias else None
         out_bias = bias if config.out_bias is None else config.out_bias
-        self.b_out = constant(0.0, (d,), dtype) if out_bias else None
+        self.b_out = constant(0.0, (d,), dtype, axes["b_out"]) if out_bias else None
         self.query_norm = _qk_norm(config, h, rngs=rngs)
         self.key_norm = _qk_norm(config, g, rngs=rngs)
 
@@ -311,15 +335,18 @@ class Attention(nnx.Module):
         checks.mask(mask, "b t", x.shape[:2])
         x = x.astype(c.dtype)
         positions = token_positions(x.shape[1], mask, None if cache is None else cache.mask)
-        query = self._heads(x, self.w_query, self.b_query, self.query_norm)
-        query = self._rotated(query, positions, values)
-        key = self._heads(x, self.w_key, self.b_key, self.key_norm)
-        key = self._rotated(key, positions, values)
-        value = self._heads(x, self.w_value, self.b_value)
+        heads = partial(self._heads, x.shape[:2], flatten_tokens(x))
+        query = self._rotated(heads(self.w_query, self.b_query, self.query_norm), positions, values)
+        key = self._rotated(heads(self.w_key, self.b_key, self.key_norm), positions, values)
+        value = heads(self.w_value, self.b_value)
         window = c.window if values is None else values.window
         if cache is None:
-            attend = partial(attention, causal=c.causal, window=window)
+            fixed = c.window if values is None else None
+            attend = partial(attention, causal=c.causal, window=fixed)
             visible = None if mask is None else mask[:, None, None, :]
+            if values is not None:  # a window that is an array is a mask
+                near = _near(x.shape[1], values.window)
+                visible = near if visible is None else near & visible
         else:
             attend = partial(attention, causal=False)
             visible = _visible_slots(cache.length, x.shape[1], cache.keys.shape[1], window)
@@ -344,8 +371,9 @@ class Attention(nnx.Module):
         """
         checks.mask(mask, "b s", y.shape[:2])
         y = y.astype(self.config.dtype)
-        key = self._heads(y, self.w_key, self.b_key, self.key_norm)
-        value = self._heads(y, self.w_value, self.b_value)
+        heads = partial(self._heads, y.shape[:2], flatten_tokens(y))
+        key = heads(self.w_key, self.b_key, self.key_norm)
+        value = heads(self.w_value, self.b_value)
         mask = jnp.ones(y.shape[:2], bool) if mask is None else mask
         return Cache(key, value, mask, jnp.asarray(y.shape[1], jnp.int32))
 
@@ -359,7 +387,8 @@ class Attention(nnx.Module):
           An array (b, t, d) of ``config.dtype``.
         """
         x = x.astype(self.config.dtype)
-        query = self._heads(x, self.w_query, self.b_query, self.query_norm)
+        heads = partial(self._heads, x.shape[:2], flatten_tokens(x))
+        query = heads(self.w_query, self.b_query, self.query_norm)
         visible = memory.mask[:, None, None, :]
         c = self.config
         attend = partial(attention, causal=False, scale=c.scale, soft_cap=c.soft_cap)
@@ -367,14 +396,15 @@ class Attention(nnx.Module):
 
     def _heads(
         self,
+        tokens: tuple[int, ...],
         x: Array,
         w: nnx.Param[Array],
         b: nnx.Param[Array] | None,
         norm: Norm | None = None,
     ) -> Array:
         dtype = self.config.dtype
-        y = jnp.einsum("btd,dhk->bthk", x, cast(w, dtype))
-        y = y if b is None else y + cast(b, dtype)
+        y = einsum("...d,dhk->...hk", x, cast(w, dtype)).reshape(*tokens, *w.shape[1:])
+        y = y if b is None else y + aligned(cast(b, dtype), y)
         if norm is None:
             return y
         normed = y.reshape(*y.shape[:2], -1, norm.config.d_model)  # each head, or all together
@@ -388,8 +418,10 @@ class Attention(nnx.Module):
 
     def _out(self, y: Array) -> Array:
         dtype = self.config.dtype
-        y = jnp.einsum("bthk,hkd->btd", y, cast(self.w_out, dtype))
-        return y if self.b_out is None else y + cast(self.b_out, dtype)
+        tokens, y = y.shape[:2], flatten_tokens(y, features=2)
+        y = einsum("...hk,hkd->...d", y, cast(self.w_out, dtype))
+        y = y.reshape(*tokens, self.config.d_model)
+        return y if self.b_out is None else y + aligned(cast(self.b_out, dtype), y)
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """An empty cache.
@@ -423,6 +455,11 @@ def _visible_slots(
     query, key = (start + jnp.arange(queries))[:, None], jnp.arange(slots)
     visible = key <= query
     return (visible if window is None else visible & (key > query - window))[None, None]
+
+
+def _near(length: int, window: Int[Array, ""]) -> Bool[Array, "1 1 t t"]:
+    places = jnp.arange(length)
+    return (abs(places - places[:, None]) < window)[None, None]
 
 
 def _qk_norm(config: AttentionConfig, heads: int, *, rngs: nnx.Rngs) -> Norm | None:

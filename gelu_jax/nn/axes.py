@@ -6,15 +6,19 @@ sharded along is decided in one place, `gelu_jax.training.mesh.RULES`; without i
 any effect.
 """
 
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from math import prod
+from typing import Any, cast
 
 import jax
-from flax import nnx
-from flax.linen.spmd import with_logical_constraint
-from flax.nnx.bridge import ToLinen
+import jax.numpy as jnp
+from flax import linen, nnx
+from flax.linen.spmd import get_logical_axis_rules, with_logical_constraint
+from jax.sharding import PartitionSpec
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 Axes = Mapping[str, str]
@@ -34,9 +38,8 @@ def axis_names(tree: Any) -> list[str]:
     >>> axis_names([gj.FeedForward(gj.FeedForwardConfig(d_model=4, d_ff=8), rngs=nnx.Rngs(0)), 1])
     ['d f', 'f d', '']
     """
-    if isinstance(tree, ToLinen):
-        make = partial(tree.nnx_class, *tree.args, **tree.kwargs)
-        return axis_names(jax.eval_shape(lambda: make(rngs=nnx.Rngs(0))))
+    if isinstance(tree, linen.Module):
+        return cast(Any, tree).axis_names()
     return [_names(tree, path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
@@ -48,7 +51,8 @@ def _names(node: Any, path: Any) -> str:
             case _ if isinstance(node, nnx.Variable):
                 return names
             case GetAttrKey():
-                names = getattr(type(node), "axes", {}).get(key.name, names)
+                one_kind = re.sub(r"_\d+$", "", key.name)  # w_in for w_in_0 and w_in_1
+                names = getattr(type(node), "axes", {}).get(one_kind, names)
                 node = getattr(node, key.name)
             case SequenceKey():
                 node = node[key.idx]
@@ -57,6 +61,45 @@ def _names(node: Any, path: Any) -> str:
             case _:
                 raise TypeError(f"{key!r}: not a key of a module, a sequence or a dict")
     return names
+
+
+def have_rules(names: Iterable[str]) -> bool:
+    """Whether the rules in use, `flax.nnx.logical_axis_rules`, place any of some axes.
+
+    Args:
+      names: of the axes.
+    Returns:
+      True where there is a rule for at least one of them.
+    """
+    return not {name for name, _ in get_logical_axis_rules()}.isdisjoint(names)
+
+
+def without_rules() -> AbstractContextManager[None]:
+    """A context in which parameters are made without metadata.
+
+    Returns:
+      The context.
+    """
+    return nnx.logical_axis_rules(())
+
+
+def metadata(axes: str) -> dict[str, Any]:
+    """flax's metadata of a parameter: the names of its axes that the rules in use place.
+
+    Args:
+      axes: one name per axis.
+    Returns:
+      ``out_sharding`` with None for an axis without a rule; nothing where none has one, as in the
+      layers of flax that are told nothing.
+
+    >>> with nnx.logical_axis_rules((("f", "tensor"),)):
+    ...     print(metadata("d f"), metadata("d"))
+    {'out_sharding': (None, 'f')} {}
+    """
+    names = axes.split()
+    if not have_rules(names):
+        return {}
+    return {"out_sharding": tuple(name if have_rules([name]) else None for name in names)}
 
 
 def with_sharding_constraint(x: Array, axes: str) -> Array:
@@ -71,4 +114,153 @@ def with_sharding_constraint(x: Array, axes: str) -> Array:
     >>> with_sharding_constraint(jax.numpy.ones((2, 3)), "b d").shape
     (2, 3)
     """
-    return with_logical_constraint(x, tuple(axes.split()))
+    if not is_explicit(x):
+        return with_logical_constraint(x, tuple(axes.split()))
+    place = linen.logical_to_mesh_axes(axes.split())
+    return x if not get_logical_axis_rules() else jax.sharding.reshard(x, place)
+
+
+def is_explicit(*arrays: Array) -> bool:
+    """Whether the types of arrays say how they are sharded (`jax.sharding.AxisType.Explicit`).
+
+    Args:
+      *arrays: of any shape.
+    Returns:
+      True where at least one is sharded along an explicit axis of the mesh in use.
+    """
+    return any(place is not None for x in arrays for place in jax.typeof(x).sharding.spec)
+
+
+def einsum(
+    subscripts: str,
+    x: Array,
+    w: Array,
+    *,
+    out_sharding: Any = None,
+    preferred_element_type: DTypeLike | None = None,
+) -> Array:
+    """`jnp.einsum` of two arrays, which on an explicit mesh also says how the result is sharded.
+
+    There JAX refuses a sum over an axis that is sharded, as a tensor-parallel block has one, unless
+    it is told. The result keeps the sharding of x's axes, and of w's axes along what is left of the
+    mesh: with the same collectives as where XLA decides.
+
+    Args:
+      subscripts: as of `jnp.einsum`, "btd,df->btf"; "..." may stand for axes of x.
+      x: an array.
+      w: an array.
+      out_sharding: a sharding or `PartitionSpec` of the result; None as above.
+      preferred_element_type: dtype in which is summed, and of the result; None for that of x and w.
+    Returns:
+      The sums of products.
+    """
+    if out_sharding is None and is_explicit(x, w):
+        out_sharding = _place_of_product(subscripts, x, w)
+    options: Any = {"preferred_element_type": preferred_element_type}
+    return jnp.einsum(subscripts, x, w, **options, out_sharding=out_sharding)
+
+
+def flatten_tokens(x: Array, *, features: int = 1) -> Array:
+    """(*tokens, *features) with all tokens along one axis.
+
+    XLA's CPU compiler takes twice as long for the gradient of a kernel where that is a sum over two
+    axes, batch and time. Over a mesh x stays as it is, because each axis may be sharded in its own
+    way. Call it once for all kernels that read x: each call is another array that is kept.
+
+    Args:
+      x: array of at least `features` axes.
+      features: how many of the last axes belong to one token.
+    Returns:
+      An array (n, *features), or x.
+
+    >>> flatten_tokens(jnp.ones((2, 3, 4))).shape
+    (6, 4)
+    """
+    at = x.ndim - features
+    if at < 2 or not jax.sharding.get_abstract_mesh().empty:
+        return x
+    return x.reshape(prod(x.shape[:at]), *x.shape[at:])
+
+
+def matmul(
+    x: Array, w: Array, out_sharding: Any = None, *, preferred_element_type: DTypeLike | None = None
+) -> Array:
+    """``x @ w`` for a kernel w, the tokens of x flattened.
+
+    Args:
+      x: (..., d).
+      w: (d, f).
+      out_sharding: a sharding or `PartitionSpec` of the result; None as in `einsum`.
+      preferred_element_type: as in `einsum`.
+    Returns:
+      An array (..., f).
+
+    >>> matmul(jnp.ones((2, 3, 4)), jnp.ones((4, 5))).shape
+    (2, 3, 5)
+    """
+    options: Any = {"out_sharding": out_sharding, "preferred_element_type": preferred_element_type}
+    y = einsum("...d,df->...f", flatten_tokens(x), w, **options)
+    return y.reshape(*x.shape[:-1], w.shape[-1])
+
+
+def aligned(parameter: Array, x: Array) -> Array:
+    """A bias or scale, on an explicit mesh sharded as the last axes of what it meets.
+
+    Args:
+      parameter: of the shape of the last axes of x.
+      x: an array.
+    Returns:
+      The parameter.
+    """
+    if not is_explicit(parameter):
+        return parameter
+    places = jax.typeof(x).sharding.spec
+    return jax.sharding.reshard(parameter, PartitionSpec(*places[x.ndim - parameter.ndim :]))
+
+
+def gathered_along(x: Array, axis: int) -> Array:
+    """x, on an explicit mesh not sharded along one of its axes.
+
+    Args:
+      x: an array.
+      axis: the axis.
+    Returns:
+      The same array.
+    """
+    if not is_explicit(x):
+        return x
+    places = list(jax.typeof(x).sharding.spec)
+    places[axis] = None
+    return jax.sharding.reshard(x, PartitionSpec(*places))
+
+
+def take_rows(table: Array, indices: Array) -> Array:
+    """Rows of a table, NaN beyond it; on an explicit mesh they are sharded as the indices are.
+
+    Args:
+      table: (v, d).
+      indices: (...), integers in [0, v).
+    Returns:
+      An array (..., d).
+    """
+    beyond: dict[str, Any] = {"mode": "fill", "fill_value": jnp.nan, "wrap_negative_indices": False}
+    if not is_explicit(table, indices):
+        return table.at[indices].get(**beyond)
+    place = PartitionSpec(*jax.typeof(indices).sharding.spec, None)
+    return table.at[indices].get(out_sharding=place, **beyond)
+
+
+def _place_of_product(subscripts: str, x: Array, w: Array) -> PartitionSpec:
+    inputs, _, output = subscripts.partition("->")
+    of_x, _, of_w = inputs.partition(",")
+    dots = "".join(map(str, range(x.ndim - len(of_x.replace("...", "")))))  # a digit for each
+    of_x, output = (letters.replace("...", dots) for letters in (of_x, output))
+    places = dict(zip(of_w, jax.typeof(w).sharding.spec, strict=True))
+    places |= dict(zip(of_x, jax.typeof(x).sharding.spec, strict=True))
+    taken = _mesh_axes(places[letter] for letter in output if letter in of_x)
+    free = {k: v for k, v in places.items() if k in of_x or taken.isdisjoint(_mesh_axes([v]))}
+    return PartitionSpec(*(free.get(letter) for letter in output))
+
+
+def _mesh_axes(places: Iterable[Any]) -> set[str]:
+    return {axis for place in places for axis in jax.tree.leaves(place)}

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Key
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, LayerValues
-from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig, dropout
+from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
+from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from gelu_jax.nn.norm import Norm, NormConfig
 
 Part = Callable[[Array], Array]
@@ -117,8 +118,13 @@ class BlockConfig:
         """Width of the residual stream."""
         return self.norm.d_model
 
+    @property
+    def highest_dropout_rate(self) -> float:
+        """Of the block's own dropout rate and that of its feed-forward, the higher."""
+        return max(self.dropout_rate, self.feed_forward.dropout_rate)
 
-class Block(nnx.Module):
+
+class Block(Stochastic):
     """The block as an NNX module: ``attention``, ``feed_forward``, and a norm before or after each.
 
     The residual stream keeps the dtype of x; each part computes in its own.
@@ -151,20 +157,28 @@ class Block(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b t d"],
+        deterministic: bool | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Applies the block.
 
         Args:
           x: residual stream, (b, t, d).
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
-          dropout_key: PRNG key of all dropout in the block; None drops nothing.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout in the block.
         Returns:
           The residual stream after the block, (b, t, d), of the dtype of x.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        return self.attend(x, mask=mask, dropout_key=dropout_key)[0]
+        key = self.key_of_call(self.config.highest_dropout_rate, deterministic, rngs, dropout_key)
+        return self.attend(x, mask=mask, deterministic=key is None, dropout_key=key)[0]
 
     def attend(
         self,
@@ -175,6 +189,7 @@ class Block(nnx.Module):
         bias: Float[Array, "#b #h t s"] | None = None,
         memory: Cache | None = None,
         values: LayerValues | None = None,
+        deterministic: bool | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Applies the block with a key/value cache.
@@ -187,13 +202,18 @@ class Block(nnx.Module):
           memory: keys and values of the encoder's output; required where the block has
             cross-attention.
           values: window and rotary positions of this layer in place of those of the config.
-          dropout_key: PRNG key of all dropout in the block; None drops nothing.
+          deterministic: whether dropout is off, as in `__call__`.
+          dropout_key: PRNG key of all dropout in the block.
         Returns:
           The residual stream after the block, (b, t, d), of the dtype of x; and the cache with the
           keys and values of x added, or None.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        rate = self.config.dropout_rate
-        keys = [None] * 4 if dropout_key is None else jax.random.split(dropout_key, 4)
+        rate, highest = self.config.dropout_rate, self.config.highest_dropout_rate
+        dropout_key = self.key_of_call(highest, deterministic, None, dropout_key)
+        off = dropout_key is None
+        keys = [None] * 4 if off else jax.random.split(dropout_key, 4)
 
         def attn(h: Array) -> Array:
             nonlocal cache
@@ -201,7 +221,7 @@ class Block(nnx.Module):
             return dropout(y, rate, keys[0])
 
         def ffn(h: Array) -> Array:
-            return dropout(self.feed_forward(h, dropout_key=keys[1]), rate, keys[2])
+            return dropout(self.feed_forward(h, off, dropout_key=keys[1]), rate, keys[2])
 
         def cross_attn(h: Array) -> Array:
             assert self.cross_attention is not None

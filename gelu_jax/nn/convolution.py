@@ -6,7 +6,7 @@ does not update them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,9 @@ from jaxtyping import Array, Float
 from gelu_jax.activations import activation
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import Axes, metadata
 from gelu_jax.nn.linear import Linear, LinearConfig, require_part
-from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.parameters import cast, constant, kernel, numbered, set_numbered
 
 
 def convolution(
@@ -172,16 +173,19 @@ class ConvNorm(nnx.Module):
       rngs: source of the initial values.
     """
 
+    axes: ClassVar[Axes] = {
+        "w": "p q c e", "scale": "e", "bias": "e", "mean": "e", "variance": "e",
+    }  # fmt: skip
+
     def __init__(self, config: ConvNormConfig, *, rngs: nnx.Rngs):
         c = self.config = config
-        k, d_in = c.kernel_size, c.d_in // c.groups
-        self.w = kernel(
-            rngs, (k, k, d_in, c.d_out), fan_in=k * k * d_in, std=None, dtype=c.param_dtype
-        )
-        self.scale = constant(1.0, (c.d_out,), c.param_dtype)
-        self.bias = constant(0.0, (c.d_out,), c.param_dtype)
-        self.mean = nnx.BatchStat(jnp.zeros((c.d_out,), c.param_dtype))
-        self.variance = nnx.BatchStat(jnp.ones((c.d_out,), c.param_dtype))
+        k, d_in, dtype, axes = c.kernel_size, c.d_in // c.groups, c.param_dtype, self.axes
+        shape, fan_in, vector = (k, k, d_in, c.d_out), k * k * d_in, (c.d_out,)
+        self.w = kernel(rngs, shape, fan_in=fan_in, std=None, dtype=dtype, axes=axes["w"])
+        self.scale = constant(1.0, vector, dtype, axes["scale"])
+        self.bias = constant(0.0, vector, dtype, axes["bias"])
+        self.mean = nnx.BatchStat(jnp.zeros(vector, dtype), **metadata(axes["mean"]))
+        self.variance = nnx.BatchStat(jnp.ones(vector, dtype), **metadata(axes["variance"]))
 
     def __call__(self, x: Float[Array, "b y x c"]) -> Float[Array, "b u v d"]:
         """Applies convolution and batch norm.
@@ -295,9 +299,14 @@ class EfficientNet(nnx.Module):
         c = self.config = config
         width, classes = c.blocks[-1].d_out if c.blocks else c.d_stem, c.num_classes
         self.stem = _conv_norm(c, c.channels, c.d_stem, 3, 2, rngs=rngs)
-        self.blocks = nnx.List(MBConv(block, rngs=rngs) for block in c.blocks)
+        set_numbered(self, "blocks", (MBConv(block, rngs=rngs) for block in c.blocks))
         self.top = _conv_norm(c, width, c.d_top, rngs=rngs)
         self.classifier = None if classes is None else _linear(c, c.d_top, classes, rngs)
+
+    @property
+    def blocks(self) -> tuple[MBConv, ...]:
+        """The blocks, the first one first."""
+        return numbered(self, "blocks")
 
     def __call__(self, images: Float[Array, "b y x c"]) -> Float[Array, "b u v d"]:
         """Computes the last feature map.

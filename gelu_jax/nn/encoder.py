@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.activations import activation
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.dropout import Rngs
 from gelu_jax.nn.linear import linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, constant
@@ -65,12 +67,14 @@ class MaskedHead(nnx.Module):
       rngs: source of the initial values.
     """
 
+    axes: ClassVar[Axes] = {"bias": "v"}
+
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         t = config.transformer
         self.dense = linear_head(t, t.block.d_model, rngs=rngs)
         self.norm = Norm(t.block.norm, rngs=rngs)
-        self.bias = constant(0.0, (t.vocab_size,), t.param_dtype)
+        self.bias = constant(0.0, (t.vocab_size,), t.param_dtype, self.axes["bias"])
 
     def __call__(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Computes norm(φ(h W + b)).
@@ -107,20 +111,30 @@ class Encoder(nnx.Module):
     def __call__(
         self,
         tokens: Int[Array, "b t"],
+        deterministic: bool | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Computes the final hidden states.
 
         Args:
           tokens: (b, t), integers below the vocabulary's size.
+          deterministic: whether dropout is off, as in `Transformer.__call__`.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           token_types: (b, t), segment types; None for type 0 throughout.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Hidden states (b, t, d).
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        return self.transformer.hidden(tokens, mask=mask, token_types=token_types)
+        inputs = {"mask": mask, "token_types": token_types}
+        dropout = {"deterministic": deterministic, "rngs": rngs, "dropout_key": dropout_key}
+        return self.transformer.hidden(tokens, **inputs, **dropout)
 
     def pool(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b d"]:
         """Pools the first token's state for classifiers: φ(h₀ W + b).

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
+from gelu_jax.nn.axes import Axes, matmul, take_rows
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.linear import require_part
 from gelu_jax.nn.norm import Norm
@@ -35,7 +36,8 @@ class EncoderDecoderConfig:
       tie_embeddings: whether the head is the embedding's transpose.
       logit_scale: multiplies the decoder's states before the head (1/√d in the first T5, which
         ties its embedding; 1 in version 1.1).
-      scan_layers: True compiles one block for all layers, False unrolls them.
+      scan_layers: True compiles one block for all layers, False unrolls them; None scans more than
+        8 layers.
       init_std: standard deviation of embedding, head and tables; None for 1/√d.
       dtype: dtype that embedding and head compute in; logits are float32.
       param_dtype: dtype that embedding and head are stored in.
@@ -53,7 +55,7 @@ class EncoderDecoderConfig:
     relative: RelativeConfig = field(default_factory=RelativeConfig)
     tie_embeddings: bool = False
     logit_scale: float = 1.0
-    scan_layers: bool = True
+    scan_layers: bool | None = None
     init_std: float | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -96,6 +98,8 @@ class DecoderCache(NamedTuple):
 class _Stack(nnx.Module):
     """Blocks, their table of relative positions, and a final norm."""
 
+    axes: ClassVar[Axes] = {"relative": "n h"}
+
     def __init__(
         self,
         config: EncoderDecoderConfig,
@@ -108,7 +112,8 @@ class _Stack(nnx.Module):
         shape = (config.relative.num_buckets, block.attention.num_heads)
         std, dtype = config.init_std, config.param_dtype
         block = _safe_in_float16(block)
-        self.relative = kernel(rngs, shape, fan_in=block.d_model, std=std, dtype=dtype)
+        d, axes = block.d_model, self.axes["relative"]
+        self.relative = kernel(rngs, shape, fan_in=d, std=std, dtype=dtype, axes=axes)
         self.layers = init_layers(block, num_layers, rngs=rngs)
         self.final_norm = Norm(block.norm, rngs=rngs)
 
@@ -139,13 +144,19 @@ class EncoderDecoder(nnx.Module):
       rngs: source of the initial values.
     """
 
+    axes: ClassVar[Axes] = {"embedding": "v d", "head": "v d"}
+
     def __init__(self, config: EncoderDecoderConfig, *, rngs: nnx.Rngs):
         c = self.config = config
-        shape, d = (c.vocab_size, c.block.d_model), c.block.d_model
-        std, dtype = c.init_std, c.param_dtype
-        self.embedding = kernel(rngs, shape, fan_in=d, std=std, dtype=dtype)
+
+        def table(name: str) -> nnx.Param[Array]:
+            shape, axes = (c.vocab_size, c.block.d_model), self.axes[name]
+            fan = {"fan_in": c.block.d_model, "std": c.init_std}
+            return kernel(rngs, shape, **fan, dtype=c.param_dtype, axes=axes)
+
+        self.embedding = table("embedding")
         own_head = c.has_decoder and not c.tie_embeddings
-        self.head = kernel(rngs, shape, fan_in=d, std=std, dtype=dtype) if own_head else None
+        self.head = table("head") if own_head else None
         self.encoder = _Stack(c, c.block, c.num_encoder_layers, rngs=rngs)
         self.decoder: Any = (  # Any: None only where the config says so
             _Stack(c, c.decoder_block, c.num_decoder_layers, rngs=rngs) if c.has_decoder else None
@@ -257,20 +268,19 @@ class EncoderDecoder(nnx.Module):
             cache.own,
             bias=self.decoder.bias(positions, slots, causal=True),
             memory=cache.memory,
+            deterministic=True,
             scan=self.config.scan_layers,
         )
         assert own is not None
         return self._logits(x), DecoderCache(own, cache.memory)
 
     def _embed(self, tokens: Array) -> Array:
-        dtype = self.config.dtype
-        rows = cast(self.embedding, dtype).at[tokens]
-        x = rows.get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        return x.astype(jnp.float32) if jnp.dtype(dtype) == jnp.float16 else x
+        x = take_rows(cast(self.embedding, self.config.dtype), tokens)
+        return x.astype(jnp.float32) if x.dtype == jnp.float16 else x
 
     def _logits(self, x: Array) -> Array:
         c = self.config
         x = (self.decoder.final_norm(x) * c.logit_scale).astype(c.dtype)
         table = cast(self.embedding if self.head is None else self.head, c.dtype)
         wide = jnp.promote_types(table.dtype, jnp.float32)
-        return jnp.einsum("btd,vd->btv", x, table, preferred_element_type=wide)
+        return matmul(x, table.T, preferred_element_type=wide)

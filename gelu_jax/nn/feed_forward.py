@@ -19,8 +19,10 @@ from jaxtyping import Array, Float, Key
 from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
-from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.axes import Axes, aligned, flatten_tokens, matmul
+from gelu_jax.nn.branches import LearnedBranch
+from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
+from gelu_jax.nn.parameters import cast, constant, kernel, numbered, set_numbered
 from gelu_jax.nn.remat import Residuals, checkpoint_if, in_chunks, residual_problems
 from gelu_jax.nn.variants import (
     Variant,
@@ -48,6 +50,7 @@ def feed_forward(
     residual_dtype: DTypeLike | None = None,
     chunk_size: int | None = None,
     rounding: Rounding = "once",
+    out_sharding: Any = None,
 ) -> Float[Array, "... e"]:
     """The feed-forward equation, (∏ᵢ φᵢ(x Wᵢ + bᵢ)) W_out + b_out (Shazeer 2020, equations 5–6).
 
@@ -72,6 +75,8 @@ def feed_forward(
         result does not grow with the number of tokens; a batch of several rows is copied, as wide
         as d. None computes all at once.
       rounding: "once" or "hf", as in `branch_product`.
+      out_sharding: a sharding or `PartitionSpec` of the result on an explicit mesh; None keeps that
+        of the tokens.
     Returns:
       An array (..., e) of the dtype of x.
     Raises:
@@ -89,16 +94,17 @@ def feed_forward(
     @checkpoint_if(residuals == "input")
     def block(x: Array, weights: Any, key: Any) -> Array:
         w_in, b_in, phis, w_out, b_out = weights
-        ps = _pre_activations(x, w_in, b_in)
-        return output(ps, phis, w_out, b_out, key)
+        ps = _pre_activations(flatten_tokens(x), w_in, b_in)
+        y = output(ps, phis, w_out, b_out, key)
+        return y.reshape(*x.shape[:-1], w_out.shape[-1])
 
     @checkpoint_if(residuals == "preactivation", residual_dtype)
     def output(ps: Sequence[Array], phis: Any, w_out: Array, b_out: Any, key: Any) -> Array:
         # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
         ps, key = jax.lax.optimization_barrier((ps, key))
         h = dropout(_product(phis, ps, x.dtype, rounding), dropout_rate, key)
-        y = h @ w_out
-        return y if b_out is None else y + b_out
+        y = matmul(h, w_out, out_sharding)
+        return y if b_out is None else y + aligned(b_out, y)
 
     apply = block if chunk_size is None else in_chunks(block, chunk_size)
     return apply(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
@@ -130,7 +136,8 @@ def branch_product(
       ValueError: an unknown variant, or a wrong number of kernels.
     """
     phis = _functions(variant, w_in)
-    return _product(phis, _pre_activations(x, w_in, b_in), x.dtype, rounding)
+    ps = _pre_activations(flatten_tokens(x), w_in, b_in)
+    return _product(phis, ps, x.dtype, rounding).reshape(*x.shape[:-1], w_in[0].shape[-1])
 
 
 def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ...]:
@@ -145,8 +152,8 @@ def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ..
 def _pre_activations(
     x: Array, w_in: Sequence[Array], b_in: Sequence[Array] | None
 ) -> Sequence[Array]:
-    ps = [x @ w for w in w_in]
-    return ps if b_in is None else [p + b for p, b in zip(ps, b_in, strict=True)]
+    ps = [matmul(x, w) for w in w_in]
+    return ps if b_in is None else [p + aligned(b, p) for p, b in zip(ps, b_in, strict=True)]
 
 
 def _product(
@@ -156,23 +163,6 @@ def _product(
     within = wide if rounding == "once" else dtype
     values = [phi(p.astype(wide)).astype(within) for phi, p in zip(phis, ps, strict=True)]
     return reduce(mul, values).astype(dtype)
-
-
-def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
-    """Zeroes entries with probability `rate` and scales the rest by 1/(1 − rate).
-
-    The "inverted" dropout of Srivastava et al. 2014.
-
-    Args:
-      x: array of any shape and floating dtype.
-      rate: in [0, 1); 0 leaves x as it is.
-      key: PRNG key; None leaves x as it is.
-    Returns:
-      An array of the shape and dtype of x.
-    """
-    if key is None or rate == 0.0:
-        return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
 
 
 @dataclass(frozen=True)
@@ -255,11 +245,11 @@ def _choice_problems(
     yield from checks.one_of(("once", "hf"), rounding=rounding)
 
 
-class HiddenLayer(nnx.Module):
+class HiddenLayer(Stochastic):
     """The hidden layer alone as an NNX module, h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), then dropout.
 
-    Parameters: ``w_in``, one kernel (d, f) per branch; ``b_in``, a bias (f,) for each, or None;
-    ``learned``, the modules of branches with parameters of their own, or None.
+    Parameters: for each branch i a kernel ``w_in_i`` (d, f), and a bias ``b_in_i`` (f,) where the
+    block has any; for each branch with parameters of its own, in order, a module ``learned_i``.
 
     Args:
       config: the block that this is the hidden layer of; what concerns its output is not used.
@@ -274,25 +264,53 @@ class HiddenLayer(nnx.Module):
     def __init__(self, config: FeedForwardConfig, *, rngs: nnx.Rngs):
         self.config = config
         d, f, std, dtype = config.d_model, config.d_ff, config.init_std, config.param_dtype
-        self.w_in = nnx.List(
-            kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype) for _ in range(config.num_branches)
-        )
-        zeros = (constant(0.0, (f,), dtype) for _ in self.w_in)
-        self.b_in = nnx.List(zeros) if config.use_bias else None
-        self.learned = learned_branches(config.variant, dtype)
+        kernels = [
+            kernel(rngs, (d, f), fan_in=d, std=std, dtype=dtype, axes=self.axes["w_in"])
+            for _ in range(config.num_branches)
+        ]
+        set_numbered(self, "w_in", kernels)
+        biases = kernels if config.use_bias else ()
+        set_numbered(self, "b_in", (constant(0.0, (f,), dtype, self.axes["b_in"]) for _ in biases))
+        set_numbered(self, "learned", learned_branches(config.variant, dtype))
+
+    @property
+    def w_in(self) -> tuple[nnx.Param[Array], ...]:
+        """The kernels, one for each branch."""
+        return numbered(self, "w_in")
+
+    @property
+    def b_in(self) -> tuple[nnx.Param[Array], ...] | None:
+        """The biases, one for each branch, or None."""
+        return numbered(self, "b_in") or None
+
+    @property
+    def learned(self) -> tuple[LearnedBranch, ...] | None:
+        """The modules of the branches that have parameters of their own, or None."""
+        return numbered(self, "learned") or None
 
     def __call__(
-        self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
+        self,
+        x: Float[Array, "... d"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "... f"]:
         """Computes h in ``config.dtype``.
 
         Args:
           x: input, (..., d), of any floating dtype.
-          dropout_key: PRNG key of the dropout; None drops nothing.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of the dropout.
         Returns:
           An array (..., f) of ``config.dtype``.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
         c = self.config
+        key = self.key_of_call(c.dropout_rate, deterministic, rngs, dropout_key)
         h = branch_product(
             x.astype(c.dtype),
             [cast(w, c.dtype) for w in self.w_in],
@@ -300,7 +318,7 @@ class HiddenLayer(nnx.Module):
             b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
             rounding=c.rounding,
         )
-        return dropout(h, c.dropout_rate, dropout_key)
+        return dropout(h, c.dropout_rate, key)
 
 
 class FeedForward(HiddenLayer):
@@ -326,21 +344,34 @@ class FeedForward(HiddenLayer):
 
     def _init_output(self, config: FeedForwardConfig, rngs: nnx.Rngs) -> None:
         f, e, std, dtype = config.d_ff, config.output_width, config.init_std, config.param_dtype
+        scale, axes = config.output_init_scale, self.axes
         self.w_out = kernel(
-            rngs, (f, e), fan_in=f, std=std, scale=config.output_init_scale, dtype=dtype
+            rngs, (f, e), fan_in=f, std=std, scale=scale, dtype=dtype, axes=axes["w_out"]
         )
-        self.b_out = constant(0.0, (e,), dtype) if config.use_bias else None
+        self.b_out = constant(0.0, (e,), dtype, axes["b_out"]) if config.use_bias else None
 
     def __call__(
-        self, x: Float[Array, "... d"], *, dropout_key: Key[Array, ""] | None = None
+        self,
+        x: Float[Array, "... d"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+        out_sharding: Any = None,
     ) -> Float[Array, "... e"]:
         """Computes the block in ``config.dtype``, whatever the dtype of x, as flax's layers do.
 
         Args:
           x: input, (..., d), of any floating dtype.
-          dropout_key: PRNG key of the dropout; None drops nothing.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of the dropout.
+          out_sharding: of the result, as in `feed_forward`.
         Returns:
           An array (..., e) of ``config.dtype``.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
         c = self.config
         return feed_forward(
@@ -351,9 +382,10 @@ class FeedForward(HiddenLayer):
             b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
             b_out=None if self.b_out is None else cast(self.b_out, c.dtype),
             dropout_rate=c.dropout_rate,
-            dropout_key=dropout_key,
+            dropout_key=self.key_of_call(c.dropout_rate, deterministic, rngs, dropout_key),
             residuals=c.residuals,
             residual_dtype=c.residual_dtype,
             chunk_size=c.chunk_size,
             rounding=c.rounding,
+            out_sharding=out_sharding,
         )

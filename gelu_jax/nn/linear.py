@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import Axes, aligned, matmul
 from gelu_jax.nn.parameters import cast, constant, kernel
 
 Part = TypeVar("Part")
@@ -58,10 +59,13 @@ class Linear(nnx.Module):
     (2, 3)
     """
 
+    axes: ClassVar[Axes] = {"w": "d e", "b": "e"}
+
     def __init__(self, config: LinearConfig, *, rngs: nnx.Rngs):
         c = self.config = config
-        self.w = kernel(rngs, (c.d_in, c.d_out), fan_in=c.d_in, std=c.init_std, dtype=c.param_dtype)
-        self.b = constant(0.0, (c.d_out,), c.param_dtype) if c.use_bias else None
+        shape, dtype, axes = (c.d_in, c.d_out), c.param_dtype, self.axes
+        self.w = kernel(rngs, shape, fan_in=c.d_in, std=c.init_std, dtype=dtype, axes=axes["w"])
+        self.b = constant(0.0, (c.d_out,), dtype, axes["b"]) if c.use_bias else None
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... e"]:
         """Applies the map.
@@ -71,8 +75,8 @@ class Linear(nnx.Module):
         Returns:
           An array (..., e) of ``config.dtype``.
         """
-        y = x.astype(self.config.dtype) @ cast(self.w, self.config.dtype)
-        return y if self.b is None else y + cast(self.b, self.config.dtype)
+        y = matmul(x.astype(self.config.dtype), cast(self.w, self.config.dtype))
+        return y if self.b is None else y + aligned(cast(self.b, self.config.dtype), y)
 
 
 def linear_head(config: Any, d_out: int, *, use_bias: bool = True, rngs: nnx.Rngs) -> Linear:

@@ -12,9 +12,10 @@ from jaxtyping import Array, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, with_sharding_constraint
+from gelu_jax.nn.axes import Axes, aligned, matmul, with_sharding_constraint
+from gelu_jax.nn.dropout import Rngs, Stochastic
 from gelu_jax.nn.feed_forward import FeedForwardConfig, HiddenLayer
-from gelu_jax.nn.parameters import cast, constant, kernel
+from gelu_jax.nn.parameters import cast, constant, kernel, numbered, set_numbered
 from gelu_jax.nn.variants import Variant, variant_problems
 
 
@@ -84,11 +85,11 @@ class MLPConfig:
         )
 
 
-class MLP(nnx.Module):
+class MLP(Stochastic):
     """The classifier as an NNX module (Hendrycks & Gimpel 2016, section 3.1).
 
-    Parameters: ``layers``, a `HiddenLayer` each; ``head``, (f, classes); ``head_bias``, (classes,),
-    or None.
+    Parameters: ``layers_i``, a `HiddenLayer` each; ``head``, (f, classes); ``head_bias``,
+    (classes,), or None.
 
     Args:
       config: the network's config.
@@ -104,32 +105,52 @@ class MLP(nnx.Module):
         c = self.config = config
         # A key for each layer, so that what one layer draws never shifts another.
         *keys, head_key = jax.random.split(rngs.params(), c.num_layers + 1)
-        self.layers = nnx.List(
-            HiddenLayer(layer, rngs=nnx.Rngs(key))
-            for layer, key in zip(c.hidden_layers, keys, strict=True)
+        layers = zip(c.hidden_layers, keys, strict=True)
+        set_numbered(
+            self, "layers", (HiddenLayer(layer, rngs=nnx.Rngs(key)) for layer, key in layers)
         )
-        shape, dtype = (c.d_ff, c.num_classes), c.param_dtype
-        self.head = kernel(nnx.Rngs(head_key), shape, fan_in=c.d_ff, std=c.init_std, dtype=dtype)
-        self.head_bias = constant(0.0, (c.num_classes,), dtype) if c.use_bias else None
+        shape, dtype, axes = (c.d_ff, c.num_classes), c.param_dtype, self.axes
+        head_rngs = nnx.Rngs(head_key)
+        self.head = kernel(
+            head_rngs, shape, fan_in=c.d_ff, std=c.init_std, dtype=dtype, axes=axes["head"]
+        )
+        zeros = constant(0.0, (c.num_classes,), dtype, axes["head_bias"])
+        self.head_bias = zeros if c.use_bias else None
+
+    @property
+    def layers(self) -> tuple[HiddenLayer, ...]:
+        """The hidden layers, the first one first."""
+        return numbered(self, "layers")
 
     def __call__(
-        self, x: Float[Array, "b *shape"], *, dropout_key: Key[Array, ""] | None = None
+        self,
+        x: Float[Array, "b *shape"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b c"]:
         """Computes the logits.
 
         Args:
           x: examples, (b, ...), d_in entries each.
-          dropout_key: PRNG key of the dropout; None drops nothing.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of the dropout.
         Returns:
           Logits (b, classes) in float32.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        n = self.config.num_layers
+        c, n = self.config, self.config.num_layers
+        dropout_key = self.key_of_call(c.dropout_rate, deterministic, rngs, dropout_key)
         keys = [None] * n if dropout_key is None else jax.random.split(dropout_key, n)
         h = self.flatten(x)
         for layer, key in zip(self.layers, keys, strict=True):
             # Constrained at every layer: left to itself, XLA (jax 0.12, CPU) computes a wrong
             # gradient where a mesh shards the kernels along both axes.
-            h = layer(with_sharding_constraint(h, "b d"), dropout_key=key)
+            h = layer(with_sharding_constraint(h, "b d"), key is None, dropout_key=key)
         return self.logits(h)
 
     def flatten(self, x: Float[Array, "b *shape"]) -> Float[Array, "b d"]:
@@ -151,6 +172,6 @@ class MLP(nnx.Module):
           Logits (b, classes) in float32.
         """
         dtype = self.config.dtype
-        y = h @ cast(self.head, dtype)
-        y = y if self.head_bias is None else y + cast(self.head_bias, dtype)
+        y = matmul(h, cast(self.head, dtype))
+        y = y if self.head_bias is None else y + aligned(cast(self.head_bias, dtype), y)
         return y.astype(jnp.float32)

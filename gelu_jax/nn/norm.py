@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.axes import Axes, aligned
 from gelu_jax.nn.parameters import constant
 
 
@@ -66,8 +66,9 @@ def rms_norm(
 
 
 def _scaled(x: Array, scale: Array, bias: Array | None, epsilon: float) -> Array:
-    y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon) * scale.astype(x.dtype)
-    return y if bias is None else y + bias.astype(x.dtype)
+    y = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + epsilon)
+    y = y * aligned(scale.astype(x.dtype), x)
+    return y if bias is None else y + aligned(bias.astype(x.dtype), x)
 
 
 _NORMS = {"layer": layer_norm, "rms": rms_norm}
@@ -123,8 +124,9 @@ class Norm(nnx.Module):
     def __init__(self, config: NormConfig, *, rngs: nnx.Rngs):
         c = self.config = config
         start = 0.0 if c.zero_centered else 1.0
-        self.scale = constant(start, (c.d_model,), c.param_dtype)
-        self.bias = constant(0.0, (c.d_model,), c.param_dtype) if c.use_bias else None
+        shape, dtype, axes = (c.d_model,), c.param_dtype, self.axes
+        self.scale = constant(start, shape, dtype, axes["scale"])
+        self.bias = constant(0.0, shape, dtype, axes["bias"]) if c.use_bias else None
 
     def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
         """Applies the norm.

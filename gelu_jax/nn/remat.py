@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Key, UInt
 
 from gelu_jax.errors import Problem
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import gathered_along, is_explicit
 
 Residuals = Literal["preactivation", "input", "all"]
 
@@ -169,11 +170,12 @@ def in_chunks(block: Function, size: int) -> Function:
 
         def step(_: None, chunk: tuple[Array, Array | None]) -> tuple[None, Array]:
             narrow = jax.tree.map(lambda w, like: w.astype(like.dtype), wide, weights)
+            y = block(chunk[0], narrow, chunk[1])
             # Flat, and so of another shape than the gradient of x, which the backward scan stacks:
             # of one shape, XLA would hold the zeros that both start from as a third buffer.
-            return None, block(chunk[0], narrow, chunk[1]).ravel()
+            return None, y if is_explicit(y) else y.ravel()
 
-        _, y = jax.lax.scan(step, None, (_split(x, n, size), keys))
+        _, y = jax.lax.scan(step, None, (_split(gathered_along(x, -2), n, size), keys))
         return _join(y, x.shape[:-1], size)
 
     return chunked

@@ -68,7 +68,7 @@ def replace_feed_forward(
     ...     variant="swiglu", rngs=nnx.Rngs(1),
     ... ):
     ...     print(replaced)
-    mlp: kept b_in.0, b_out, w_in.0, w_out; initialised b_in.1, w_in.1
+    mlp: kept b_in_0, b_out, w_in_0, w_out; initialised b_in_1, w_in_1
     """
     found = list(_matching(model, where))
     if not found:
@@ -104,8 +104,8 @@ def _replacement(
     inputs = [_linear(path, old, name) for name in w_in]
     output = _linear(path, old, w_out)
     block = FeedForward(FeedForwardConfig(**(_fields(inputs[0], output) | config)), rngs=rngs)
-    theirs = {f"w_in.{i}": layer.kernel for i, layer in enumerate(inputs)}
-    theirs |= {f"b_in.{i}": layer.bias for i, layer in enumerate(inputs)}
+    theirs = {f"w_in_{i}": layer.kernel for i, layer in enumerate(inputs)}
+    theirs |= {f"b_in_{i}": layer.bias for i, layer in enumerate(inputs)}
     theirs |= {"w_out": output.kernel, "b_out": output.bias}
     kept, initialised = list[str](), list[str]()
     for steps, _ in nnx.to_flat_state(nnx.state(block)):

@@ -13,8 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
-from gelu_jax.nn.axes import Axes, with_sharding_constraint
+from gelu_jax.nn.axes import Axes, matmul, take_rows, with_sharding_constraint
 from gelu_jax.nn.block import BlockConfig
+from gelu_jax.nn.dropout import Rngs, Stochastic
 from gelu_jax.nn.linear import linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel
@@ -35,7 +36,7 @@ class TransformerConfig:
         to the attention).
       tie_embeddings: whether the head is the embedding's transpose.
       scan_layers: True compiles one block for all layers, so that compile time does not grow with
-        depth; False unrolls them (same parameters, same results).
+        depth; False unrolls them (same parameters, same results); None scans more than 8 layers.
       init_std: standard deviation of embedding, head and tables; None for 1/√d.
       dtype: dtype that embedding and head compute in; logits are float32.
       param_dtype: dtype that embedding and head are stored in.
@@ -61,7 +62,7 @@ class TransformerConfig:
     block: BlockConfig
     max_positions: int | None = None
     tie_embeddings: bool = True
-    scan_layers: bool = True
+    scan_layers: bool | None = None
     init_std: float | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -103,7 +104,7 @@ class TransformerConfig:
         return min((limit for limit in limits if limit is not None), default=None)
 
 
-class Transformer(nnx.Module):
+class Transformer(Stochastic):
     """The model as an NNX module.
 
     Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``positions`` (t, d) and
@@ -130,15 +131,17 @@ class Transformer(nnx.Module):
         norm = config.block.norm
         d, std, dtype = norm.d_model, config.init_std, config.param_dtype
 
-        def table(rows: int) -> nnx.Param[Array]:
-            return kernel(rngs, (rows, d), fan_in=d, std=std, dtype=dtype)
+        def table(name: str, rows: int) -> nnx.Param[Array]:
+            axes = self.axes[name]
+            return kernel(rngs, (rows, d), fan_in=d, std=std, dtype=dtype, axes=axes)
 
-        self.embedding = table(config.vocab_size)
+        v, t, n = config.vocab_size, config.max_positions, config.token_types
         own_head = config.has_head and not config.tie_embeddings
-        self.head = table(config.vocab_size) if own_head else None
-        self.positions = None if config.max_positions is None else table(config.max_positions)
+        self.embedding = table("embedding", v)
+        self.head = table("head", v) if own_head else None
+        self.positions = None if t is None else table("positions", t)
         self.layers = init_layers(config.block, config.num_layers, rngs=rngs)
-        self.token_types = None if config.token_types is None else table(config.token_types)
+        self.token_types = None if n is None else table("token_types", n)
         self.embedding_norm = Norm(norm, rngs=rngs) if config.embedding_norm else None
         post_norm = config.block.style == "post_norm"
         self.final_norm = None if post_norm else Norm(norm, rngs=rngs)
@@ -151,20 +154,28 @@ class Transformer(nnx.Module):
     def __call__(
         self,
         tokens: Int[Array, "b t"],
+        deterministic: bool | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t v"]:
         """Computes the logits.
 
         Args:
           tokens: (b, t), integers in [0, v).
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
-          dropout_key: PRNG key of all dropout; None drops nothing.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Logits (b, t, v) in float32.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        return self.logits(self.hidden(tokens, mask=mask, dropout_key=dropout_key))
+        dropout = {"deterministic": deterministic, "rngs": rngs, "dropout_key": dropout_key}
+        return self.logits(self.hidden(tokens, mask=mask, **dropout))
 
     def hidden(
         self,
@@ -172,6 +183,8 @@ class Transformer(nnx.Module):
         *,
         mask: Bool[Array, "b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
+        deterministic: bool | None = None,
+        rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Computes the final hidden states, the output of an encoder.
@@ -180,13 +193,17 @@ class Transformer(nnx.Module):
           tokens: (b, t), integers in [0, v).
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           token_types: (b, t), segment types; None for type 0 throughout.
-          dropout_key: PRNG key of all dropout; None drops nothing.
+          deterministic: whether dropout is off, as in `__call__`.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Hidden states (b, t, d).
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        return self.apply_layers(
-            self.embed(tokens), mask=mask, token_types=token_types, dropout_key=dropout_key
-        )[0]
+        inputs = {"mask": mask, "token_types": token_types}
+        dropout = {"deterministic": deterministic, "rngs": rngs, "dropout_key": dropout_key}
+        return self.apply_layers(self.embed(tokens), **inputs, **dropout)[0]
 
     def decode(
         self,
@@ -195,7 +212,7 @@ class Transformer(nnx.Module):
         *,
         mask: Bool[Array, "b t"] | None = None,
     ) -> tuple[Float[Array, "b t v"], Cache]:
-        """Computes the logits of the next t tokens: a prompt, or one token.
+        """Computes the logits of the next t tokens: a prompt, or one token; dropout is off.
 
         Args:
           tokens: (b, t), integers in [0, v).
@@ -207,7 +224,8 @@ class Transformer(nnx.Module):
         if not self.config.block.attention.causal:
             reason = "tokens cannot be generated where each sees those that follow it"
             raise ConfigError([Problem("causal", False, reason)])
-        hidden, cache = self.apply_layers(self.embed(tokens), cache, mask=mask)
+        x = self.embed(tokens)
+        hidden, cache = self.apply_layers(x, cache, mask=mask, deterministic=True)
         return self.logits(hidden), cache
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
@@ -243,7 +261,7 @@ class Transformer(nnx.Module):
     def _rows(self, table: nnx.Param[Array], axis: str, indices: Int[Array, "..."]) -> Array:
         """Looks up rows of a table, which is not sharded along d meanwhile; NaN beyond its end."""
         rows = with_sharding_constraint(cast(table, self.config.dtype), f"{axis} -")
-        return rows.at[indices].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        return take_rows(rows, indices)
 
     def apply_layers(
         self,
@@ -252,6 +270,8 @@ class Transformer(nnx.Module):
         *,
         mask: Bool[Array, "b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
+        deterministic: bool | None = None,
+        rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], Any]:
         """Computes the final hidden states of embedded tokens, or of vectors in their place.
@@ -261,13 +281,17 @@ class Transformer(nnx.Module):
           cache: keys and values of earlier tokens; None for none.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           token_types: (b, t), segment types; None for type 0 throughout.
-          dropout_key: PRNG key of all dropout; None drops nothing.
+          deterministic: whether dropout is off, as in `__call__`.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Hidden states (b, t, d), and the cache with the t tokens added, or None.
         Raises:
           ConfigError: the model has no positions for so many tokens.
+          ValueError: dropout is on, and there is no key.
         """
         c = self.config
+        key = self.key_of_call(c.block.highest_dropout_rate, deterministic, rngs, dropout_key)
         x = self.block_input(embeddings, cache, mask=mask, token_types=token_types)
         x, cache = apply_layers(
             self.layers,
@@ -276,7 +300,8 @@ class Transformer(nnx.Module):
             mask=mask,
             bias=self._bias(x.shape[1]),
             values=layer_values(c.pattern, c.num_layers, c.block.attention.head_size),
-            dropout_key=dropout_key,
+            deterministic=key is None,
+            dropout_key=key,
             scan=c.scan_layers,
         )
         return self.final_hidden(x), cache
@@ -298,7 +323,8 @@ class Transformer(nnx.Module):
         for i in range(c.num_layers):
             layer, own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (self.layers, values))
             bias = self._bias(tokens.shape[1])
-            found.append(apply_layers(layer, found[-1], mask=mask, bias=bias, values=own)[0])
+            given = {"mask": mask, "bias": bias, "values": own}
+            found.append(apply_layers(layer, found[-1], deterministic=True, **given)[0])
         return found
 
     def _bias(self, length: int) -> Array | None:
@@ -339,7 +365,7 @@ class Transformer(nnx.Module):
             x = x + self._rows(self.positions, "t", positions)
         if self.token_types is not None:
             types = 0 if token_types is None else token_types
-            x = x + self._rows(self.token_types, "-", jnp.asarray(types))
+            x = x + take_rows(cast(self.token_types, dtype), jnp.asarray(types))
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
     def final_hidden(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
@@ -366,7 +392,7 @@ class Transformer(nnx.Module):
         table = self.embedding if self.head is None else self.head
         weights = cast(table, self.config.dtype)
         wide = jnp.promote_types(weights.dtype, jnp.float32)
-        logits = jnp.einsum("btd,vd->btv", hidden, weights, preferred_element_type=wide)
+        logits = matmul(hidden, weights.T, preferred_element_type=wide)
         cap = self.config.logit_soft_cap
         return logits if cap is None else cap * jnp.tanh(logits / cap)
 
@@ -393,4 +419,4 @@ def _relative_table(config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Param[A
         return None
     shape = (config.relative.num_buckets, config.block.attention.num_heads)
     d, std, dtype = config.block.d_model, config.init_std, config.param_dtype
-    return kernel(rngs, shape, fan_in=d, std=std, dtype=dtype)
+    return kernel(rngs, shape, fan_in=d, std=std, dtype=dtype, axes="n h")

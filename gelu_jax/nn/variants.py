@@ -120,17 +120,16 @@ def num_learned(variant: Variant) -> int:
     return sum(phi.num_parameters for phi in branches(variant) if isinstance(phi, type))
 
 
-def learned_branches(variant: Variant, param_dtype: DTypeLike) -> nnx.List[LearnedBranch] | None:
+def learned_branches(variant: Variant, param_dtype: DTypeLike) -> tuple[LearnedBranch, ...]:
     """Makes the modules of the branches that have parameters.
 
     Args:
       variant: as in `branches`.
       param_dtype: dtype that the parameters are stored in.
     Returns:
-      One module for each such branch, in order; None where there is none.
+      One module for each such branch, in order.
     """
-    modules = [phi(param_dtype) for phi in branches(variant) if isinstance(phi, type)]
-    return nnx.List(modules) if modules else None
+    return tuple(phi(param_dtype) for phi in branches(variant) if isinstance(phi, type))
 
 
 def branch_functions(

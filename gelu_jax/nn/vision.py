@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.linear import linear_head, require_part
 from gelu_jax.nn.norm import Norm
@@ -50,7 +51,8 @@ class VisionConfig:
       channels: of an image.
       patch_bias: whether the patch embedding has a bias (ViT).
       embedding_norm: whether there is a norm before the first block (CLIP).
-      scan_layers: True compiles one block for all layers, False unrolls them.
+      scan_layers: True compiles one block for all layers, False unrolls them; None scans more than
+        8 layers.
       init_std: standard deviation of the patch embedding, the class token and the positions; None
         for 1/√fan_in each.
       dtype: dtype that the embeddings compute in.
@@ -67,7 +69,7 @@ class VisionConfig:
     channels: int = 3
     patch_bias: bool = True
     embedding_norm: bool = False
-    scan_layers: bool = True
+    scan_layers: bool | None = None
     init_std: float | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -104,14 +106,22 @@ class VisionTransformer(nnx.Module):
       rngs: source of the initial values.
     """
 
+    axes: ClassVar[Axes] = {
+        "w_patch": "p q c d", "b_patch": "d", "class_token": "d", "positions": "t d",
+    }  # fmt: skip
+
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
         c = self.config = config
-        d, p, std, dtype = c.block.d_model, c.patch_size, c.init_std, c.param_dtype
-        fan_in = p * p * c.channels
-        self.w_patch = kernel(rngs, (p, p, c.channels, d), fan_in=fan_in, std=std, dtype=dtype)
-        self.b_patch = constant(0.0, (d,), dtype) if c.patch_bias else None
-        self.class_token = kernel(rngs, (d,), fan_in=d, std=std, dtype=dtype)
-        self.positions = kernel(rngs, (1 + c.num_patches, d), fan_in=d, std=std, dtype=dtype)
+        d, p, dtype, axes = c.block.d_model, c.patch_size, c.param_dtype, self.axes
+
+        def drawn(name: str, shape: tuple[int, ...], fan_in: int) -> nnx.Param[Array]:
+            std, names = c.init_std, axes[name]
+            return kernel(rngs, shape, fan_in=fan_in, std=std, dtype=dtype, axes=names)
+
+        self.w_patch = drawn("w_patch", (p, p, c.channels, d), p * p * c.channels)
+        self.b_patch = constant(0.0, (d,), dtype, axes["b_patch"]) if c.patch_bias else None
+        self.class_token = drawn("class_token", (d,), d)
+        self.positions = drawn("positions", (1 + c.num_patches, d), d)
         self.layers = init_layers(c.block, c.num_layers, rngs=rngs)
         self.embedding_norm = Norm(c.block.norm, rngs=rngs) if c.embedding_norm else None
         self.final_norm = Norm(c.block.norm, rngs=rngs)

@@ -150,7 +150,7 @@ class VisionLanguage(nnx.Module):
           ValueError: the number of image tokens does not fit the images (not under `jax.jit`).
         """
         embeddings = self.embed(tokens, images)
-        hidden, cache = self.language.apply_layers(embeddings, cache, mask=mask)
+        hidden, cache = self.language.apply_layers(embeddings, cache, mask=mask, deterministic=True)
         return self.language.logits(hidden), cache
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:

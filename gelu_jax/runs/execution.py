@@ -335,7 +335,7 @@ def load_model(home: Path) -> Model:
       home: the folder of the run, as `find_model` finds it.
 
     Returns:
-      The module, with the weights of the newest checkpoint.
+      The module, with the weights of the newest checkpoint, in evaluation mode.
 
     Raises:
       ConfigError: the folder holds no checkpoint that can be read.
@@ -344,4 +344,6 @@ def load_model(home: Path) -> Model:
     like = jax.eval_shape(lambda: init(config, Keys.of(0)))
     state = checkpoint.restore(home / "checkpoint", like)
     check([Problem("run", home, "no readable checkpoint in it")] if state is None else [])
-    return cast(State, state).model
+    model = cast(State, state).model
+    model.eval()
+    return model

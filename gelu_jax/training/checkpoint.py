@@ -38,6 +38,7 @@ C = TypeVar("C", bound=ocp.Checkpointer)
 _CHECKSUMS = "sums.json"
 _OVERHEAD = 64 * 1024  # bytes of indices and metadata beside the arrays
 _ATTEMPTS = 50
+_NUMBERED = re.compile(r"\.(w_in|b_in|learned|layers)_(\d+)(?=\.)")  # lists, when first written
 
 
 def save(directory: Path, step: int, tree: Any) -> None:
@@ -250,4 +251,5 @@ def _remove(*folders: Path) -> None:
 
 def _flat(tree: Any) -> dict[str, Any]:
     """Leaves by their path, so that checkpoints do not depend on the classes of the modules."""
-    return {jax.tree_util.keystr(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {_NUMBERED.sub(r".\1[\2]", jax.tree_util.keystr(path)): x for path, x in leaves}

@@ -75,12 +75,12 @@ def _transformer(model: Transformer, tokens: Array) -> tuple[Array, _Statistics]
     def layer(x: Array, block: Any) -> tuple[Array, _Statistics]:
         feed_forward, statistics = block.feed_forward, _Statistics()
 
-        def measured(h: Array, **more: Any) -> Array:
+        def measured(h: Array, *more: Any, **dropout: Any) -> Array:
             statistics.update(_statistics(feed_forward, h))
-            return feed_forward(h, **more)
+            return feed_forward(h, *more, **dropout)
 
         block.feed_forward = measured
-        return block(x), statistics
+        return block(x, deterministic=True), statistics
 
     x, statistics = jax.lax.scan(layer, model.block_input(model.embed(tokens)), model.layers)
     return model.logits(model.final_hidden(x)), statistics
@@ -90,7 +90,7 @@ def _mlp(model: MLP, images: Array) -> tuple[Array, _Statistics]:
     x, statistics = model.flatten(images), list[_Statistics]()
     for layer in model.layers:
         statistics.append(_statistics(layer, x))
-        x = layer(x)
+        x = layer(x, deterministic=True)
     return model.logits(x), jax.tree.map(lambda *layers: jnp.stack(layers), *statistics)
 
 

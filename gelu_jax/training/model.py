@@ -16,6 +16,7 @@ from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.families.files import locate
 from gelu_jax.families.load_plan import plan_load
 from gelu_jax.nn import checks
+from gelu_jax.nn.axes import without_rules
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.variants import Variant, variant_problems
@@ -103,7 +104,10 @@ def make_model(config: ModelConfig, *, rngs: nnx.Rngs) -> Model:
       The module.
     """
     built = architecture(config)
-    return MLP(built, rngs=rngs) if isinstance(built, MLPConfig) else Transformer(built, rngs=rngs)
+    with without_rules():  # `training.mesh` places the parameters by itself
+        if isinstance(built, MLPConfig):
+            return MLP(built, rngs=rngs)
+        return Transformer(built, rngs=rngs)
 
 
 def with_weights(model: Model, config: ModelConfig) -> Model:

@@ -186,7 +186,8 @@ def _scores(
     model: Model, inputs: Array, targets: Int[Array, "b ..."], dropout_key: Array | None = None
 ) -> tuple[Float[Array, "b ..."], Bool[Array, "b ..."]]:
     """The cross-entropy of each target, and whether its logit is the highest."""
-    logits = model(with_sharding_constraint(inputs, "b"), dropout_key=dropout_key)
+    off = dropout_key is None
+    logits = model(with_sharding_constraint(inputs, "b"), off, dropout_key=dropout_key)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return losses, logits.argmax(-1) == targets
 

@@ -220,7 +220,7 @@ def test_t5_in_float16_stays_finite(tmp_path):
     narrow = families.load(path, dtype=jnp.float16)
     assert float(jnp.abs(stream(wide, tokens)).max()) > 65504
     assert narrow.encoder.layers.feed_forward.w_out.dtype == jnp.float32
-    assert narrow.encoder.layers.feed_forward.w_in[0].dtype == jnp.float16
+    assert narrow.encoder.layers.feed_forward.w_in_0.dtype == jnp.float16
     logits, expected = narrow(tokens, targets), wide(tokens, targets)
     assert np.isfinite(logits).all()
     np.testing.assert_allclose(logits, expected, rtol=0, atol=0.05 * np.abs(expected).max())

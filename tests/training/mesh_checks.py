@@ -66,6 +66,7 @@ LARGER = {
         "kind": "transformer",
         "vocab_size": 1024,
         "num_layers": 4,
+        "scan_layers": True,  # unrolled, XLA on a CPU (jax 0.10) keeps what it should recompute
         "d_model": 128,
         "block": {
             "norm": {"kind": "rms"},

@@ -146,11 +146,11 @@ def test_linen_parameters_lie_where_those_of_nnx_do():
     found_in_linen = found("in_linen")
     assert found_in_linen["equal"]
     assert found_in_linen["places"] == {
-        "['params']['b_in'][0]": "P('tensor',)",
-        "['params']['b_in'][1]": "P('tensor',)",
+        "['params']['b_in_0']": "P('tensor',)",
+        "['params']['b_in_1']": "P('tensor',)",
         "['params']['b_out']": "P(None,)",
-        "['params']['w_in'][0]": "P('fsdp', 'tensor')",
-        "['params']['w_in'][1]": "P('fsdp', 'tensor')",
+        "['params']['w_in_0']": "P('fsdp', 'tensor')",
+        "['params']['w_in_1']": "P('fsdp', 'tensor')",
         "['params']['w_out']": "P('tensor', 'fsdp')",
     }
 
