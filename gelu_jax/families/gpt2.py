@@ -50,7 +50,7 @@ _LAYER = (
     Entry("attention.b_value", "attn.c_attn.bias", "(h k) -> h k"),
     *linear("attention.{}_out", "attn.c_proj", "(h k) d -> h k d"),
     *norm("feed_forward_norm", "ln_2"),
-    *linear("feed_forward.{}_in.0", "mlp.c_fc", "d f -> d f"),
+    *linear("feed_forward.{}_in_0", "mlp.c_fc", "d f -> d f"),
     *linear("feed_forward.{}_out", "mlp.c_proj", "f d -> f d"),
 )
 
