@@ -24,6 +24,10 @@ FIXTURES = Path(__file__).parent / "golden" / "families"
 def causal(model, tokens, mask, **_):
     """Hidden states, logits and the greedy continuation of a batch padded on the left."""
     hidden = model.hidden(tokens, mask=mask)
+    if model.classifier is not None:
+        return {"hidden": hidden, "class_logits": model.class_logits(hidden, mask=mask)}
+    if not model.config.has_head:
+        return {"hidden": hidden}
     greedy = generate(model, tokens, 9, mask=mask)
     return {"hidden": hidden, "logits": model.logits(hidden), "greedy": greedy}
 
@@ -35,6 +39,9 @@ def encoder(model, tokens, mask, token_types, **_):
         "pooled": model.pool if model.pooler else None,
         "masked_logits": model.masked_logits if model.masked_head else None,
         "next_sentence_logits": model.next_sentence_logits if model.next_sentence_head else None,
+        "class_logits": model.class_logits if model.classifier else None,
+        "token_logits": model.token_logits if model.token_classifier else None,
+        "span_logits": model.span_logits if model.span_head else None,
     }
     return {"hidden": hidden} | {name: head(hidden) for name, head in heads.items() if head}
 
@@ -64,14 +71,22 @@ def dual_encoder(model, tokens, pixels, **_):
     }
 
 
-def encoder_decoder(model, tokens, mask, targets, **_):
+def encoder_decoder(model, tokens, mask, targets=None, **_):
     """The encoder's states and the decoder's logits with a padded input; the greedy output."""
+    if model.decoder is None:
+        return {"hidden": model.encode(tokens, mask=mask)}
     start = model.start(tokens, 9, mask=mask)
     return {
         "hidden": model.encode(tokens, mask=mask),
         "logits": model(tokens, targets, mask=mask),
         "greedy": generate(model, jnp.zeros_like(tokens[:, :1]), 9, cache=start),
     }
+
+
+def image_tower(model, pixels, **_):
+    """Hidden states before the final norm, and the class token's after it."""
+    images = _last(pixels)
+    return {"hidden": model.hidden(images), "pooled": model(images)[:, 0]}
 
 
 def vision_language(model, tokens, pixels, **_):
@@ -90,15 +105,21 @@ def _last(pixels):
 KINDS = {
     "bert": encoder,
     "clip": dual_encoder,
+    "clip_vision_model": image_tower,
     "efficientnet": features,
+    "distilbert": encoder,
     "llava": vision_language,
+    "mpnet": encoder,
+    "roberta": encoder,
+    "xlm-roberta": encoder,
     "t5": encoder_decoder,
     "vit": image,
 }
 CASES = sorted(path.name for path in FIXTURES.iterdir())
 # "sentence" is compared in families/test_embeddings.py
 _INPUTS = {"tokens", "mask", "token_types", "targets", "pixels", "sentence"}
-_MASKED = {"causal": {"hidden", "logits"}, "encoder": {"hidden", "masked_logits"}}
+_MASKED = {"causal": {"hidden", "logits"}, "encoder": set()}
+_MASKED["encoder"] = {"hidden", "masked_logits", "token_logits", "span_logits"}
 _MASKED["encoder_decoder"] = {"hidden"}
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from gelu_jax import signals
 from gelu_jax.cli.arguments import in_order
+from gelu_jax.cli.audit import audit_command
 from gelu_jax.cli.compare import compare_command
 from gelu_jax.cli.configs import configs_command
 from gelu_jax.cli.failures import failure
@@ -30,6 +31,7 @@ COMMANDS = {
     "report": report_command,
     "tokenize": tokenize_command,
     "numerics": numerics_command,
+    "audit": audit_command,
 }
 
 

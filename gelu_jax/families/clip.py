@@ -5,10 +5,11 @@ which in ``hidden_act``, and one that says nothing means quick_gelu.
 """
 
 from collections.abc import Collection
-from typing import Any
+from dataclasses import replace
 
 from gelu_jax.families.common import bert_block
 from gelu_jax.families.family import Family
+from gelu_jax.families.fields import default_fields
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.weight_map import (
     Entry,
@@ -21,47 +22,51 @@ from gelu_jax.families.weight_map import (
 )
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dual_encoder import DualEncoder, DualEncoderConfig
-from gelu_jax.nn.transformer import TransformerConfig
-from gelu_jax.nn.vision import VisionConfig
+from gelu_jax.nn.transformer import Transformer, TransformerConfig
+from gelu_jax.nn.vision import VisionConfig, VisionTransformer
 
 # The first configs have this wrong: their texts end in their largest token.
 _WRONG_END = 2
 
-# Published configs leave out what equals these.
-_TEXT_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 512,
-    "intermediate_size": 2048,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 8,
-    "vocab_size": 49408,
-    "max_position_embeddings": 77,
-    "eos_token_id": 49407,
-}
-_VISION_DEFAULTS: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_channels": 3,
-    "image_size": 224,
-    "patch_size": 32,
-}
-
 
 def _config(hf: HFConfig, tensors: Collection[str]) -> DualEncoderConfig:
-    text = hf.section("text_config").with_defaults(**_TEXT_DEFAULTS)
+    text = _tower(hf, "text").with_defaults(**default_fields("clip_text_model"))
     end = text.integer("eos_token_id")
     return DualEncoderConfig(
-        text=TransformerConfig(
-            vocab_size=text.integer("vocab_size"),
-            num_layers=text.integer("num_hidden_layers"),
-            block=_block(text, causal=True),
-            max_positions=text.integer("max_position_embeddings"),
-        ),
-        vision=vision_config(hf.section("vision_config")),
+        text=_text(text),
+        vision=vision_config(_tower(hf, "vision")),
         d_common=hf.integer("projection_dim", 512),
         end_token=None if end == _WRONG_END else end,
     )
+
+
+def _tower(hf: HFConfig, name: str) -> HFConfig:
+    """The section of one tower; files of old say it twice, and then the second one holds."""
+    kind, again = f"clip_{name}_model", hf.given(f"{name}_config_dict")
+    if again is not None:
+        twice = hf.section(f"{name}_config").values if hf.given(f"{name}_config") else {}
+        section = {**twice, **default_fields(kind), **hf.section(f"{name}_config_dict").values}
+        hf = hf.with_values(**{f"{name}_config": section})
+    return hf.section(f"{name}_config", kind)
+
+
+def _text_alone(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
+    """Such as the text encoder of an image generator, which takes its hidden states."""
+    text = hf.with_defaults(**default_fields("clip_text_model"))
+    return replace(_text(text), has_head=False)
+
+
+def _text(hf: HFConfig) -> TransformerConfig:
+    return TransformerConfig(
+        vocab_size=hf.integer("vocab_size"),
+        num_layers=hf.integer("num_hidden_layers"),
+        block=_block(hf, causal=True),
+        max_positions=hf.integer("max_position_embeddings"),
+    )
+
+
+def _vision_alone(hf: HFConfig, tensors: Collection[str]) -> VisionConfig:
+    return vision_config(hf)
 
 
 def vision_config(hf: HFConfig) -> VisionConfig:
@@ -73,7 +78,7 @@ def vision_config(hf: HFConfig) -> VisionConfig:
     Returns:
       The tower.
     """
-    hf = hf.with_defaults(**_VISION_DEFAULTS)
+    hf = hf.with_defaults(**default_fields("clip_vision_model"))
     return VisionConfig(
         image_size=hf.integer("image_size"),
         patch_size=hf.integer("patch_size"),
@@ -123,4 +128,29 @@ def _weight_map(_: DualEncoderConfig) -> WeightMap:
     )
 
 
-CLIP = Family("clip", _config, DualEncoder, _weight_map, ignored=r".*\.embeddings\.position_ids")
+CLIP = Family(
+    "clip",
+    _config,
+    DualEncoder,
+    _weight_map,
+    ignored=r".*\.embeddings\.position_ids",
+    without_effect=frozenset(
+        {"projection_dim", "logit_scale_init_value"}
+    ),  # in the towers' sections
+)
+CLIP_TEXT = replace(
+    CLIP,
+    model_type="clip_text_model",
+    config=_text_alone,
+    model=Transformer,
+    weight_map=lambda _: prefixed(_TEXT, "", "text_model."),
+    aliases=((r"^text_model\.", ""),),
+)
+CLIP_VISION = replace(
+    CLIP,
+    model_type="clip_vision_model",
+    config=_vision_alone,
+    model=VisionTransformer,
+    weight_map=lambda _: prefixed(VISION, "", "vision_model."),
+    aliases=((r"^vision_model\.", ""),),
+)

@@ -1,6 +1,9 @@
 """What the configs of several families say alike."""
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families.hf_config import HFConfig
@@ -8,7 +11,9 @@ from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.norm import NormConfig
-from gelu_jax.nn.position import RotaryConfig, RotaryScaling
+from gelu_jax.nn.position import LinearScaling, RotaryConfig, RotaryScaling, YarnScaling
+from gelu_jax.nn.stack import LayerKind
+from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.nn.variants import VARIANTS, Variant, branches
 
 
@@ -27,7 +32,7 @@ def bert_block(hf: HFConfig, *, epsilon: float, activation: str, causal: bool) -
     d = hf.integer("hidden_size")
     return BlockConfig(
         NormConfig(d, use_bias=True, epsilon=hf.number("layer_norm_eps", epsilon)),
-        AttentionConfig(d, num_heads=num_heads(hf, d), causal=causal, use_bias=True),
+        AttentionConfig(d, num_heads=whole_heads(hf, d), causal=causal, use_bias=True),
         FeedForwardConfig(
             d,
             d_ff=hf.integer("intermediate_size"),
@@ -37,12 +42,30 @@ def bert_block(hf: HFConfig, *, epsilon: float, activation: str, causal: bool) -
     )
 
 
-def num_heads(hf: HFConfig, d_model: int, name: str = "num_attention_heads") -> int:
+def num_heads(hf: HFConfig, d_model: int) -> int:
     """The number of heads.
 
     Args:
       hf: the fields.
       d_model: the model's width, which the number divides where there is no ``head_dim``.
+
+    Returns:
+      The number.
+
+    Raises:
+      ConfigError: it does not divide the width.
+    """
+    if hf.given("head_dim") is not None:
+        return hf.integer("num_attention_heads")
+    return whole_heads(hf, d_model)
+
+
+def whole_heads(hf: HFConfig, d_model: int, name: str = "num_attention_heads") -> int:
+    """The number of heads that make up the model's width.
+
+    Args:
+      hf: the fields.
+      d_model: the model's width, which the number divides.
       name: the field.
 
     Returns:
@@ -52,7 +75,7 @@ def num_heads(hf: HFConfig, d_model: int, name: str = "num_attention_heads") -> 
       ConfigError: it does not divide the width.
     """
     number = hf.integer(name)
-    if hf.values.get("head_dim") is None and d_model % number:
+    if d_model % number:
         reason = f"must divide the model's width {d_model}"
         raise ConfigError([Problem(hf.prefix + name, number, reason)])
     return number
@@ -75,39 +98,167 @@ def gated(activation: str) -> Variant:
     return next(names, (activation, "identity"))
 
 
-def rotary_config(hf: HFConfig) -> RotaryConfig:
+def rotary_config(hf: HFConfig, theta: float = 10_000.0) -> RotaryConfig:
     """Rotary positions, from ``rope_parameters``, or ``rope_theta`` and ``rope_scaling`` of old.
 
     Args:
       hf: the fields.
+      theta: where the fields have none.
 
     Returns:
-      The rotation, with LLaMA 3's scaling where the fields say so.
+      The rotation, with the stretch that the fields ask for.
 
     Raises:
-      ConfigError: another scaling is asked for.
+      ConfigError: another stretch is asked for, or two that differ, or a share of each head, which
+        transformers passes over in most families.
     """
-    key = "rope_parameters" if hf.values.get("rope_parameters") is not None else "rope_scaling"
-    if hf.values.get(key) is None:
-        return RotaryConfig(theta=hf.number("rope_theta", 10_000.0))
-    rope = hf.section(key)
-    kind = "rope_type" if "rope_type" in rope.values or "type" not in rope.values else "type"
-    scaled = rope.one_of(kind, ("default", "llama3"), "default") == "llama3"
-    theta = rope if "rope_theta" in rope.values else hf
+    new, old = hf.given("rope_parameters"), hf.given("rope_scaling")
+    if new and old and new != old:
+        hf.require("rope_scaling", new)
+    name = "rope_scaling" if old else "rope_parameters"
+    # Its model_type is None: of these fields each stretch has its own, and no others matter.
+    rope = hf.section(name) if new or old else HFConfig({}, hf.prefix)
+    return rotary_of(rope.with_defaults(**_beside(hf)), hf, theta)
+
+
+def _beside(hf: HFConfig) -> dict[str, Any]:
+    """What files of old say beside the stretch, not in it."""
+    names = ("rope_theta", "partial_rotary_factor")
+    return {name: hf.values[name] for name in names if hf.given(name) is not None}
+
+
+def rotary_of(rope: HFConfig, hf: HFConfig, theta: float) -> RotaryConfig:
+    """Rotary positions, from their section.
+
+    Args:
+      rope: its fields.
+      hf: the fields beside it.
+      theta: where the section has none.
+
+    Returns:
+      The rotation.
+
+    Raises:
+      ConfigError: a stretch that is not supported is asked for.
+    """
+    rope.require("partial_rotary_factor", 1.0)
+    key = "type" if "rope_type" not in rope.values and "type" in rope.values else "rope_type"
+    kind = rope.one_of(key, ("default", "linear", "dynamic", "yarn", "llama3"), "default")
     return RotaryConfig(
-        theta=theta.number("rope_theta", 10_000.0),
-        fraction=rope.number("partial_rotary_factor", 1.0),
-        scaling=_llama3_scaling(rope) if scaled else None,
+        theta=rope.number("rope_theta", theta),
+        scaling=_SCALINGS[kind](rope, hf) if kind in _SCALINGS else None,
+        valid_positions=hf.integer("max_position_embeddings") if kind == "dynamic" else None,
     )
 
 
-def _llama3_scaling(rope: HFConfig) -> RotaryScaling:
+def _original_positions(rope: HFConfig, hf: HFConfig) -> int:
+    name = "original_max_position_embeddings"
+    if rope.given(name) is None:
+        return hf.integer("max_position_embeddings")
+    return rope.integer(name)
+
+
+def _linear(rope: HFConfig, hf: HFConfig) -> LinearScaling:
+    return LinearScaling(rope.number("factor"))
+
+
+def _llama3(rope: HFConfig, hf: HFConfig) -> RotaryScaling:
     return RotaryScaling(
         factor=rope.number("factor"),
         low_frequency_factor=rope.number("low_freq_factor"),
         high_frequency_factor=rope.number("high_freq_factor"),
-        original_positions=rope.integer("original_max_position_embeddings"),
+        original_positions=_original_positions(rope, hf),
     )
+
+
+def _yarn(rope: HFConfig, hf: HFConfig) -> YarnScaling:
+    original = _original_positions(rope, hf)
+    if rope.given("factor") is None:
+        factor = hf.integer("max_position_embeddings") / original
+    else:
+        factor = rope.number("factor")
+    return YarnScaling(
+        factor=factor,
+        original_positions=original,
+        fast_turns=rope.number("beta_fast") if rope.given("beta_fast") else 32.0,
+        slow_turns=rope.number("beta_slow") if rope.given("beta_slow") else 1.0,
+        magnitude=_magnitude(rope, factor),
+        whole_pairs=rope.flag("truncate", True),
+    )
+
+
+def _magnitude(rope: HFConfig, factor: float) -> float | None:
+    """What DeepSeek's fields make of it, if they are both there."""
+    if rope.given("attention_factor") is not None:
+        return rope.number("attention_factor")
+    if not (rope.given("mscale") and rope.given("mscale_all_dim")) or factor <= 1:
+        return None
+    one, other = (0.1 * rope.number(n) * math.log(factor) + 1 for n in ("mscale", "mscale_all_dim"))
+    return one / other
+
+
+_SCALINGS = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+
+
+def with_attention(config: TransformerConfig, **changes: Any) -> TransformerConfig:
+    """The model with other attention.
+
+    Args:
+      config: of the model.
+      **changes: fields of its `AttentionConfig`.
+
+    Returns:
+      The config with them.
+    """
+    attention = replace(config.block.attention, **changes)
+    return replace(config, block=replace(config.block, attention=attention))
+
+
+def with_layer_types(
+    config: TransformerConfig,
+    hf: HFConfig,
+    kinds: Mapping[str, LayerKind],
+    default: Sequence[str],
+) -> TransformerConfig:
+    """The model with layers of several kinds, as ``layer_types`` lists them.
+
+    Args:
+      config: of the model.
+      hf: the fields.
+      kinds: what may stand in the list.
+      default: the list where the fields have none.
+
+    Returns:
+      The config: its attention is changed where all layers are of one kind, else it has a pattern.
+
+    Raises:
+      ConfigError: the list has another length, or other kinds in it.
+    """
+    found = hf.given("layer_types") or list(default)
+    if not isinstance(found, list) or len(found) != config.num_layers:
+        reason = f"must be a list of {config.num_layers} kinds of layers"
+        raise ConfigError([Problem(f"{hf.prefix}layer_types", found, reason)])
+    for kind in found:
+        HFConfig({"layer_types": kind}, hf.prefix).one_of("layer_types", kinds, "")
+    return with_pattern(config, [kinds[kind] for kind in found])
+
+
+def with_pattern(config: TransformerConfig, layers: Sequence[LayerKind]) -> TransformerConfig:
+    """The model with layers of several kinds.
+
+    Args:
+      config: of the model.
+      layers: the kind of each.
+
+    Returns:
+      The config: its attention is changed where all are alike, else it has the shortest pattern.
+    """
+    n = len(layers)
+    repeats = (p for p in range(1, n + 1) if all(layers[i] == layers[i % p] for i in range(n)))
+    period = next(repeats)
+    if period == 1:
+        return with_attention(config, window=layers[0].window, rotary=layers[0].rotary)
+    return replace(config, pattern=tuple(layers[:period]))
 
 
 def has_tensor(tensors: Collection[str], name: str) -> bool:

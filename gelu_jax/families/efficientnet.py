@@ -19,9 +19,11 @@ from gelu_jax.nn.convolution import EfficientNet, EfficientNetConfig, MBConvConf
 def _config(hf: HFConfig, tensors: Collection[str]) -> EfficientNetConfig:
     """The base network, scaled."""
     hf.require("pooling_type", "mean")
+    blocks = _blocks(hf, most=len(tensors) or None)
+    hf.require("depthwise_padding", _padded_blocks(hf.integer("image_size", 600), blocks))
     return EfficientNetConfig(
         d_stem=_width(hf, 32),
-        blocks=_blocks(hf, most=len(tensors) or None),
+        blocks=blocks,
         d_top=hf.integer("hidden_dim", 2560),
         channels=hf.integer("num_channels", 3),
         num_classes=hf.num_labels() if has_tensor(tensors, "classifier.weight") else None,
@@ -45,7 +47,7 @@ def _blocks(hf: HFConfig, most: int | None) -> tuple[MBConvConfig, ...]:
     """All blocks; a config that asks for more of them than there are tensors is not built."""
     blocks = tuple(itertools.islice(_all_blocks(hf), most and most + 1))
     if most and len(blocks) > most:
-        repeats = hf.values.get("num_block_repeats")
+        repeats = hf.given("num_block_repeats")
         raise ConfigError([Problem("num_block_repeats", repeats, "more blocks than tensors")])
     return blocks
 
@@ -71,6 +73,16 @@ def _all_blocks(hf: HFConfig) -> Iterator[MBConvConfig]:
                 activation=hf.activation("hidden_act", "swish"),
                 epsilon=hf.number("batch_norm_eps", 1e-3),
             )
+
+
+def _padded_blocks(size: int, blocks: tuple[MBConvConfig, ...]) -> list[int]:
+    """The strided blocks that get an odd number of rows, for which transformers has a list."""
+    size, found = -(-size // 2), list[int]()
+    for number, block in enumerate(blocks):
+        if block.stride > 1 and size % 2:
+            found.append(number)
+        size = -(-size // block.stride)
+    return found
 
 
 def _width(hf: HFConfig, channels: int) -> int:
@@ -124,4 +136,5 @@ EFFICIENTNET = Family(
     _weight_map,
     aliases=((r"^efficientnet\.", ""),),
     ignored=r".*\.num_batches_tracked",
+    without_effect=frozenset({"batch_norm_momentum", "num_hidden_layers"}),
 )

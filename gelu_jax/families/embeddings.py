@@ -1,103 +1,272 @@
-"""Sentence embeddings: masked mean pooling, normalised (Reimers & Gurevych 2019)."""
+"""Sentence embeddings: a model's hidden states, pooled and passed on (Reimers & Gurevych 2019)."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import NDArray
 
+from gelu_jax.activations import activation
+from gelu_jax.errors import ConfigError, Problem, nearest
+from gelu_jax.families.text import encoded, padded, tokenizer_of
 from gelu_jax.nn.encoder import Encoder
+from gelu_jax.nn.encoder_decoder import EncoderDecoder
+from gelu_jax.nn.linear import Linear
+from gelu_jax.nn.pooling import pool, unit
+from gelu_jax.nn.transformer import Transformer
 
-_LENGTH_STEP = 16  # batches are padded to multiples of it, so that few shapes are compiled
+
+class Pooling(nnx.Module):
+    """Pools hidden states, in one way or in several that are concatenated.
+
+    Args:
+      kinds: the ways, as in `gelu_jax.nn.pooling.pool`.
+      include_prompt: whether the tokens of a prompt count.
+    """
+
+    def __init__(self, kinds: Sequence[str] = ("mean",), *, include_prompt: bool = True):
+        self.kinds = tuple(kinds)
+        self.include_prompt = include_prompt
+
+    def __call__(
+        self, hidden: Float[Array, "b t d"], mask: Bool[Array, "b t"], prompt_length: Int[Array, ""]
+    ) -> Float[Array, "b e"]:
+        """One vector for each text.
+
+        Args:
+          hidden: (b, t, d).
+          mask: (b, t), True at real tokens, which begin each row.
+          prompt_length: how many tokens of a row belong to the prompt.
+        Returns:
+          The vectors, (b, d · kinds) in float32.
+        """
+        if not self.include_prompt:
+            mask = mask & (jax.numpy.arange(mask.shape[1]) >= prompt_length)
+        return jax.numpy.concatenate([pool(hidden, mask, kind) for kind in self.kinds], axis=-1)
+
+
+class Dense(nnx.Module):
+    """A linear map of pooled vectors and an activation, φ(x W + b), plus a residual or none.
+
+    Args:
+      linear: the map.
+      activation: the name of φ.
+      residual: whether x is added to the result.
+      projection: a linear map of x that is added in its place; None for x itself.
+    """
+
+    def __init__(
+        self,
+        linear: Linear,
+        activation: str,
+        *,
+        residual: bool = False,
+        projection: Linear | None = None,
+    ):
+        self.linear = linear
+        self.activation = activation
+        self.residual = residual
+        self.projection = projection
+
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b e"]:
+        """Applies the map.
+
+        Args:
+          x: (b, d).
+        Returns:
+          An array (b, e).
+        """
+        y = activation(self.activation)(self.linear(x))
+        if not self.residual:
+            return y
+        return y + (x if self.projection is None else self.projection(x))
+
+
+class Unit(nnx.Module):
+    """Scales vectors to length 1."""
+
+    def __call__(self, x: Float[Array, "b d"]) -> Float[Array, "b d"]:
+        """Applies the scale.
+
+        Args:
+          x: (b, d).
+        Returns:
+          An array (b, d).
+        """
+        return unit(x)
+
+
+@dataclass(frozen=True)
+class SentenceEncoder:
+    """A model, its tokenizer, and what is done with its hidden states.
+
+    Attributes:
+      model: what gives hidden states: `Encoder`, `Transformer`, or `EncoderDecoder`, whose encoder
+        is used.
+      tokenizer: a `tokenizers.Tokenizer`, which neither pads nor truncates.
+      pooling: from hidden states to one vector for each text.
+      stages: what is applied to the vectors, in order.
+      max_tokens: what longer texts are cut to, special tokens counted and kept; None for no limit.
+      prompts: texts to put before a text, by name.
+      default_prompt: the name of the prompt where none is asked for; None for no prompt.
+    """
+
+    model: Any
+    tokenizer: Any
+    pooling: Pooling = field(default_factory=Pooling)
+    stages: tuple[nnx.Module, ...] = ()
+    max_tokens: int | None = None
+    prompts: Mapping[str, str] = field(default_factory=dict[str, str])
+    default_prompt: str | None = None
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+    ) -> NDArray[np.float32]:
+        """Computes one vector for each text, compiled once for each shape of a batch.
+
+        Texts are batched by length, and padded to a multiple of 16 tokens.
+
+        Args:
+          texts: n of them, or one.
+          prompt_name: a name in ``prompts``; None for ``default_prompt``.
+          prompt: put before each text, whatever the names say.
+          batch_size: how many texts are computed at once.
+        Returns:
+          The vectors, (n, e) in float32; (e,) for one text.
+        Raises:
+          ConfigError: there is no such prompt.
+        """
+        if isinstance(texts, str):
+            return self.encode([texts], prompt_name=prompt_name, prompt=prompt)[0]
+        prompt = self._prompt(prompt_name) if prompt is None else prompt
+        rows = encoded(self.tokenizer, [prompt + text for text in texts], self.max_tokens)
+        skipped = np.int32(self._prompt_length(prompt))
+        longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        vectors: NDArray[np.float32] | None = None
+        for start in range(0, len(rows), batch_size):
+            chosen = longest_first[start : start + batch_size]
+            tokens, mask = padded([rows[i].ids for i in chosen], self.max_tokens, batch_size)
+            found = np.asarray(_embed(self.model, self.pooling, self.stages, tokens, mask, skipped))
+            if vectors is None:
+                vectors = np.zeros((len(rows), found.shape[1]), np.float32)
+            vectors[chosen] = found[: len(chosen)]
+        return np.zeros((0, self.width), np.float32) if vectors is None else vectors
+
+    @property
+    def width(self) -> int:
+        """Entries e of a vector."""
+        tokens, mask = np.zeros((1, 1), np.int32), np.ones((1, 1), bool)
+        shape = jax.eval_shape(
+            _embed, self.model, self.pooling, self.stages, tokens, mask, np.int32(0)
+        )
+        return shape.shape[1]
+
+    def _prompt(self, name: str | None) -> str:
+        if name is None:
+            return self.prompts.get(self.default_prompt or "", "")
+        if name in self.prompts:
+            return self.prompts[name]
+        hint = nearest(name, self.prompts)
+        raise ConfigError([Problem("prompt_name", name, f"no such prompt; {hint}")])
+
+    def _prompt_length(self, prompt: str) -> int:
+        """Its tokens, without the special one that would end it."""
+        if not prompt or self.pooling.include_prompt:
+            return 0
+        row = encoded(self.tokenizer, [prompt], self.max_tokens)[0]
+        return len(row) - row.special_tokens_mask[-1]
+
+
+@jax.jit
+def _embed(
+    model: Any,
+    pooling: Pooling,
+    stages: tuple[Any, ...],
+    tokens: Int[Array, "b t"],
+    mask: Bool[Array, "b t"],
+    prompt_length: Int[Array, ""],
+) -> Float[Array, "b e"]:
+    x = pooling(hidden_states(model, tokens, mask), mask, prompt_length)
+    for stage in stages:
+        x = stage(x)
+    return x.astype(jax.numpy.float32)
+
+
+def hidden_states(
+    model: Any, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]
+) -> Float[Array, "b t d"]:
+    """The final hidden states of a model of texts.
+
+    Args:
+      model: `Encoder`, `Transformer`, or `EncoderDecoder`, whose encoder is used.
+      tokens: (b, t).
+      mask: (b, t), True at real tokens, False at padding.
+
+    Returns:
+      Hidden states (b, t, d).
+
+    Raises:
+      ConfigError: the model is no such model.
+    """
+    match model:
+        case Encoder():
+            return model(tokens, mask=mask)
+        case Transformer():
+            return model.hidden(tokens, mask=mask)
+        case EncoderDecoder():
+            return model.encode(tokens, mask=mask)
+        case _:
+            raise ConfigError([Problem("model", type(model).__name__, "not a model of texts")])
 
 
 def sentence_embeddings(
-    model: Encoder,
+    model: Any,
     tokenizer: Any,
-    texts: Sequence[str],
+    texts: str | Sequence[str],
     *,
     batch_size: int = 32,
     max_tokens: int | None = None,
 ) -> NDArray[np.float32]:
     """One vector of length 1 for each text: e = Σ mᵢhᵢ / Σ mᵢ over its tokens, then e/‖e‖₂.
 
+    Models that pool otherwise say so in their modules.json: `load_sentence_encoder` reads it.
+
     Args:
-      model: an encoder, such as `load` gives.
-      tokenizer: a `tokenizers.Tokenizer`, or the path of a tokenizer.json.
-      texts: n of them.
+      model: such as `load` gives: an `Encoder`, a `Transformer`, or an `EncoderDecoder`.
+      tokenizer: a `tokenizers.Tokenizer`, one of transformers', or the path of a tokenizer.json.
+      texts: n of them, or one.
       batch_size: how many are computed at once.
       max_tokens: what longer texts are cut to, special tokens counted and kept; None means as many
         as the model has positions.
 
     Returns:
-      The vectors, (n, d_model) in float32.
+      The vectors, (n, d_model) in float32; (d_model,) for one text.
 
     Raises:
       ImportError: tokenizers is not installed.
     """
-    transformer = model.config.transformer
-    encoded = _encoded(tokenizer, texts, max_tokens or transformer.max_positions)
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-    vectors = np.zeros((len(encoded), transformer.block.d_model), np.float32)
-    embed = jax.jit(_embed)
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        tokens, mask = _padded([encoded[i] for i in rows], transformer.max_positions)
-        vectors[rows] = embed(model, tokens, mask)
-    return vectors
+    most = max_tokens or max_positions(model)
+    encoder = SentenceEncoder(model, tokenizer_of(tokenizer), stages=(Unit(),), max_tokens=most)
+    return encoder.encode(texts, batch_size=batch_size)
 
 
-def _encoded(tokenizer: Any, texts: Sequence[str], max_tokens: int | None) -> list[Any]:
-    """The `tokenizers.Encoding` of each text, cut to max_tokens and not padded."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise ImportError("tokenizers is missing: pip install 'gelu-jax[families]'") from None
-    if isinstance(tokenizer, str | os.PathLike):
-        own = Tokenizer.from_file(os.fspath(tokenizer))
-    else:
-        own = Tokenizer.from_str(tokenizer.to_str())  # a copy: the caller's stays as it is
-    own.no_padding()
-    own.no_truncation()
-    if max_tokens is not None:
-        own.enable_truncation(max_length=max_tokens)
-    return own.encode_batch(list(texts))
-
-
-def _padded(
-    encoded: list[Any], max_positions: int | None
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    longest = max(1, *map(len, encoded))
-    width = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
-    for encoding in encoded:
-        encoding.pad(width if max_positions is None else min(width, max_positions))
-    tokens = np.array([encoding.ids for encoding in encoded], np.int32)
-    return tokens, np.array([encoding.attention_mask for encoding in encoded], bool)
-
-
-def mean_pool(hidden: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b d"]:
-    """The mean of the hidden states of each row's real tokens, in float32.
+def max_positions(model: Any) -> int | None:
+    """How many tokens a model has learned positions for.
 
     Args:
-      hidden: (b, t, d), of any floating dtype.
-      mask: (b, t), True where there is a token and False at padding.
+      model: a model of texts.
 
     Returns:
-      The means, (b, d); 0 for a row without tokens.
-
-    >>> mean_pool(jnp.array([[[1.0], [3.0], [9.0]]]), jnp.array([[True, True, False]]))
-    Array([[2.]], dtype=float32)
+      The number; None where its positions are not in a table.
     """
-    weights = mask[..., None].astype(jnp.float32)
-    return (hidden * weights).sum(1) / jnp.maximum(weights.sum(1), 1)
-
-
-def _embed(
-    model: Encoder, tokens: Int[Array, "b t"], mask: Bool[Array, "b t"]
-) -> Float[Array, "b d"]:
-    pooled = mean_pool(model(tokens, mask=mask), mask)
-    return pooled / jnp.maximum(jnp.linalg.norm(pooled, axis=-1, keepdims=True), 1e-12)
+    config = getattr(model.config, "transformer", model.config)
+    return getattr(config, "max_tokens", None)

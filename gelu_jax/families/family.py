@@ -23,7 +23,10 @@ class Family(Generic[C]):
       model: from that config to a module, as ``model(config, rngs=...)``.
       weight_map: from that config to the tensors of the parameters, as transformers names them.
       aliases: what other files have in these names, as regular expressions and replacements.
-      ignored: a regular expression of tensors that hold no parameters.
+      ignored: a regular expression of tensors that hold no parameters, or none that are used.
+      float32: a regular expression of parameters that stay in float32 where float16 is asked for.
+      without_effect: fields of its config.json that do not change what is computed, beside those
+        of which that is true in every family.
     """
 
     model_type: str
@@ -32,3 +35,5 @@ class Family(Generic[C]):
     weight_map: Callable[[C], WeightMap]
     aliases: Aliases = ()
     ignored: str = r"(?!)"
+    float32: str = r"(?!)"
+    without_effect: frozenset[str] = frozenset()

@@ -128,10 +128,34 @@ def _header(file: Path) -> dict[str, TensorInfo]:
                 for name, s in slices.items()
             }
     except FileNotFoundError:
-        raise WeightsError([Problem(file.name, file.parent, no_such("file", str(file)))]) from None
+        reason = no_such("file", str(file)) + _other_formats(file.parent)
+        raise WeightsError([Problem(file.name, file.parent, reason)]) from None
     except (_safetensors().SafetensorError, OSError) as error:
         reason = f"not a whole safetensors file ({error})"
+        if _is_pointer(file):
+            reason = "a git-lfs pointer, not the file that it stands for: run git lfs pull"
         raise WeightsError([Problem(file.name, file.parent, reason)]) from None
+
+
+_LFS = b"version https://git-lfs.github.com"
+
+
+def _is_pointer(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as content:
+        return content.read(len(_LFS)) == _LFS
+
+
+_FORMATS = ("gguf", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx")
+
+
+def _other_formats(folder: Path) -> str:
+    """Weights that are there in a format that is not read."""
+    found = [f for kind in _FORMATS for f in sorted(folder.glob(f"*.{kind}")) if f.is_file()]
+    if not found:
+        return ""
+    return f"; {found[0].name} is not read: convert it with save_pretrained of transformers"
 
 
 def read_tensor(info: TensorInfo, name: str) -> NDArray[Any]:

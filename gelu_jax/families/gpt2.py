@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from gelu_jax.families.common import num_heads
+from gelu_jax.families.common import whole_heads
 from gelu_jax.families.family import Family
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.weight_map import Entry, WeightMap, linear, norm, prefixed
@@ -24,7 +24,7 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
             NormConfig(d, use_bias=True, epsilon=hf.number("layer_norm_epsilon", 1e-5)),
             AttentionConfig(
                 d,
-                num_heads=num_heads(hf, d, "n_head"),
+                num_heads=whole_heads(hf, d, "n_head"),
                 scale=None if hf.flag("scale_attn_weights", True) else 1.0,
                 use_bias=True,
             ),
@@ -50,7 +50,7 @@ _LAYER = (
     Entry("attention.b_value", "attn.c_attn.bias", "(h k) -> h k"),
     *linear("attention.{}_out", "attn.c_proj", "(h k) d -> h k d"),
     *norm("feed_forward_norm", "ln_2"),
-    *linear("feed_forward.{}_in.0", "mlp.c_fc", "d f -> d f"),
+    *linear("feed_forward.{}_in_0", "mlp.c_fc", "d f -> d f"),
     *linear("feed_forward.{}_out", "mlp.c_proj", "f d -> f d"),
 )
 
@@ -73,4 +73,11 @@ GPT2 = Family(
     _weight_map,
     aliases=((r"^transformer\.", ""),),
     ignored=r"(.*\.)?h\.\d+\.attn\.(bias|masked_bias)",  # the causal mask, in old files
+    without_effect=frozenset(
+        {
+            *("summary_activation", "summary_first_dropout", "summary_proj_to_labels"),
+            *("summary_type", "summary_use_proj"),  # of a head that is not supported
+            "reorder_and_upcast_attn",  # float32 scores, which are computed anyway
+        }
+    ),
 )

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families import clip
 from gelu_jax.families.family import Family
+from gelu_jax.families.fields import default_fields
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.llama import LLAMA
 from gelu_jax.families.mistral import MISTRAL
@@ -16,26 +17,20 @@ from gelu_jax.nn.vision_language import VisionLanguage, VisionLanguageConfig
 
 _LANGUAGES = {"llama": LLAMA, "mistral": MISTRAL}
 
-# Published configs leave out what equals these: LLaMA 7B.
-_LLAMA = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-}
-
 
 def _config(hf: HFConfig, tensors: Collection[str]) -> VisionLanguageConfig:
-    text = hf.section("text_config").with_defaults(**_LLAMA)
-    family = _LANGUAGES[text.one_of("model_type", _LANGUAGES, "llama")]
-    hf.section("vision_config").require("model_type", "clip_vision_model")
-    vision = clip.vision_config(hf.section("vision_config"))
+    kind = hf.section("text_config").one_of("model_type", _LANGUAGES, "llama")
+    text = hf.section("text_config", kind).with_defaults(**default_fields(kind))
+    tower = hf.section("vision_config", "clip_vision_model")
+    tower.require("model_type", "clip_vision_model")
+    vision = clip.vision_config(tower)
     kept = hf.one_of("vision_feature_select_strategy", ("default", "full"), "default")
+    token = hf.integer("image_token_index", hf.integer("image_token_id", 32000))
+    hf.require("image_token_id", token)  # the same by another name
     return VisionLanguageConfig(
         vision=vision,
-        language=family.config(text, tensors),
-        image_token=hf.integer("image_token_index", hf.integer("image_token_id", 32000)),
+        language=_LANGUAGES[kind].config(text, tensors),
+        image_token=token,
         vision_layers=_num_layers(hf, vision.num_layers),
         projector=hf.activation("projector_hidden_act", "gelu"),
         projector_bias=hf.flag("multimodal_projector_bias", True),
@@ -45,7 +40,7 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> VisionLanguageConfig:
 
 def _num_layers(hf: HFConfig, depth: int) -> int:
     """How many layers to run: their number counts the embedding as 0, or from the end."""
-    layer = hf.values.get("vision_feature_layer", -2)
+    layer = hf.with_defaults(vision_feature_layer=-2).given("vision_feature_layer")
     if not isinstance(layer, int) or not -depth <= layer <= depth or layer == 0:
         reason = f"must be one of the tower's {depth} layers, from 1 or from -1 on"
         raise ConfigError([Problem("vision_feature_layer", layer, reason)])
@@ -68,4 +63,5 @@ LLAVA = Family(
     _weight_map,
     aliases=((r"^vision_tower\.", "vision_tower.vision_model."),),
     ignored=f"{clip.CLIP.ignored}|{LLAMA.ignored}",
+    without_effect=clip.CLIP.without_effect | LLAMA.without_effect | {"image_seq_length"},
 )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from gelu_jax.errors import ABSENT, ConfigError, Problem, check
 from gelu_jax.families.family import Family
+from gelu_jax.families.fields import unknown_fields, unsupported_fields
 from gelu_jax.families.files import FLOATS, TensorInfo, WeightsError, read_tensor, tensor_infos
 from gelu_jax.families.hf_config import HFConfig, read_json
 from gelu_jax.families.registry import FAMILIES
@@ -27,6 +28,7 @@ from gelu_jax.families.weight_map import (
     tensor_parts,
     tied_names,
     whole_shape,
+    with_kept,
 )
 from gelu_jax.nn import checks
 from gelu_jax.nn.layouts import Shape
@@ -39,10 +41,14 @@ class Source:
     Attributes:
       config_json: the text of its config.json.
       aliases: of the family's, those that its tensors' names have.
+      kept: of tensors that are alike, the one that it had, where that is not the usual one.
+      ignored: its tensors, and the fields of its config.json, that transformers passes over too.
     """
 
     config_json: str
     aliases: Aliases
+    kept: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 class LoadPlan(NamedTuple):
@@ -53,12 +59,27 @@ class LoadPlan(NamedTuple):
       tensors: what the files hold, by name.
       parts: what the model needs of each tensor, by name.
       tied: tensors that repeat others, and which.
+      float32: a regular expression of parameters that stay in float32 where float16 is asked for.
     """
 
     model: Any
     tensors: Mapping[str, TensorInfo]
     parts: Mapping[str, list[Part]]
     tied: Mapping[str, str]
+    float32: str
+
+    def dtype_of(self, path: str, dtype: DTypeLike | None) -> DTypeLike | None:
+        """The dtype that a parameter is converted to.
+
+        Args:
+          path: of the parameter.
+          dtype: what is asked for; None for that of the file.
+
+        Returns:
+          The dtype; None for that of the file.
+        """
+        narrow = dtype is not None and jnp.dtype(dtype) == jnp.float16
+        return jnp.float32 if narrow and re.fullmatch(self.float32, path) else dtype
 
 
 def plan_load(folder: Path, dtype: DTypeLike | None) -> LoadPlan:
@@ -76,14 +97,23 @@ def plan_load(folder: Path, dtype: DTypeLike | None) -> LoadPlan:
       WeightsError: tensors are missing, unexpected or misshapen, or a file is not whole.
     """
     check(checks.floating(dtype=dtype) if dtype is not None else ())
-    values = read_json(folder / "config.json")
+    values = _config_json(folder)
     family = family_of(values)
     tensors = tensor_infos(folder)
-    config = in_dtype(family.config(HFConfig(values), tensors), _compute_dtype(tensors, dtype))
+    config, unknown = read_config(values, tensors)
+    config = in_dtype(config, _compute_dtype(tensors, dtype))
     model: Any = nnx.eval_shape(lambda: family.model(config, rngs=nnx.Rngs(0)))
     aliases = _aliases(family, family.weight_map(config), tensors)
     weight_map = renamed(family.weight_map(config), aliases)
-    model.source = Source((folder / "config.json").read_text(encoding="utf-8"), aliases)
+    kept = tuple(
+        copy
+        for copy, name in tied_names(weight_map).items()
+        if copy in tensors and name not in tensors
+    )
+    weight_map = with_kept(weight_map, kept)
+    ignored = tuple(sorted(name for name in tensors if re.fullmatch(family.ignored, name)))
+    text = (folder / "config.json").read_text(encoding="utf-8")
+    model.source = Source(text, aliases, kept, (*ignored, *unknown))
     shapes = {path: leaf.shape for path, leaf in leaves_of(model)[0]}
     # One name beyond what the files can hold is enough to tell a wrong number of layers.
     parts = tensor_parts(weight_map, shapes, most_layers=len(tensors) + 1)
@@ -92,10 +122,36 @@ def plan_load(folder: Path, dtype: DTypeLike | None) -> LoadPlan:
         for copy, name in tied_names(weight_map).items()
         if copy in tensors and name in tensors and copy not in parts
     }
-    plan = LoadPlan(model, tensors, parts, tied)
+    plan = LoadPlan(model, tensors, parts, tied, family.float32)
     if problems := list(_tensor_problems(plan, shapes, family.ignored)):
-        raise WeightsError(sorted(problems, key=lambda problem: problem.field))
+        raise WeightsError(_counted(problems))
     return plan
+
+
+def _config_json(folder: Path) -> dict[str, Any]:
+    """The fields of the config.json, which is of a whole model with plain weights."""
+    adapter = folder / "adapter_config.json"
+    if adapter.exists() and not (folder / "config.json").exists():
+        base = read_json(adapter).get("base_model_name_or_path")
+        reason = f"an adapter (LoRA) of {base}, not a model: merge it into that model first"
+        raise ConfigError([Problem("adapter_config.json", folder, reason)])
+    values = read_json(folder / "config.json")
+    if (quantised := values.get("quantization_config")) is not None:
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        reason = "quantised weights are not read; take the model that they were made from"
+        raise ConfigError([Problem("quantization_config.quant_method", method, reason)])
+    return values
+
+
+def _counted(problems: list[Problem]) -> list[Problem]:
+    """One line for each kind of problem: the first such tensor, and the number of the others."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in sorted(problems, key=lambda problem: problem.field):
+        kinds.setdefault(re.split("[;:]", problem.reason)[0], []).append(problem)
+    return [
+        replace(first, reason=first.reason + (f" (and {len(others)} more)" if others else ""))
+        for first, *others in kinds.values()
+    ]
 
 
 def check_tied(plan: LoadPlan) -> None:
@@ -153,7 +209,27 @@ def config(values: Mapping[str, Any], tensors: Collection[str] = ()) -> Any:
     >>> config(values | {"vocab_size": 16}).block.feed_forward.d_ff
     32
     """
-    return family_of(values).config(HFConfig(values), tensors)
+    return read_config(values, tensors)[0]
+
+
+def read_config(values: Mapping[str, Any], tensors: Collection[str]) -> tuple[Any, list[str]]:
+    """The content of a config.json as a config of ours, every field of it accounted for.
+
+    Args:
+      values: the fields.
+      tensors: the names of the tensors that there are.
+
+    Returns:
+      The config, and the fields that transformers does not know and passes over.
+
+    Raises:
+      ConfigError: a field is missing or wrong, or asks for what is not supported.
+    """
+    family = family_of(values)
+    hf = HFConfig(values, model_type=family.model_type)
+    made = family.config(hf, tensors)
+    check(unsupported_fields(hf, family.without_effect))
+    return made, unknown_fields(hf)
 
 
 def _compute_dtype(tensors: Mapping[str, TensorInfo], dtype: DTypeLike | None) -> DTypeLike:

@@ -105,7 +105,9 @@ def _layer_values(
         return part.layer == layer and part.entry.path.startswith(prefix)
 
     return {
-        part.entry.path.removeprefix(prefix): _put(value, dtype, None)
+        part.entry.path.removeprefix(prefix): _put(
+            value, plan.dtype_of(part.entry.path, dtype), None
+        )
         for name, parts in plan.parts.items()
         if any(map(belongs, parts))
         for part, value in _read(plan, name)
@@ -124,11 +126,12 @@ def _parameters(
     for name in sorted(plan.parts, key=lambda name: -prod(plan.tensors[name].shape)):
         for (entry, layer, _), value in _read(plan, name):
             path, sharding = entry.path, shardings[entry.path]
+            kind = plan.dtype_of(path, dtype)
             if layer is None:
-                values[path] = _put(value, dtype, sharding)
+                values[path] = _put(value, kind, sharding)
                 continue
             if path not in values:
-                values[path] = jnp.zeros(shapes[path], dtype or value.dtype, device=sharding)
+                values[path] = jnp.zeros(shapes[path], kind or value.dtype, device=sharding)
             piece = _put(value, values[path].dtype, _of_a_layer(sharding))
             # Waited for, so that no more than one layer is in memory beside the stack.
             values[path] = _writer(sharding)(values[path], piece, layer).block_until_ready()

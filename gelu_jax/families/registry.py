@@ -5,19 +5,43 @@ from types import MappingProxyType
 from typing import Any
 
 from gelu_jax.families.bert import BERT
-from gelu_jax.families.clip import CLIP
+from gelu_jax.families.clip import CLIP, CLIP_TEXT, CLIP_VISION
+from gelu_jax.families.distilbert import DISTILBERT
 from gelu_jax.families.efficientnet import EFFICIENTNET
 from gelu_jax.families.family import Family
-from gelu_jax.families.gemma import GEMMA
+from gelu_jax.families.gemma import GEMMA, GEMMA2, GEMMA3
 from gelu_jax.families.gpt2 import GPT2
 from gelu_jax.families.llama import LLAMA
 from gelu_jax.families.llava import LLAVA
 from gelu_jax.families.mistral import MISTRAL
+from gelu_jax.families.mpnet import MPNET
+from gelu_jax.families.olmo2 import OLMO2
 from gelu_jax.families.palm import PALM
+from gelu_jax.families.phi3 import PHI3
+from gelu_jax.families.qwen import QWEN2, QWEN3
+from gelu_jax.families.roberta import ROBERTA, XLM_ROBERTA
+from gelu_jax.families.smollm3 import SMOLLM3
 from gelu_jax.families.t5 import T5
 from gelu_jax.families.vit import VIT
 
-_ALL = (BERT, CLIP, EFFICIENTNET, GEMMA, GPT2, LLAMA, LLAVA, MISTRAL, PALM, T5, VIT)
+_ALL = (
+    *(
+        BERT,
+        CLIP,
+        CLIP_TEXT,
+        CLIP_VISION,
+        DISTILBERT,
+        EFFICIENTNET,
+        GEMMA,
+        GEMMA2,
+        GEMMA3,
+        GPT2,
+        LLAMA,
+        LLAVA,
+        MISTRAL,
+    ),
+    *(MPNET, OLMO2, PALM, PHI3, QWEN2, QWEN3, ROBERTA, SMOLLM3, T5, VIT, XLM_ROBERTA),
+)
 
 FAMILIES: Mapping[str, Family[Any]] = MappingProxyType(
     {family.model_type: family for family in _ALL}

@@ -11,8 +11,7 @@ import numpy as np
 
 from gelu_jax.errors import ABSENT, ConfigError, Problem
 from gelu_jax.families.files import write_tensors
-from gelu_jax.families.hf_config import HFConfig
-from gelu_jax.families.load_plan import Source, family_of
+from gelu_jax.families.load_plan import Source, family_of, read_config
 from gelu_jax.families.tree import architecture_fields, leaves_of, most_common
 from gelu_jax.families.weight_map import (
     Array,
@@ -21,6 +20,7 @@ from gelu_jax.families.weight_map import (
     tensor_parts,
     to_tensor,
     whole_shape,
+    with_kept,
 )
 from gelu_jax.files import new_folder, write_file
 
@@ -56,8 +56,9 @@ def save(
     family = family_of(values)
     leaves = {path: np.asarray(leaf) for path, leaf in leaves_of(model)[0]}
     weight_map = renamed(family.weight_map(model.config), source.aliases if source else ())
+    weight_map = with_kept(weight_map, source.kept if source else ())
     parts = tensor_parts(weight_map, {path: leaf.shape for path, leaf in leaves.items()})
-    described = family.config(HFConfig(values), parts)
+    described, _ = read_config(values, parts)
     if architecture_fields(described) != architecture_fields(model.config):
         raise ConfigError([Problem("config", ABSENT, "describes another model than this one")])
     key = "torch_dtype" if "torch_dtype" in values else "dtype"

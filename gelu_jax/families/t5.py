@@ -23,6 +23,7 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> EncoderDecoderConfig:
     """
     d, num_layers = hf.integer("d_model"), hf.integer("num_layers")
     tied = hf.flag("tie_word_embeddings", True)
+    own_head = "lm_head.weight" in tensors and not _EMBEDDINGS.isdisjoint(tensors)
     return EncoderDecoderConfig(
         vocab_size=hf.integer("vocab_size"),
         num_encoder_layers=num_layers,
@@ -42,17 +43,28 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> EncoderDecoderConfig:
             hf.integer("relative_attention_num_buckets", 32),
             hf.integer("relative_attention_max_distance", 128),
         ),
-        tie_embeddings=tied and "lm_head.weight" not in tensors,
+        has_decoder=not tensors or any(name.startswith(_DECODER) for name in tensors),
+        tie_embeddings=not own_head if tensors else tied,
         logit_scale=d**-0.5 if hf.flag("scale_decoder_outputs", tied) else 1.0,
     )
 
 
+_EMBEDDINGS = {
+    f"{part}.weight" for part in ("shared", "encoder.embed_tokens", "decoder.embed_tokens")
+}
+
+
+_DECODER = ("decoder.block.", "decoder.final_layer_norm.")
+
+
 def _variant(hf: HFConfig) -> Variant:
+    """What `feed_forward_proj` says, unless the two fields that are made from it say otherwise."""
     name = hf.string("feed_forward_proj", "relu")
-    if name == "gated-gelu":  # which means the tanh form, unlike the "gelu" of others
-        return gated("gelu_tanh")
     act = hf.activation("feed_forward_proj", "relu", prefix="gated-")
-    return gated(act) if name.startswith("gated-") else act
+    if name == "gated-gelu":  # which means the tanh form, unlike the "gelu" of others
+        act = "gelu_tanh"
+    act = hf.activation("dense_act_fn", act)
+    return gated(act) if hf.flag("is_gated_act", name.startswith("gated-")) else act
 
 
 def _stack(name: str, sublayer: int, inputs: list[str]) -> WeightMap:
@@ -84,7 +96,17 @@ def _weight_map(config: EncoderDecoderConfig) -> WeightMap:
         Entry("head", "lm_head.weight"),
         Entry("embedding", "encoder.embed_tokens.weight"),
         Entry("embedding", "decoder.embed_tokens.weight"),
+        Entry("embedding", "lm_head.weight"),
     )
 
 
-T5 = Family("t5", _config, EncoderDecoder, _weight_map)
+T5 = Family(
+    "t5",
+    _config,
+    EncoderDecoder,
+    _weight_map,
+    without_effect=frozenset({"is_encoder_decoder"}),  # the tensors tell
+    float32=r".*\.feed_forward\.w_out",  # as in transformers
+    # a table that the first releases hold and never used
+    ignored=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",
+)

@@ -1,7 +1,7 @@
 """A model as a tree: its parameters by path, its config with other dtypes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -82,6 +82,25 @@ def architecture_fields(config: T) -> T:
       A config that is equal for models whose config.json and tensors are alike.
     """
     return _changed(config, lambda f, value: f.default if f.name in _NOT_IN_FILES else value)
+
+
+def configs_in(config: object, kind: type[T]) -> Iterator[T]:
+    """The configs of one kind in a config.
+
+    Args:
+      config: of a model.
+      kind: the class.
+
+    Returns:
+      Each of them, the config itself among them.
+    """
+    if isinstance(config, kind):
+        yield config
+    parts = config if isinstance(config, tuple) else ()
+    if is_dataclass(config) and not isinstance(config, type):
+        parts = [getattr(config, f.name) for f in fields(config)]
+    for part in parts:
+        yield from configs_in(part, kind)
 
 
 _DTYPES = ("dtype", "param_dtype")

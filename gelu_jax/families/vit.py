@@ -24,6 +24,8 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> VisionEncoderConfig:
     if pooler:
         hf.require("pooler_act", "tanh")
         hf.require("pooler_output_size", hf.integer("hidden_size"))
+    else:  # nothing to say it of
+        hf.read |= {"pooler_act", "pooler_output_size"}
     classes = hf.num_labels() if has_tensor(tensors, "classifier.weight") else None
     block = bert_block(hf, epsilon=1e-12, activation="gelu", causal=False)
     attention = replace(block.attention, use_bias=hf.flag("qkv_bias", True), out_bias=True)
@@ -67,4 +69,11 @@ def _weight_map(_: VisionEncoderConfig) -> WeightMap:
     )
 
 
-VIT = Family("vit", _config, VisionEncoder, _weight_map, aliases=((r"^vit\.", ""),))
+VIT = Family(
+    "vit",
+    _config,
+    VisionEncoder,
+    _weight_map,
+    aliases=((r"^vit\.", ""),),
+    without_effect=frozenset({"encoder_stride"}),  # of the head of masked images
+)

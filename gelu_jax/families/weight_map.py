@@ -4,7 +4,7 @@ The same map loads and saves. Names are those that transformers writes.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
@@ -162,6 +162,25 @@ def renamed(weight_map: WeightMap, aliases: Aliases) -> WeightMap:
             replace(entry, name=re.sub(pattern, other, entry.name)) for entry in weight_map
         )
     return weight_map
+
+
+def with_kept(weight_map: WeightMap, kept: Collection[str]) -> WeightMap:
+    """The entries for files that hold a tied tensor under another name than the usual one alone.
+
+    Args:
+      weight_map: of the model.
+      kept: names of tied copies that are there in place of what they repeat.
+
+    Returns:
+      The entries, with these before the others.
+
+    >>> entries = Entry("embedding", "shared.weight"), Entry("embedding", "lm_head.weight")
+    >>> [entry.name for entry in with_kept(entries, ["lm_head.weight"])]
+    ['lm_head.weight', 'shared.weight']
+    """
+    if not kept:
+        return weight_map
+    return tuple(sorted(weight_map, key=lambda entry: entry.name not in kept))
 
 
 class Part(NamedTuple):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,11 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, einsum, flatten_tokens, is_explicit
 from gelu_jax.nn.blockwise import Inputs, exp_and_sum, over_query_blocks
+from gelu_jax.nn.norm import Norm, NormConfig
 from gelu_jax.nn.parameters import add_bias, bias, cast, init_problems, kernel, wide_dtype
-from gelu_jax.nn.position import RotaryConfig, rotary, token_positions
+from gelu_jax.nn.position import RotaryConfig, rotary, rotated, token_positions
+
+Window = int | Int[Array, ""] | None
 
 
 class Cache(NamedTuple):
@@ -38,6 +41,20 @@ class Cache(NamedTuple):
     length: Int[Array, ""]
 
 
+class LayerValues(NamedTuple):
+    """What differs between the layers of a stack, as arrays, so that one program serves all.
+
+    Attributes:
+      window: a token attends to tokens closer than this alone.
+      frequencies: of the rotary positions, (r/2,); 0 for a pair that is not rotated.
+      magnitude: multiplies rotated queries and keys.
+    """
+
+    window: Int[Array, ""]
+    frequencies: Float[Array, " r"]
+    magnitude: Float[Array, ""]
+
+
 def attention(
     query: Float[Array, "b t h k"],
     key: Float[Array, "b s g k"],
@@ -48,6 +65,7 @@ def attention(
     mask: Bool[Array, "#b #h #t s"] | None = None,
     bias: Float[Array, "#b #h #t s"] | None = None,
     scale: float | None = None,
+    soft_cap: float | None = None,
 ) -> Float[Array, "b t h k"]:
     """softmax(QKᵀ·scale + bias) V (Vaswani et al. 2017, equation 1), the softmax in float32.
 
@@ -63,6 +81,8 @@ def attention(
       mask: (b or 1, h or 1, t or 1, s), bool, True where a query may attend.
       bias: added to the scores, (b or 1, h or 1, t or 1, s); −∞ where a query may not attend.
       scale: multiplies the scores; None for 1/√k.
+      soft_cap: c, which turns the scaled scores s into c·tanh(s/c) (Gemma Team 2024b, section 2);
+        None leaves them.
     Returns:
       An array (b, t, h, k) of the dtype of value. A query that may attend to no key gets zeros, and
       has no gradient.
@@ -82,6 +102,7 @@ def attention(
     def attend(x: Inputs) -> Array:
         wide = wide_dtype(x.query.dtype)
         scores = einsum("bgrtk,bgsk->bgrts", x.query, x.key, preferred_element_type=wide) * scale
+        scores = scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
         scores = scores if x.bias is None else scores + x.bias.astype(wide)
         scores = scores if x.mask is None else jnp.where(x.mask, scores, -jnp.inf)
         e, total = exp_and_sum(scores)  # divided last: V has fewer columns than e
@@ -130,6 +151,34 @@ def _by_group(x: Array, g: int) -> Array:
 
 
 @dataclass(frozen=True)
+class QKNormConfig:
+    """RMSNorms of queries and keys before they are rotated (Dehghani et al. 2023, section 2.1).
+
+    Attributes:
+      over: "head" for a norm of each head's k entries (Qwen 3, Gemma 3), "heads" for one of all
+        heads' entries together (OLMo 2).
+      epsilon: added to the mean of squares.
+      zero_centered: whether the parameter is the scale minus 1, as in Gemma's weights.
+
+    Raises:
+      ConfigError: a field has a wrong value.
+    """
+
+    over: Literal["head", "heads"] = "head"
+    epsilon: float = 1e-6
+    zero_centered: bool = False
+
+    def __post_init__(self):
+        checks.field_types(self)
+        check(
+            (
+                *checks.one_of(("head", "heads"), over=self.over),
+                *checks.positive(epsilon=self.epsilon),
+            )
+        )
+
+
+@dataclass(frozen=True)
 class AttentionConfig:
     """What an attention layer is made of; `gelu_jax.nn.parameters` says how it is initialised.
 
@@ -151,6 +200,8 @@ class AttentionConfig:
       kernel_init: initializer of all kernels, of flax or JAX, in the place of init_std; it is given
         the shape (inputs, outputs). None for the normal distribution.
       bias_init: initializer of all biases; None for zeros.
+      qk_norm: norms of queries and keys; None for none.
+      soft_cap: bound of the scores, as in `attention`; None for none.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -172,6 +223,8 @@ class AttentionConfig:
     param_dtype: DTypeLike = jnp.float32
     kernel_init: nnx.Initializer | None = None
     bias_init: nnx.Initializer | None = None
+    qk_norm: QKNormConfig | None = None
+    soft_cap: float | None = None
 
     def __post_init__(self):
         checks.field_types(self)
@@ -179,6 +232,7 @@ class AttentionConfig:
 
     def _problems(self) -> Iterator[Problem]:
         yield from checks.positive(
+            soft_cap=self.soft_cap,
             d_model=self.d_model,
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
@@ -208,7 +262,8 @@ class Attention(nnx.Module):
     """The layer as an NNX module.
 
     Parameters: ``w_query`` (d, h, k), ``w_key`` and ``w_value`` (d, g, k), ``w_out`` (h, k, d);
-    their biases ``b_query``, ``b_key``, ``b_value`` and ``b_out``, or None.
+    their biases ``b_query``, ``b_key``, ``b_value`` and ``b_out``, or None; ``query_norm`` and
+    ``key_norm``, or None.
 
     Args:
       config: the layer's config.
@@ -240,6 +295,8 @@ class Attention(nnx.Module):
         self.b_value = start((g, k), axes=axes["b_value"]) if has_bias else None
         out_bias = has_bias if config.out_bias is None else config.out_bias
         self.b_out = start((d,), axes=axes["b_out"]) if out_bias else None
+        self.query_norm = _qk_norm(config, h, rngs=rngs)
+        self.key_norm = _qk_norm(config, g, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None
@@ -261,6 +318,7 @@ class Attention(nnx.Module):
         *,
         mask: Bool[Array, "b t"] | None = None,
         bias: Float[Array, "#b #h t s"] | None = None,
+        values: LayerValues | None = None,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Attends within x, and to earlier tokens in a cache.
 
@@ -272,6 +330,7 @@ class Attention(nnx.Module):
           cache: keys and values of earlier tokens; None attends within x alone.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           bias: added to the scores, (b or 1, h or 1, t, s), where s counts the cache's slots.
+          values: window and rotary positions of this layer in place of those of the config.
         Returns:
           An array (b, t, d) of ``config.dtype``; and the cache with the keys and values of x
           added, or None.
@@ -287,18 +346,24 @@ class Attention(nnx.Module):
         x = x.astype(c.dtype)
         positions = token_positions(x.shape[1], mask, None if cache is None else cache.mask)
         heads = partial(self._heads, x.shape[:2], flatten_tokens(x))
-        query = heads(self.w_query, self.b_query, positions)
-        key = heads(self.w_key, self.b_key, positions)
+        query = self._rotated(heads(self.w_query, self.b_query, self.query_norm), positions, values)
+        key = self._rotated(heads(self.w_key, self.b_key, self.key_norm), positions, values)
         value = heads(self.w_value, self.b_value)
+        window = c.window if values is None else values.window
         if cache is None:
-            attend = partial(attention, causal=c.causal, window=c.window)
+            fixed = c.window if values is None else None
+            attend = partial(attention, causal=c.causal, window=fixed)
             visible = None if mask is None else mask[:, None, None, :]
+            if values is not None:  # a window that is an array is a mask
+                near = _near(x.shape[1], values.window)
+                visible = near if visible is None else near & visible
         else:
             attend = partial(attention, causal=False)
-            visible = _visible_slots(cache.length, x.shape[1], cache.keys.shape[1], c.window)
+            visible = _visible_slots(cache.length, x.shape[1], cache.keys.shape[1], window)
             cache = _extend(cache, key, value, mask)
             key, value, visible = cache.keys, cache.values, visible & cache.mask[:, None, None, :]
-        return self._out(attend(query, key, value, mask=visible, bias=bias, scale=c.scale)), cache
+        attend = partial(attend, bias=bias, scale=c.scale, soft_cap=c.soft_cap)
+        return self._out(attend(query, key, value, mask=visible)), cache
 
     def project_kv(
         self, y: Float[Array, "b s d"], *, mask: Bool[Array, "b s"] | None = None
@@ -317,7 +382,8 @@ class Attention(nnx.Module):
         checks.mask(mask, "b s", y.shape[:2])
         y = y.astype(self.config.dtype)
         heads = partial(self._heads, y.shape[:2], flatten_tokens(y))
-        key, value = heads(self.w_key, self.b_key), heads(self.w_value, self.b_value)
+        key = heads(self.w_key, self.b_key, self.key_norm)
+        value = heads(self.w_value, self.b_value)
         mask = jnp.ones(y.shape[:2], bool) if mask is None else mask
         return Cache(key, value, mask, jnp.asarray(y.shape[1], jnp.int32))
 
@@ -331,12 +397,12 @@ class Attention(nnx.Module):
           An array (b, t, d) of ``config.dtype``.
         """
         x = x.astype(self.config.dtype)
-        query = self._heads(x.shape[:2], flatten_tokens(x), self.w_query, self.b_query)
+        heads = partial(self._heads, x.shape[:2], flatten_tokens(x))
+        query = heads(self.w_query, self.b_query, self.query_norm)
         visible = memory.mask[:, None, None, :]
-        scale = self.config.scale
-        return self._out(
-            attention(query, memory.keys, memory.values, causal=False, mask=visible, scale=scale)
-        )
+        c = self.config
+        attend = partial(attention, causal=False, scale=c.scale, soft_cap=c.soft_cap)
+        return self._out(attend(query, memory.keys, memory.values, mask=visible))
 
     def _heads(
         self,
@@ -344,12 +410,22 @@ class Attention(nnx.Module):
         x: Array,
         w: nnx.Param[Array],
         b: nnx.Param[Array] | None,
-        positions: Array | None = None,
+        norm: Norm | None = None,
     ) -> Array:
-        c = self.config
-        y = einsum("...d,dhk->...hk", x, cast(w, c.dtype)).reshape(*tokens, *w.shape[1:])
-        y = add_bias(y, None if b is None else cast(b, c.dtype))
-        return y if c.rotary is None or positions is None else rotary(y, positions, c.rotary)
+        dtype = self.config.dtype
+        y = einsum("...d,dhk->...hk", x, cast(w, dtype)).reshape(*tokens, *w.shape[1:])
+        y = add_bias(y, None if b is None else cast(b, dtype))
+        if norm is None:
+            return y
+        d = norm.config.d_model  # of each head, or of all together
+        normed = y.reshape(*y.shape[:2], y.shape[2] * y.shape[3] // d, d)
+        return norm(normed).reshape(y.shape)
+
+    def _rotated(self, y: Array, positions: Array, values: LayerValues | None) -> Array:
+        if values is not None:
+            return rotated(y, positions, values.frequencies, values.magnitude)
+        rotation = self.config.rotary
+        return y if rotation is None else rotary(y, positions, rotation)
 
     def _out(self, y: Array) -> Array:
         dtype = self.config.dtype
@@ -393,8 +469,30 @@ def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache
 
 
 def _visible_slots(
-    start: Int[Array, ""], queries: int, slots: int, window: int | None
+    start: Int[Array, ""], queries: int, slots: int, window: Window
 ) -> Bool[Array, "1 1 t s"]:
     query, key = (start + jnp.arange(queries))[:, None], jnp.arange(slots)[None]
     visible = key <= query
     return (visible if window is None else visible & (key > query - window))[None, None]
+
+
+def _near(length: int, window: Int[Array, ""]) -> Bool[Array, "1 1 t t"]:
+    places = jnp.arange(length)
+    return (abs(places[None] - places[:, None]) < window)[None, None]
+
+
+def _qk_norm(config: AttentionConfig, heads: int, *, rngs: nnx.Rngs) -> Norm | None:
+    norm = config.qk_norm
+    if norm is None:
+        return None
+    return Norm(
+        NormConfig(
+            config.head_size * (heads if norm.over == "heads" else 1),
+            kind="rms",
+            epsilon=norm.epsilon,
+            zero_centered=norm.zero_centered,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+        ),
+        rngs=rngs,
+    )

@@ -256,7 +256,7 @@ def gathered_along(x: Array, axis: int) -> Array:
 
 
 def take_rows(table: Array, indices: Array) -> Array:
-    """Rows of a table; on an explicit mesh they are sharded as the indices are.
+    """Rows of a table, NaN beyond it; on an explicit mesh they are sharded as the indices are.
 
     Args:
       table: (v, d).
@@ -264,10 +264,11 @@ def take_rows(table: Array, indices: Array) -> Array:
     Returns:
       An array (..., d).
     """
+    beyond: dict[str, Any] = {"mode": "fill", "fill_value": jnp.nan, "wrap_negative_indices": False}
     if not is_explicit(table, indices):
-        return table[indices]
+        return table.at[indices].get(**beyond)
     place = PartitionSpec(*jax.typeof(indices).sharding.spec, None)
-    return table.at[indices].get(out_sharding=place)
+    return table.at[indices].get(out_sharding=place, **beyond)
 
 
 def _place_of_product(subscripts: str, x: Array, w: Array) -> PartitionSpec:

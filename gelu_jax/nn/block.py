@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.attention import Attention, AttentionConfig, Cache
+from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, LayerValues
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from gelu_jax.nn.norm import Norm, NormConfig
@@ -44,11 +44,31 @@ def _parallel(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn
     return add(x, ffn(h))
 
 
+def _branch_norm(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn: Part) -> Array:
+    """OLMo 2: what each part adds to the stream is normed (Liu et al. 2022, section 3.2)."""
+    x = x + block.attention_norm(attn(x))
+    if cross_attn is not None:
+        x = x + block.cross_attention_norm(cross_attn(x))
+    return x + block.feed_forward_norm(ffn(x))
+
+
+def _sandwich(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn: Part) -> Array:
+    """Gemma 2: normed before and after each part (Ding et al. 2021, section 3.1)."""
+    del cross_attn  # None, as the config says
+    x = x + block.attention_out_norm(attn(block.attention_norm(x)))
+    return x + block.feed_forward_out_norm(ffn(block.feed_forward_norm(x)))
+
+
 _STYLES: Mapping[str, Callable[..., Array]] = {
     "pre_norm": _pre_norm,
     "post_norm": _post_norm,
     "parallel": _parallel,
+    "branch_norm": _branch_norm,
+    "sandwich": _sandwich,
 }
+
+
+Style = Literal["pre_norm", "post_norm", "parallel", "branch_norm", "sandwich"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +79,8 @@ class BlockConfig:
       norm: the block's norms.
       attention: the self-attention.
       feed_forward: the feed-forward block.
-      style: "pre_norm" (GPT-2, LLaMA), "post_norm" (BERT) or "parallel" (PaLM).
+      style: "pre_norm" (GPT-2, LLaMA), "post_norm" (BERT), "parallel" (PaLM), "branch_norm"
+        (OLMo 2) or "sandwich" (Gemma 2).
       dropout_rate: dropout of what each part adds to the residual stream, in [0, 1).
       cross_attention: attention to an encoder's output, between the other two (the decoder of
         T5); None for none.
@@ -71,7 +92,7 @@ class BlockConfig:
     norm: NormConfig
     attention: AttentionConfig
     feed_forward: FeedForwardConfig
-    style: Literal["pre_norm", "post_norm", "parallel"] = "pre_norm"
+    style: Style = "pre_norm"
     dropout_rate: float = 0.0
     cross_attention: AttentionConfig | None = None
 
@@ -82,6 +103,8 @@ class BlockConfig:
     def _problems(self) -> Iterator[Problem]:
         yield from checks.one_of(tuple(_STYLES), style=self.style)
         yield from checks.below_one(dropout_rate=self.dropout_rate)
+        if self.style == "sandwich" and self.cross_attention is not None:
+            yield Problem("style", self.style, "has no place for cross_attention")
         widths = {
             "attention.d_model": self.attention.d_model,
             "feed_forward.d_model": self.feed_forward.d_model,
@@ -125,6 +148,9 @@ class Block(Stochastic):
         self.attention_norm = Norm(c.norm, rngs=rngs)
         # Any: None only where the block's style does not call it
         self.feed_forward_norm: Any = None if one_norm else Norm(c.norm, rngs=rngs)
+        sandwich = c.style == "sandwich"
+        self.attention_out_norm: Any = Norm(c.norm, rngs=rngs) if sandwich else None
+        self.feed_forward_out_norm: Any = Norm(c.norm, rngs=rngs) if sandwich else None
         self.cross_attention = None if cross is None else Attention(cross, rngs=rngs)
         self.cross_attention_norm: Any = (
             None if cross is None or one_norm else Norm(c.norm, rngs=rngs)
@@ -164,6 +190,7 @@ class Block(Stochastic):
         mask: Bool[Array, "b t"] | None = None,
         bias: Float[Array, "#b #h t s"] | None = None,
         memory: Cache | None = None,
+        values: LayerValues | None = None,
         deterministic: bool | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
@@ -176,6 +203,7 @@ class Block(Stochastic):
           bias: added to the scores of the self-attention, (b or 1, h or 1, t, s).
           memory: keys and values of the encoder's output; required where the block has
             cross-attention.
+          values: window and rotary positions of this layer in place of those of the config.
           deterministic: whether dropout is off, as in `__call__`.
           dropout_key: PRNG key of all dropout in the block.
         Returns:
@@ -191,7 +219,7 @@ class Block(Stochastic):
 
         def attn(h: Array) -> Array:
             nonlocal cache
-            y, cache = self.attention.attend(h, cache, mask=mask, bias=bias)
+            y, cache = self.attention.attend(h, cache, mask=mask, bias=bias, values=values)
             return dropout(y, rate, keys[0])
 
         def ffn(h: Array) -> Array:

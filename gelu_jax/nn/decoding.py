@@ -1,15 +1,17 @@
 """Decoding: one token after another through the key/value cache, greedy or sampled."""
 
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.linen import get_logical_axis_rules
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
+from gelu_jax.nn.compiled import compiled_once
 
 
 def generate(
@@ -18,17 +20,17 @@ def generate(
     num_tokens: int,
     *,
     key: Key[Array, ""] | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
-    end_token: int | None = None,
+    end_token: int | Sequence[int] | None = None,
     cache: Any = None,
     **prompt: Any,
 ) -> Int[Array, "b n"]:
     """Continues a prompt: prefill, then a `jax.lax.scan` of one step per token.
 
-    All of it is one program, compiled once for each shape of the prompt, ``num_tokens`` and
-    ``top_k``: a second call with the same model, or with other weights in it, does not compile.
+    All of it is one program, compiled once for each shape of the prompt and choice of options; the
+    weights are its arguments.
 
     Args:
       model: an NNX module with ``decode`` and, where no cache is given, ``empty_cache``, as
@@ -36,54 +38,61 @@ def generate(
       tokens: the prompt, (b, t).
       num_tokens: number n of tokens to generate.
       key: PRNG key, with which tokens are drawn by `sample`; None takes the most likely token.
-      temperature: as in `sample`.
+      temperature: as in `sample`; None for 1.
       top_k: as in `sample`.
       top_p: as in `sample`.
-      end_token: a row that has produced it repeats it; None never ends a row.
+      end_token: a row that has produced it, or one of several, repeats it; None never ends a row.
       cache: the cache to begin with; None for an empty one of the length needed.
       **prompt: further arguments of ``model.decode`` for the prompt: ``mask`` (b, t), True at real
-        tokens, for rows padded on the left; ``images`` for LLaVA.
+        tokens, for rows padded on either side; ``images`` for LLaVA.
     Returns:
       The tokens that follow the prompt, (b, n).
     Raises:
-      ConfigError: an option has a wrong value, or the prompt is empty.
+      ConfigError: an option has a wrong value, the prompt is empty, a token is not in the vocabulary
+        (not under `jax.jit`), or the model has no positions for so many tokens.
     """
-    check(checks.positive(num_tokens=num_tokens))
-    if key is not None:
-        check(_sampling_problems(temperature, top_k, top_p))
+    check(_option_problems(num_tokens, key, temperature, top_k, top_p))
     if tokens.shape[1] == 0:
         check([Problem("tokens", tokens.shape, "a prompt needs a token at least")])
+    check(_token_problems(model, tokens))
+    if (images := prompt.get("images")) is not None:
+        model.check_images(tokens, images)
+    if cache is None:
+        cache = model.empty_cache(tokens.shape[0], tokens.shape[1] + num_tokens - 1)
+    ends = (end_token,) if isinstance(end_token, int) else tuple(end_token or ())
     return _generate(
-        model, tokens, key, temperature, top_p, end_token, cache, prompt,
-        num_tokens=num_tokens, top_k=top_k, rules=tuple(get_logical_axis_rules()),
-    )  # fmt: skip
+        model,
+        tokens,
+        key,
+        cache,
+        prompt,
+        num_tokens=num_tokens,
+        sampling=(1.0 if temperature is None else temperature, top_k, top_p),
+        ends=tuple(map(int, ends)),
+    )
 
 
-# The rules are read while tracing (`with_sharding_constraint`), and so are part of the program.
-@partial(jax.jit, static_argnames=("num_tokens", "top_k", "rules"))
+@compiled_once("num_tokens", "sampling", "ends")
 def _generate(
     model: Any,
     tokens: Array,
     key: Array | None,
-    temperature: float | Array,
-    top_p: float | Array | None,
-    end_token: int | Array | None,
     cache: Any,
     prompt: dict[str, Any],
     *,
     num_tokens: int,
-    top_k: int | None,
-    rules: Any,
+    sampling: tuple[float, int | None, float | None],
+    ends: tuple[int, ...],
 ) -> Array:
-    del rules
-    if cache is None:
-        cache = model.empty_cache(tokens.shape[0], tokens.shape[1] + num_tokens - 1)
+    temperature, top_k, top_p = sampling
     pick = (
         _greedy
         if key is None
         else partial(_sample, temperature=temperature, top_k=top_k, top_p=top_p)
     )
     keys = jax.random.split(jax.random.key(0) if key is None else key, num_tokens)
+    if prompt.get("mask") is not None:
+        tokens, prompt = _padded_on_the_left(tokens, prompt)
     logits, cache = model.decode(tokens, cache, **prompt)
     token = pick(logits[:, -1], keys[0])
 
@@ -91,12 +100,21 @@ def _generate(
         token, cache = carry
         logits, cache = model.decode(token[:, None], cache)
         following = pick(logits[:, -1], key)
-        if end_token is not None:
-            following = jnp.where(token == end_token, end_token, following)
+        if ends:
+            following = jnp.where(jnp.isin(token, jnp.array(ends)), token, following)
         return (following, cache), token
 
     (last, _), earlier = jax.lax.scan(step, (token, cache), keys[1:])
     return jnp.concatenate([earlier.T, last[:, None]], axis=1)
+
+
+def _padded_on_the_left(tokens: Array, prompt: dict[str, Any]) -> tuple[Array, dict[str, Any]]:
+    """Rolls each row so that it ends in a real token: padding on the right comes to the left."""
+    mask = prompt["mask"]
+    trailing = jnp.argmax(mask[:, ::-1], axis=1)[:, None]
+    source = (jnp.arange(mask.shape[1]) - trailing) % mask.shape[1]
+    rolled = partial(jnp.take_along_axis, indices=source, axis=1)
+    return rolled(tokens), prompt | {"mask": rolled(mask)}
 
 
 def sample(
@@ -159,7 +177,37 @@ def _greedy(logits: Float[Array, "b v"], key: Key[Array, ""]) -> Int[Array, " b"
     return jnp.argmax(logits, axis=-1)
 
 
-def _sampling_problems(temperature: float, top_k: int | None, top_p: float | None):
+def _option_problems(
+    num_tokens: int,
+    key: Array | None,
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+) -> Iterator[Problem]:
+    yield from checks.positive(num_tokens=num_tokens)
+    yield from _sampling_problems(temperature, top_k, top_p)
+    if key is None:
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        for name, value in options.items():
+            if value is not None:
+                yield Problem(name, value, "needs a key to draw with; without one, leave it out")
+
+
+def _sampling_problems(
+    temperature: float | None, top_k: int | None, top_p: float | None
+) -> Iterator[Problem]:
     yield from checks.positive(temperature=temperature, top_k=top_k, top_p=top_p)
     if top_p is not None and top_p > 1:
         yield Problem("top_p", top_p, "must lie in (0, 1]")
+
+
+def _token_problems(model: Any, tokens: Array) -> Iterator[Problem]:
+    """Tokens that are not in the vocabulary; not under `jax.jit`, where they are not known."""
+    config = getattr(model, "config", None)
+    size = getattr(getattr(config, "language", config), "vocab_size", None)
+    if size is None or isinstance(tokens, Tracer) or tokens.size == 0:
+        return
+    real = tokens[tokens != getattr(config, "image_token", None)]
+    for token in {int(real.min(initial=0)), int(real.max(initial=0))}:
+        if not 0 <= token < size:
+            yield Problem("tokens", token, f"must lie in 0..{size - 1}")

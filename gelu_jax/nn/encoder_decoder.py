@@ -15,6 +15,7 @@ from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
 from gelu_jax.nn.axes import Axes, matmul, take_rows
 from gelu_jax.nn.block import BlockConfig
+from gelu_jax.nn.linear import require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel, wide_dtype
 from gelu_jax.nn.position import RelativeConfig, relative_bias
@@ -40,6 +41,7 @@ class EncoderDecoderConfig:
       init_std: standard deviation of embedding, head and tables; None for 1/√d.
       dtype: dtype that embedding and head compute in; logits are float32.
       param_dtype: dtype that embedding and head are stored in.
+      has_decoder: False for the encoder alone, such as the text encoder of an image generator.
       kind: "encoder_decoder", which tells model configs apart in a config file.
 
     Raises:
@@ -57,6 +59,7 @@ class EncoderDecoderConfig:
     init_std: float | None = None
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    has_decoder: bool = True
     kind: Literal["encoder_decoder"] = "encoder_decoder"
 
     def __post_init__(self):
@@ -109,6 +112,7 @@ class _Stack(nnx.Module):
         self.config = config
         shape = (config.relative.num_buckets, block.attention.num_heads)
         std, dtype = config.init_std, config.param_dtype
+        block = _safe_in_float16(block)
         d, axes = block.d_model, self.axes["relative"]
         self.relative = kernel(rngs, shape, fan_in=d, std=std, dtype=dtype, axes=axes)
         self.layers = init_layers(block, num_layers, rngs=rngs)
@@ -119,11 +123,22 @@ class _Stack(nnx.Module):
         return relative_bias(table, queries, keys, self.config.relative, causal=causal)
 
 
+def _safe_in_float16(block: BlockConfig) -> BlockConfig:
+    """T5's stream and the feed-forward's output exceed 65504, float16's end: in float32 there."""
+    if jnp.dtype(block.feed_forward.dtype) != jnp.float16:
+        return block
+    return replace(
+        block,
+        norm=replace(block.norm, dtype=jnp.float32),
+        feed_forward=replace(block.feed_forward, dtype=jnp.float32),
+    )
+
+
 class EncoderDecoder(nnx.Module):
     """The model as an NNX module.
 
     Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``encoder`` and
-    ``decoder``, each with ``layers``, ``relative`` (buckets, h) and ``final_norm``.
+    ``decoder``, or None, each with ``layers``, ``relative`` (buckets, h) and ``final_norm``.
 
     Args:
       config: the model's config.
@@ -141,9 +156,12 @@ class EncoderDecoder(nnx.Module):
             return kernel(rngs, (v, d), fan_in=d, std=std, dtype=dtype, axes=axes)
 
         self.embedding = table("embedding")
-        self.head = None if c.tie_embeddings else table("head")
+        own_head = c.has_decoder and not c.tie_embeddings
+        self.head = table("head") if own_head else None
         self.encoder = _Stack(c, c.block, c.num_encoder_layers, rngs=rngs)
-        self.decoder = _Stack(c, c.decoder_block, c.num_decoder_layers, rngs=rngs)
+        self.decoder: Any = (  # Any: None only where the config says so
+            _Stack(c, c.decoder_block, c.num_decoder_layers, rngs=rngs) if c.has_decoder else None
+        )
 
     def __call__(
         self,
@@ -203,7 +221,10 @@ class EncoderDecoder(nnx.Module):
           mask: (b, s), True at real tokens; None for no padding.
         Returns:
           Keys and values with a leading layer axis.
+        Raises:
+          ValueError: the model is an encoder alone.
         """
+        require_part(self.decoder, "decoder")
 
         def layer(cross: Any) -> Cache:
             return cross.project_kv(hidden, mask=mask)
@@ -255,11 +276,12 @@ class EncoderDecoder(nnx.Module):
         return self._logits(x), DecoderCache(own, cache.memory)
 
     def _embed(self, tokens: Array) -> Array:
-        return take_rows(cast(self.embedding, self.config.dtype), tokens)
+        x = take_rows(cast(self.embedding, self.config.dtype), tokens)
+        return x.astype(jnp.float32) if x.dtype == jnp.float16 else x
 
     def _logits(self, x: Array) -> Array:
         c = self.config
-        x = self.decoder.final_norm(x) * jnp.asarray(c.logit_scale, c.dtype)
+        x = (self.decoder.final_norm(x) * c.logit_scale).astype(c.dtype)
         table = cast(self.embedding if self.head is None else self.head, c.dtype)
         wide = wide_dtype(table.dtype)
         return matmul(x, table.T, preferred_element_type=wide)

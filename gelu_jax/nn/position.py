@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.parameters import wide_dtype
+
+Frequencies = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class RotaryScaling:
       low_frequency_factor: turns over the original context up to which a pair is slowed down fully.
       high_frequency_factor: turns over the original context from which a pair is left alone.
       original_positions: tokens of the original context.
+      kind: "llama3", which tells stretches apart in a config file.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -33,6 +37,7 @@ class RotaryScaling:
     low_frequency_factor: float = 1.0
     high_frequency_factor: float = 4.0
     original_positions: int = 8192
+    kind: Literal["llama3"] = "llama3"
 
     def __post_init__(self):
         checks.field_types(self)
@@ -48,6 +53,122 @@ class RotaryScaling:
             reason = f"must be above low_frequency_factor = {self.low_frequency_factor}"
             yield Problem("high_frequency_factor", self.high_frequency_factor, reason)
 
+    def stretched(self, frequencies: Frequencies, theta: float) -> Frequencies:
+        """The frequencies after the stretch.
+
+        Args:
+          frequencies: of the pairs, (r/2,).
+          theta: their base.
+        Returns:
+          An array (r/2,).
+        """
+        turns = self.original_positions * frequencies / (2 * np.pi)
+        low, high = self.low_frequency_factor, self.high_frequency_factor
+        kept = np.clip((turns - low) / (high - low), 0, 1)
+        return frequencies * (kept + (1 - kept) / self.factor)
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Position interpolation: all pairs turn `factor` times slower (Chen et al. 2023).
+
+    Attributes:
+      factor: how much slower.
+      kind: "linear", which tells stretches apart in a config file.
+
+    Raises:
+      ConfigError: the factor is not above 0.
+    """
+
+    factor: float
+    kind: Literal["linear"] = "linear"
+
+    def __post_init__(self):
+        checks.field_types(self)
+        check(checks.positive(factor=self.factor))
+
+    def stretched(self, frequencies: Frequencies, theta: float) -> Frequencies:
+        """The frequencies after the stretch.
+
+        Args:
+          frequencies: of the pairs, (r/2,).
+          theta: their base.
+        Returns:
+          An array (r/2,).
+        """
+        del theta
+        return frequencies / self.factor
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """YaRN: slow pairs turn `factor` times slower, fast ones as they were (Peng et al. 2023).
+
+    Between the pair that turns `slow_turns` times over the original context and the one that turns
+    `fast_turns` times, the share of the stretch falls linearly with the pair's index.
+
+    Attributes:
+      factor: how much slower.
+      original_positions: tokens of the original context.
+      fast_turns: turns over the original context from which a pair is left alone.
+      slow_turns: turns up to which a pair is slowed down fully.
+      magnitude: multiplies queries and keys; None for 0.1·log(factor) + 1.
+      whole_pairs: whether the two bounds are rounded outward to whole pairs.
+      kind: "yarn", which tells stretches apart in a config file.
+
+    Raises:
+      ConfigError: a field has a wrong value.
+    """
+
+    factor: float
+    original_positions: int
+    fast_turns: float = 32.0
+    slow_turns: float = 1.0
+    magnitude: float | None = None
+    whole_pairs: bool = True
+    kind: Literal["yarn"] = "yarn"
+
+    def __post_init__(self):
+        checks.field_types(self)
+        check(
+            checks.positive(
+                factor=self.factor,
+                original_positions=self.original_positions,
+                fast_turns=self.fast_turns,
+                slow_turns=self.slow_turns,
+                magnitude=self.magnitude,
+            )
+        )
+
+    def stretched(self, frequencies: Frequencies, theta: float) -> Frequencies:
+        """The frequencies after the stretch.
+
+        Args:
+          frequencies: of the pairs, (r/2,).
+          theta: their base.
+        Returns:
+          An array (r/2,).
+        """
+        pairs = len(frequencies)
+        bounds = [self._pair(turns, pairs, theta) for turns in (self.fast_turns, self.slow_turns)]
+        if self.whole_pairs:
+            bounds = [np.floor(bounds[0]), np.ceil(bounds[1])]
+        first, last = max(bounds[0], 0), min(bounds[1], 2 * pairs - 1)
+        last = last + 0.001 if first == last else last
+        slowed = np.clip((np.arange(pairs) - first) / (last - first), 0, 1)
+        return frequencies * (slowed / self.factor + (1 - slowed))
+
+    def _pair(self, turns: float, pairs: int, theta: float) -> float:
+        """The index, a fraction, of the pair that turns so often over the original context."""
+        return pairs * np.log(self.original_positions / (turns * 2 * np.pi)) / np.log(theta)
+
+    @property
+    def scale(self) -> float:
+        """What queries and keys are multiplied by."""
+        if self.magnitude is not None:
+            return self.magnitude
+        return 0.1 * float(np.log(self.factor)) + 1 if self.factor > 1 else 1.0
+
 
 @dataclass(frozen=True)
 class RotaryConfig:
@@ -57,6 +178,8 @@ class RotaryConfig:
       theta: base θ of the frequencies.
       fraction: share of each head that is rotated, in (0, 1].
       scaling: a stretch to longer contexts; None for none.
+      valid_positions: positions that the frequencies hold for (the stretch called dynamic changes
+        them beyond); None for no limit.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -64,14 +187,17 @@ class RotaryConfig:
 
     theta: float = 10_000.0
     fraction: float = 1.0
-    scaling: RotaryScaling | None = None
+    scaling: RotaryScaling | LinearScaling | YarnScaling | None = None
+    valid_positions: int | None = None
 
     def __post_init__(self):
         checks.field_types(self)
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
-        yield from checks.positive(theta=self.theta, fraction=self.fraction)
+        yield from checks.positive(
+            theta=self.theta, fraction=self.fraction, valid_positions=self.valid_positions
+        )
         if self.fraction > 1:
             yield Problem("fraction", self.fraction, "must lie in (0, 1]")
 
@@ -97,26 +223,54 @@ def rotary(
     >>> [round(float(entry), 4) for entry in rotary(x, jnp.array([[1]])).ravel()]  # cos 1, sin 1
     [0.5403, 0.8415]
     """
-    r = 2 * int(x.shape[-1] * config.fraction / 2)
+    return rotated(x, positions, *frequencies(x.shape[-1], config))
+
+
+def rotated(
+    x: Float[Array, "b t h k"],
+    positions: Int[Array, "#b t"],
+    frequencies: Float[Array, " n"] | Frequencies,
+    magnitude: Float[Array, ""] | float = 1.0,
+) -> Float[Array, "b t h k"]:
+    """Rotates pairs (x_i, x_{i+n}) of the first 2n entries by position·frequency_i.
+
+    Args:
+      x: queries or keys, (b, t, h, k), of any floating dtype.
+      positions: of the tokens, (b or 1, t).
+      frequencies: of the n pairs; a pair of frequency 0 stays as it is.
+      magnitude: multiplies the rotated entries.
+    Returns:
+      An array of the shape and dtype of x: computed in float32 (float64 stays), rounded once.
+    """
+    n = frequencies.shape[0]
     wide = wide_dtype(x.dtype)
-    frequencies = jnp.asarray(_frequencies(r, config), wide)
-    angles = positions[..., None, None].astype(wide) * frequencies[None, None, None]
+    angles = (
+        positions[..., None, None].astype(wide) * jnp.asarray(frequencies, wide)[None, None, None]
+    )
     cos, sin = jnp.cos(angles), jnp.sin(angles)
-    first, second, rest = jnp.split(x, (r // 2, r), axis=-1)
+    first, second, rest = jnp.split(x, (n, 2 * n), axis=-1)
     first, second = first.astype(wide), second.astype(wide)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return jnp.concatenate([rotated.astype(x.dtype), rest], axis=-1)
+    if not (isinstance(magnitude, float) and magnitude == 1):
+        cos, sin = cos * magnitude, sin * magnitude
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return jnp.concatenate([turned.astype(x.dtype), rest], axis=-1)
 
 
-def _frequencies(r: int, config: RotaryConfig) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    frequencies = config.theta ** (-np.arange(0, r, 2) / r)  # on the host: one rounding, later
-    if config.scaling is not None:
-        s = config.scaling
-        turns = s.original_positions * frequencies / (2 * np.pi)
-        low, high = s.low_frequency_factor, s.high_frequency_factor
-        kept = np.clip((turns - low) / (high - low), 0, 1)
-        frequencies = frequencies * (kept + (1 - kept) / s.factor)
-    return frequencies
+def frequencies(head_size: int, config: RotaryConfig) -> tuple[Frequencies, float]:
+    """How fast each pair of entries turns, and what the rotated entries are multiplied by.
+
+    Args:
+      head_size: entries k of a head.
+      config: base, share and stretch.
+    Returns:
+      Frequencies (r/2,) in float64, computed on the host and rounded once later; and the factor.
+    """
+    r = 2 * int(head_size * config.fraction / 2)
+    found = config.theta ** (-np.arange(0, r, 2) / r)
+    if config.scaling is None:
+        return found, 1.0
+    magnitude = config.scaling.scale if isinstance(config.scaling, YarnScaling) else 1.0
+    return config.scaling.stretched(found, config.theta), magnitude
 
 
 def token_positions(

@@ -1,15 +1,66 @@
 """A stack of equal blocks: one `Block` whose every parameter has a leading layer axis."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.spmd import add_axis
 from jaxtyping import Array, Bool, Float, Key
 
-from gelu_jax.nn.attention import Cache
+from gelu_jax.nn.attention import Cache, LayerValues
 from gelu_jax.nn.axes import with_sharding_constraint
 from gelu_jax.nn.block import Block, BlockConfig
+from gelu_jax.nn.compiled import compiled_once
+from gelu_jax.nn.position import RotaryConfig, frequencies
+
+_NO_WINDOW = 2**30
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """What one kind of layer in a stack has of its own; weights of all kinds have equal shapes.
+
+    Attributes:
+      window: a token attends to tokens closer than this alone; None for no limit.
+      rotary: rotary positions; None for none.
+    """
+
+    window: int | None = None
+    rotary: RotaryConfig | None = None
+
+
+def layer_values(
+    pattern: Sequence[LayerKind], num_layers: int, head_size: int
+) -> LayerValues | None:
+    """The kinds of the layers as arrays, so that one program serves layers of all kinds.
+
+    Args:
+      pattern: the kinds of the first layers, repeated for the others; empty where all are alike.
+      num_layers: number of layers.
+      head_size: entries k of a head.
+    Returns:
+      Values with a leading layer axis, or None.
+
+    >>> kinds = LayerKind(window=4), LayerKind()
+    >>> layer_values(kinds, 3, 8).window.tolist()
+    [4, 1073741824, 4]
+    """
+    if not pattern:
+        return None
+    rotations = [kind.rotary for kind in pattern if kind.rotary is not None]
+    pairs = len(frequencies(head_size, rotations[0])[0]) if rotations else 0
+    still = ([0.0] * pairs, 1.0)
+    turning = [still if k.rotary is None else frequencies(head_size, k.rotary) for k in pattern]
+    layers = [i % len(pattern) for i in range(num_layers)]
+    return LayerValues(
+        window=jnp.array([pattern[i].window or _NO_WINDOW for i in layers], jnp.int32),
+        frequencies=jnp.array([turning[i][0] for i in layers], jnp.float32),
+        magnitude=jnp.array([turning[i][1] for i in layers], jnp.float32),
+    )
+
 
 MAX_UNROLLED = 8
 """Layers that are unrolled by default: on a CPU a step takes 0.75–0.8 of the time of a scan, and at
@@ -58,6 +109,7 @@ def first_layers(layers: Block, num_layers: int) -> Block:
     return jax.tree.map(lambda leaf: leaf[:num_layers], layers)
 
 
+@compiled_once("scan", "deterministic")
 def apply_layers(
     layers: Block,
     x: Float[Array, "b t d"],
@@ -66,6 +118,7 @@ def apply_layers(
     mask: Bool[Array, "b t"] | None = None,
     bias: Float[Array, "#b #h t s"] | None = None,
     memory: Cache | None = None,
+    values: LayerValues | None = None,
     deterministic: bool | None = None,
     dropout_key: Key[Array, ""] | None = None,
     scan: bool | None = None,
@@ -80,6 +133,7 @@ def apply_layers(
       bias: added to the scores of every self-attention, (b or 1, h or 1, t, s).
       memory: keys and values of the encoder's output for every cross-attention, with a leading
         layer axis; None where the blocks have none.
+      values: of every layer, as `layer_values` makes them; None where all layers are alike.
       deterministic: whether dropout is off, as in `Block.__call__`.
       dropout_key: PRNG key of all dropout.
       scan: True compiles one block for all layers, False unrolls them; None scans where there are
@@ -92,14 +146,14 @@ def apply_layers(
     keys = None if dropout_key is None else jax.random.split(dropout_key, num_layers)
     context = {"mask": mask, "bias": bias, "deterministic": deterministic}
 
-    def layer(x: Array, inputs: tuple[Block, Cache | None, Cache | None, Array | None]):
-        block, cache, memory, key = inputs
+    def layer(x: Array, inputs: tuple[Block, Cache | None, Any, Any, Array | None]):
+        block, cache, memory, own, key = inputs
         x = with_sharding_constraint(x, "b t d")
-        return block.attend(x, cache, memory=memory, dropout_key=key, **context)
+        return block.attend(x, cache, memory=memory, values=own, dropout_key=key, **context)
 
     scan = num_layers > MAX_UNROLLED if scan is None else scan
     unroll = 1 if scan else num_layers
-    return jax.lax.scan(layer, x, (layers, cache, memory, keys), unroll=unroll)
+    return jax.lax.scan(layer, x, (layers, cache, memory, values, keys), unroll=unroll)
 
 
 def empty_cache(layers: Block, batch_size: int, length: int) -> Cache:

@@ -4,22 +4,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gelu_jax.errors import Problem, check
+from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
 from gelu_jax.nn.axes import Axes, matmul, take_rows, with_sharding_constraint
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dropout import Rngs, Stochastic
+from gelu_jax.nn.linear import linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import add_bias, cast, kernel, wide_dtype
-from gelu_jax.nn.position import token_positions
-from gelu_jax.nn.stack import apply_layers, empty_cache, init_layers
+from gelu_jax.nn.pooling import pool
+from gelu_jax.nn.position import RelativeConfig, relative_bias, token_positions
+from gelu_jax.nn.stack import LayerKind, apply_layers, empty_cache, init_layers, layer_values
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,14 @@ class TransformerConfig:
       embedding_scale: multiplies the tokens' embeddings (Gemma).
       token_types: number of segment types, each with an embedding (BERT); None for no table.
       embedding_norm: whether there is a norm before the first block (BERT).
+      position_offset: the row of the position table for the first token (RoBERTa: 2).
+      relative: buckets of a table of relative positions that all layers share (MPNet); None for
+        none.
+      pattern: windows and rotary positions of the first layers, repeated for the others, in place
+        of those of the block's attention; empty where all layers are alike.
+      has_head: whether there are logits; False for hidden states alone.
+      num_classes: classes of a linear head on the last real token (reward models); None for none.
+      logit_soft_cap: c, which turns logits l into c·tanh(l/c) (Gemma 2); None for none.
       kind: "transformer", which tells model configs apart in a config file.
 
     Raises:
@@ -59,6 +70,12 @@ class TransformerConfig:
     embedding_scale: float = 1.0
     token_types: int | None = None
     embedding_norm: bool = False
+    position_offset: int = 0
+    relative: RelativeConfig | None = None
+    pattern: tuple[LayerKind, ...] = ()
+    has_head: bool = True
+    num_classes: int | None = None
+    logit_soft_cap: float | None = None
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self):
@@ -73,8 +90,20 @@ class TransformerConfig:
             embedding_scale=self.embedding_scale,
             token_types=self.token_types,
             init_std=self.init_std,
+            num_classes=self.num_classes,
+            logit_soft_cap=self.logit_soft_cap,
         )
+        yield from checks.not_negative(position_offset=self.position_offset)
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """How many tokens there are positions for; None for no limit."""
+        rotations = [self.block.attention.rotary, *(kind.rotary for kind in self.pattern)]
+        limits = [rotation.valid_positions for rotation in rotations if rotation is not None]
+        if self.max_positions is not None:
+            limits.append(self.max_positions - self.position_offset)
+        return min((limit for limit in limits if limit is not None), default=None)
 
 
 class Transformer(Stochastic):
@@ -86,7 +115,8 @@ class Transformer(Stochastic):
 
     Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``positions`` (t, d) and
     ``token_types`` (n, d), or None; ``layers``, one `Block` with a leading layer axis;
-    ``embedding_norm``, or None; ``final_norm``, None where a post-norm stack ends in its last
+    ``relative`` (buckets, h), or None; ``classifier``, or None; ``embedding_norm``, or None;
+    ``final_norm``, None where a post-norm stack ends in its last
     block's norm.
 
     Args:
@@ -99,6 +129,7 @@ class Transformer(Stochastic):
         "head": "v d",
         "positions": "t d",
         "token_types": "n d",
+        "relative": "n h",
     }
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
@@ -111,14 +142,20 @@ class Transformer(Stochastic):
             return kernel(rngs, (rows, d), fan_in=d, std=std, dtype=dtype, axes=axes)
 
         v, t, n = config.vocab_size, config.max_positions, config.token_types
+        own_head = config.has_head and not config.tie_embeddings
         self.embedding = table("embedding", v)
-        self.head = None if config.tie_embeddings else table("head", v)
+        self.head = table("head", v) if own_head else None
         self.positions = None if t is None else table("positions", t)
         self.layers = init_layers(config.block, config.num_layers, rngs=rngs)
         self.token_types = None if n is None else table("token_types", n)
         self.embedding_norm = Norm(norm, rngs=rngs) if config.embedding_norm else None
         post_norm = config.block.style == "post_norm"
         self.final_norm = None if post_norm else Norm(norm, rngs=rngs)
+        self.relative = _relative_table(config, rngs=rngs)
+        classes = config.num_classes
+        self.classifier = (
+            None if classes is None else linear_head(config, classes, use_bias=False, rngs=rngs)
+        )
 
     def __call__(
         self,
@@ -190,6 +227,9 @@ class Transformer(Stochastic):
         Returns:
           Logits (b, t, v) in float32, and the cache with the t tokens added.
         """
+        if not self.config.block.attention.causal:
+            reason = "tokens cannot be generated where each sees those that follow it"
+            raise ConfigError([Problem("causal", False, reason)])
         x = self.embed(tokens)
         hidden, cache = self.apply_layers(x, cache, mask=mask, deterministic=True)
         return self.logits(hidden), cache
@@ -202,7 +242,10 @@ class Transformer(Stochastic):
           length: tokens that fit into a row, prompt and continuation together.
         Returns:
           A cache for `decode`, with a leading layer axis.
+        Raises:
+          ConfigError: the model has no positions for so many tokens.
         """
+        check(self._too_long(length))
         return empty_cache(self.layers, batch_size, length)
 
     def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
@@ -216,8 +259,13 @@ class Transformer(Stochastic):
         scale = jnp.asarray(self.config.embedding_scale, self.config.dtype)
         return self._rows(self.embedding, "v", tokens) * scale
 
+    def _too_long(self, length: int) -> Iterator[Problem]:
+        most = self.config.max_tokens
+        if most is not None and not is_symbolic_dim(length) and length > most:
+            yield Problem("length", length, f"this model has {most} positions")
+
     def _rows(self, table: nnx.Param[Array], axis: str, indices: Int[Array, "..."]) -> Array:
-        """Looks up rows of a table, which is not sharded along d meanwhile."""
+        """Looks up rows of a table, which is not sharded along d meanwhile; NaN beyond its end."""
         rows = with_sharding_constraint(cast(table, self.config.dtype), f"{axis} -")
         return take_rows(rows, indices)
 
@@ -245,14 +293,54 @@ class Transformer(Stochastic):
         Returns:
           Hidden states (b, t, d), and the cache with the t tokens added, or None.
         Raises:
+          ConfigError: the model has no positions for so many tokens.
           ValueError: dropout is on, and there is no key.
         """
         c = self.config
         key = self.key_of_call(c.block.highest_dropout_rate, deterministic, rngs, dropout_key)
-        dropout = {"deterministic": key is None, "dropout_key": key}
         x = self.block_input(embeddings, cache, mask=mask, token_types=token_types)
-        x, cache = apply_layers(self.layers, x, cache, mask=mask, scan=c.scan_layers, **dropout)
+        x, cache = apply_layers(
+            self.layers,
+            x,
+            cache,
+            mask=mask,
+            bias=self._bias(x.shape[1]),
+            values=layer_values(c.pattern, c.num_layers, c.block.attention.head_size),
+            deterministic=key is None,
+            dropout_key=key,
+            scan=c.scan_layers,
+        )
         return self.final_hidden(x), cache
+
+    def states(
+        self, tokens: Int[Array, "b t"], *, mask: Bool[Array, "b t"] | None = None
+    ) -> list[Float[Array, "b t d"]]:
+        """Computes the input of the first block and the output of each, to look at or compare.
+
+        Args:
+          tokens: (b, t), integers in [0, v).
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+        Returns:
+          num_layers + 1 arrays (b, t, d); the final norm is not applied.
+        """
+        c = self.config
+        found = [self.block_input(self.embed(tokens), mask=mask)]
+        values = layer_values(c.pattern, c.num_layers, c.block.attention.head_size)
+        for i in range(c.num_layers):
+            layer, own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (self.layers, values))
+            bias = self._bias(tokens.shape[1])
+            given = {"mask": mask, "bias": bias, "values": own}
+            found.append(apply_layers(layer, found[-1], deterministic=True, **given)[0])
+        return found
+
+    def _bias(self, length: int) -> Array | None:
+        """Of the relative positions."""
+        c = self.config
+        if self.relative is None or c.relative is None:
+            return None
+        positions = jnp.arange(length)
+        table = cast(self.relative, c.dtype)
+        return relative_bias(table, positions, positions, c.relative, causal=False)
 
     def block_input(
         self,
@@ -272,26 +360,19 @@ class Transformer(Stochastic):
         Returns:
           An array (b, t, d) of ``config.dtype``.
         Raises:
-          ValueError: there are more tokens than learned positions.
+          ConfigError: the model has no positions for so many tokens.
         """
+        check(self._too_long(embeddings.shape[1]))
         dtype = self.config.dtype
         x = embeddings.astype(dtype)
         if self.positions is not None:
-            self._check_positions(x.shape[1], mask)
             earlier = None if cache is None else cache.mask[0]
-            x = x + self._rows(self.positions, "t", token_positions(x.shape[1], mask, earlier))
+            positions = token_positions(x.shape[1], mask, earlier) + self.config.position_offset
+            x = x + self._rows(self.positions, "t", positions)
         if self.token_types is not None:
             types = 0 if token_types is None else token_types
             x = add_bias(x, take_rows(cast(self.token_types, dtype), jnp.asarray(types)))
         return x if self.embedding_norm is None else self.embedding_norm(x)
-
-    def _check_positions(self, num_tokens: int, mask: Array | None) -> None:
-        """A mask may leave fewer tokens than there are, and a symbolic size may be any."""
-        most = self.config.max_positions
-        if mask is not None or is_symbolic_dim(num_tokens) or most is None:
-            return
-        if num_tokens > most:
-            raise ValueError(f"tokens: {num_tokens} in a row, but max_positions = {most}")
 
     def final_hidden(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Applies the final norm, where there is one.
@@ -310,8 +391,38 @@ class Transformer(Stochastic):
           hidden: final hidden states, (b, t, d).
         Returns:
           Logits (b, t, v) in float32 (float64 stays).
+        Raises:
+          ValueError: the model has no head.
         """
+        require_part(self.config.has_head or None, "head")
         table = self.embedding if self.head is None else self.head
         weights = cast(table, self.config.dtype)
         wide = wide_dtype(weights.dtype)
-        return matmul(hidden, weights.T, preferred_element_type=wide)
+        logits = matmul(hidden, weights.T, preferred_element_type=wide)
+        cap = self.config.logit_soft_cap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def class_logits(
+        self, hidden: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None
+    ) -> Float[Array, "b c"]:
+        """Classifies texts, or rates them, by the state of their last token.
+
+        Args:
+          hidden: final hidden states, (b, t, d).
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+        Returns:
+          Logits (b, classes) in float32.
+        Raises:
+          ValueError: the model has no classifier.
+        """
+        mask = jnp.ones(hidden.shape[:2], bool) if mask is None else mask
+        last = pool(hidden, mask, "lasttoken").astype(hidden.dtype)
+        return require_part(self.classifier, "classifier")(last).astype(jnp.float32)
+
+
+def _relative_table(config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Param[Array] | None:
+    if config.relative is None:
+        return None
+    shape = (config.relative.num_buckets, config.block.attention.num_heads)
+    d, std, dtype = config.block.d_model, config.init_std, config.param_dtype
+    return kernel(rngs, shape, fan_in=d, std=std, dtype=dtype, axes="n h")

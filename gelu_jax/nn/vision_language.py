@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -182,8 +182,8 @@ class VisionLanguage(nnx.Module):
         embeddings = self.language.embed(tokens)
         if images is None:
             return embeddings
+        self.check_images(tokens, images)
         is_patch = tokens == self.config.image_token
-        self._check_patches(is_patch, images.shape[0])
         if images.shape[0] == 0:
             return embeddings
         patches = jax.lax.collapse(self.project(images), 0, 2)
@@ -202,12 +202,20 @@ class VisionLanguage(nnx.Module):
         patches = self.vision.hidden(images, num_layers=c.vision_layers)
         return self.projector(patches if c.class_token else patches[:, 1:])
 
-    def _check_patches(self, is_patch: Any, images: int) -> None:
-        if isinstance(is_patch, Tracer):
+    def check_images(self, tokens: Int[Array, "b t"], images: Float[Array, "n y x c"]) -> None:
+        """Checks that the image tokens of a text fit its images; nothing under `jax.jit`.
+
+        Args:
+          tokens: (b, t).
+          images: (n, height, width, channels), in the order of their tokens.
+        Raises:
+          ValueError: their number does not fit.
+        """
+        if isinstance(tokens, Tracer):
             return
-        found, needed = int(is_patch.sum()), images * self.config.patches
-        if found != needed:
+        found = int((tokens == self.config.image_token).sum())
+        if found != (needed := images.shape[0] * self.config.patches):
             raise ValueError(
-                f"tokens: {found} image tokens, but {images} images of "
+                f"tokens: {found} image tokens, but {images.shape[0]} images of "
                 f"{self.config.patches} patches need {needed}"
             )

@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,49 +15,19 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from damaged import changed, copied, leaves, same
+from parity import FIXTURES
+from safetensors.numpy import load_file
 
 import gelu_jax as gj
 from gelu_jax import families
 from gelu_jax.families import files
 from gelu_jax.families.tree import in_dtype
 
-FIXTURES = Path(__file__).parents[1] / "golden" / "families"
-
-
-def copied(name, path):
-    """A fixture's directory to damage."""
-    shutil.copytree(FIXTURES / name, path, ignore=shutil.ignore_patterns("golden*"))
-    return path
-
-
-def changed(path, *, config=None, tensors=None):
-    """Changes fields of the config.json (None removes), or the tensors by a function."""
-    file = path / "config.json"
-    values = json.loads(file.read_text()) | (config or {})
-    file.write_text(json.dumps({k: v for k, v in values.items() if v is not None}))
-    if tensors is not None:
-        weights = load_file(path / "model.safetensors")
-        save_file(tensors(weights), path / "model.safetensors")
-    return path
-
-
-def leaves(model):
-    found, _ = jax.tree_util.tree_flatten_with_path(model)
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in found}
-
 
 @jax.jit
 def applied(block, x):
     return block(x)
-
-
-def same(one, other):
-    one, other = leaves(one), leaves(other)
-    assert one.keys() == other.keys()
-    for path in one:
-        assert one[path].dtype == other[path].dtype
-        np.testing.assert_array_equal(one[path], other[path], err_msg=path)
 
 
 @pytest.fixture(scope="module")
@@ -343,16 +312,22 @@ def test_a_block_that_is_not_there(name, layer, part, message):
 
 # --- traps ---
 
+# The section said twice: then the second one holds, and transformers' defaults for what it lacks.
+CLIP_TEXT = json.loads((FIXTURES / "clip" / "config.json").read_text())["text_config"]
+CLIP_TEXT |= {"hidden_act": "gelu"}
+
 
 @pytest.mark.parametrize(
     ("name", "fields", "variant"),
     [
         ("gemma", {"hidden_act": "gelu", "hidden_activation": None}, "gelu_tanh"),
+        ("gemma", {"hidden_act": "relu"}, "relu"),
         ("gemma", {"hidden_act": None}, "gelu_tanh"),
         ("gemma", {"hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh"}, "gelu_tanh"),
-        ("gemma", {"hidden_activation": "relu"}, "relu"),
         ("t5_v1_1", {"feed_forward_proj": "gated-gelu"}, "gelu_tanh"),
-        ("t5_v1_1", {"feed_forward_proj": "gated-silu"}, "silu"),
+        ("t5_v1_1", {"dense_act_fn": "silu"}, "silu"),
+        ("t5_v1_1", {"feed_forward_proj": "gated-silu", "dense_act_fn": None}, "silu"),
+        ("clip", {"text_config_dict": CLIP_TEXT}, "gelu"),
         ("clip", {}, "gelu_sigmoid"),
         ("clip_open", {}, "gelu"),
     ],
@@ -398,14 +373,21 @@ def test_a_config_alone_is_enough_where_no_part_depends_on_the_tensors():
         ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps = nan"),
         (
             "llama",
-            {"rope_parameters": {"rope_type": "yarn"}},
-            r"rope_parameters\.rope_type = 'yarn': not supported; choose from default, llama3",
+            {"rope_parameters": {"rope_type": "longrope"}},
+            r"rope_parameters\.rope_type = 'longrope': not supported; choose from default, linear",
+        ),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+            r"rope_scaling = .*'linear'.*: not supported; only .*\"default\"",
         ),
         ("gpt2", {"n_head": 5}, "n_head = 5: must divide the model's width 16"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("bert", {"is_decoder": True}, "is_decoder = True: not supported; only false is"),
         ("t5", {"feed_forward_proj": "gated-"}, "feed_forward_proj = 'gated-'"),
         ("t5", {"feed_forward_proj": "gelled-gelu"}, "feed_forward_proj = 'gelled-gelu'"),
+        ("gemma", {"hidden_activation": "relu"}, "hidden_activation = 'relu': not supported"),
+        ("llama", {"attention_chunk_size": 8}, "attention_chunk_size = 8: not supported"),
         ("clip", {"vision_config": None}, "vision_config: missing"),
         ("llava", {"vision_feature_layer": [-2, -5]}, r"vision_feature_layer = \[-2, -5\]"),
         ("llava", {"vision_feature_layer": 9}, "vision_feature_layer = 9"),
@@ -433,10 +415,9 @@ def test_all_that_is_wrong_with_the_tensors_is_in_one_error(tmp_path):
         families.load(path)
     assert str(caught.value).split("\n") == [
         "model.layers.0.mlp.up_proj.weight = (40, 15): wrong shape; expected (40, 16)",
-        "model.layers.1.mlp.up_proj.weight: missing; expected shape (40, 16)",
+        "model.layers.1.mlp.up_proj.weight: missing; expected shape (40, 16) (and 1 more)",
         "model.layers.2.mlp.up_proj.weight = 'I32': wrong dtype; expected F64, F32, F16, BF16",
         "model.layers.3.mlp.up_proj.weight = (40, 16): unexpected: the model does not use it",
-        "model.norm.weight: missing; expected shape (16,)",
     ]
 
 

@@ -60,9 +60,12 @@ def causal(model: Any) -> Outputs:
 
 def encoder(model: Any) -> Outputs:
     """Hidden states, pooled state and head logits of a batch padded on the right."""
-    tokens, mask = _tokens(56, left=False)
+    pad = model.config.pad_token_id
+    tokens, mask = _tokens(56, left=False, pad=pad if model.config.model_type != "mpnet" else 1)
     types = (torch.arange(tokens.shape[1]) >= 5).long().expand_as(tokens)
-    inputs = {"attention_mask": mask, "token_type_ids": types}
+    types = types if getattr(model.config, "type_vocab_size", 1) > 1 else 0 * types
+    inputs = {"attention_mask": mask}
+    inputs |= {"token_type_ids": types} if hasattr(model.config, "type_vocab_size") else {}
     out = model(tokens, **inputs, output_hidden_states=True)
     hidden = out.hidden_states[-1]
     plain = model(tokens, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
@@ -72,6 +75,11 @@ def encoder(model: Any) -> Outputs:
         "masked_logits": getattr(out, "prediction_logits", None),
         "next_sentence_logits": getattr(out, "seq_relationship_logits", None),
     }
+    if hasattr(out, "start_logits"):
+        extra["span_logits"] = torch.stack([out.start_logits, out.end_logits], -1)
+    if hasattr(out, "logits"):
+        wide = out.logits.shape[-1] == model.config.vocab_size
+        extra["masked_logits" if wide else _HEADS[out.logits.dim()]] = out.logits
     return {
         "tokens": tokens,
         "mask": mask,
@@ -79,6 +87,17 @@ def encoder(model: Any) -> Outputs:
         "hidden": hidden,
         "sentence": torch.nn.functional.normalize(mean, dim=-1),
     } | {name: value for name, value in extra.items() if value is not None}
+
+
+_HEADS = {2: "class_logits", 3: "token_logits"}
+
+
+def states(model: Any) -> Outputs:
+    """Hidden states of a decoder without head, or the scores of one with a head for texts."""
+    tokens, mask = _tokens(56, left=False)
+    out = model(tokens, attention_mask=mask, output_hidden_states=True)
+    scores = {"class_logits": out.logits} if hasattr(out, "logits") else {}
+    return {"tokens": tokens, "mask": mask, "hidden": out.hidden_states[-1]} | scores
 
 
 def image(model: Any) -> Outputs:
@@ -124,6 +143,27 @@ def dual_encoder(model: Any) -> Outputs:
     }
 
 
+def text_tower(model: Any) -> Outputs:
+    """Final hidden states of CLIP's text tower alone."""
+    tokens, mask = _tokens(56, left=False)
+    out = model(tokens, attention_mask=mask)
+    return {"tokens": tokens, "mask": mask, "hidden": out.last_hidden_state}
+
+
+def image_tower(model: Any) -> Outputs:
+    """States of CLIP's image tower alone before the final norm, the class token's after it."""
+    pixels = torch.randn(2, 3, 12, 12)
+    out = model(pixels)
+    return {"pixels": pixels, "hidden": out.last_hidden_state, "pooled": out.pooler_output}
+
+
+def text_encoder(model: Any) -> Outputs:
+    """Hidden states of T5's encoder alone."""
+    tokens, mask = _tokens(56, left=False)
+    out = model(input_ids=tokens, attention_mask=mask)
+    return {"tokens": tokens, "mask": mask, "hidden": out.last_hidden_state}
+
+
 def encoder_decoder(model: Any) -> Outputs:
     """T5's hidden states and logits with a padded input, and its greedy output."""
     tokens, mask = _tokens(56, left=False)
@@ -165,11 +205,11 @@ def vision_language(model: Any) -> Outputs:
     }
 
 
-def _tokens(vocab_size: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def _tokens(vocab_size: int, *, left: bool, pad: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.randint(3, vocab_size, (2, 11))
     mask = torch.ones_like(tokens)
     mask[1, slice(4) if left else slice(7, None)] = 0
-    return tokens * mask, mask
+    return torch.where(mask == 1, tokens, pad), mask
 
 
 def _clip(act: str, eos_token_id: int, width: int = 16) -> Any:
@@ -178,7 +218,7 @@ def _clip(act: str, eos_token_id: int, width: int = 16) -> Any:
     return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
 
 
-def _t5(proj: str, *, tied: bool) -> Any:
+def _t5(proj: str, *, tied: bool, encoder: bool = False) -> Any:
     config = hf.T5Config(
         d_model=16,
         d_kv=6,
@@ -193,6 +233,8 @@ def _t5(proj: str, *, tied: bool) -> Any:
         feed_forward_proj=proj,
         tie_word_embeddings=tied,
     )
+    if encoder:
+        return hf.T5EncoderModel(config)
     model = hf.T5ForConditionalGeneration(config)
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(torch.empty(56, 16))
@@ -227,6 +269,26 @@ def _efficientnet() -> Any:
         expand_ratios=[1, 4, 3],
     )
     return hf.EfficientNetForImageClassification(config)
+
+
+ROBERTA = {"pad_token_id": 1, "max_position_embeddings": 34, "type_vocab_size": 1}
+DISTILBERT = {
+    "dim": 16,
+    "hidden_dim": 40,
+    "n_heads": 4,
+    "n_layers": 3,
+    "vocab_size": 56,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
+GROUPED = TEXT | {"num_key_value_heads": 2}
+WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0}
+YARN |= {"original_max_position_embeddings": 8}
+
+
+def _model(name: str, config: str, fields: Mapping[str, Any], **more: Any) -> Callable[[], Any]:
+    return lambda: getattr(hf, name)(getattr(hf, config)(**{**fields, **more}))
 
 
 Make = Callable[[], Any]
@@ -285,6 +347,125 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
         ),
         causal,
     ),
+    "bert_texts": (
+        _model("BertForSequenceClassification", "BertConfig", TEXT, num_labels=3),
+        encoder,
+    ),
+    "bert_tokens": (
+        _model("BertForTokenClassification", "BertConfig", TEXT, num_labels=5),
+        encoder,
+    ),
+    "bert_spans": (_model("BertForQuestionAnswering", "BertConfig", TEXT), encoder),
+    "roberta": (_model("RobertaForMaskedLM", "RobertaConfig", TEXT | ROBERTA), encoder),
+    "roberta_rank": (
+        _model("RobertaForSequenceClassification", "RobertaConfig", TEXT | ROBERTA, num_labels=1),
+        encoder,
+    ),
+    "xlm_roberta": (_model("XLMRobertaModel", "XLMRobertaConfig", TEXT | ROBERTA), encoder),
+    "xlm_roberta_tokens": (
+        _model("XLMRobertaForTokenClassification", "XLMRobertaConfig", TEXT | ROBERTA),
+        encoder,
+    ),
+    "mpnet": (
+        _model(
+            "MPNetModel",
+            "MPNetConfig",
+            TEXT | {"max_position_embeddings": 34, "pad_token_id": 1},
+        ),
+        encoder,
+    ),
+    "mpnet_masked": (
+        _model("MPNetForMaskedLM", "MPNetConfig", TEXT | {"pad_token_id": 1}),
+        encoder,
+    ),
+    "distilbert": (_model("DistilBertForMaskedLM", "DistilBertConfig", DISTILBERT), encoder),
+    "distilbert_texts": (
+        _model("DistilBertForSequenceClassification", "DistilBertConfig", DISTILBERT),
+        encoder,
+    ),
+    "distilbert_spans": (
+        _model("DistilBertForQuestionAnswering", "DistilBertConfig", DISTILBERT),
+        encoder,
+    ),
+    "llama_yarn": (
+        _model("LlamaForCausalLM", "LlamaConfig", GROUPED, rope_parameters=dict(YARN)),
+        causal,
+    ),
+    "llama_linear": (
+        _model(
+            "LlamaForCausalLM",
+            "LlamaConfig",
+            TEXT,
+            rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 1e4},
+        ),
+        causal,
+    ),
+    "llama_reward": (
+        _model("LlamaForSequenceClassification", "LlamaConfig", GROUPED, num_labels=1),
+        states,
+    ),
+    "mistral_states": (
+        _model("MistralModel", "MistralConfig", GROUPED, sliding_window=4),
+        states,
+    ),
+    "qwen2": (_model("Qwen2ForCausalLM", "Qwen2Config", GROUPED), causal),
+    "qwen2_windows": (
+        _model(
+            "Qwen2ForCausalLM",
+            "Qwen2Config",
+            GROUPED,
+            use_sliding_window=True,
+            sliding_window=4,
+            max_window_layers=1,
+            tie_word_embeddings=True,
+        ),
+        causal,
+    ),
+    "qwen3": (_model("Qwen3ForCausalLM", "Qwen3Config", GROUPED, head_dim=6), causal),
+    "qwen3_states": (_model("Qwen3Model", "Qwen3Config", GROUPED, head_dim=8), states),
+    "phi3": (_model("Phi3ForCausalLM", "Phi3Config", GROUPED, sliding_window=4), causal),
+    "olmo2": (_model("Olmo2ForCausalLM", "Olmo2Config", GROUPED), causal),
+    "smollm3": (
+        _model("SmolLM3ForCausalLM", "SmolLM3Config", GROUPED, no_rope_layer_interval=2),
+        causal,
+    ),
+    "gemma2": (
+        _model(
+            "Gemma2ForCausalLM",
+            "Gemma2Config",
+            GROUPED,
+            head_dim=8,
+            query_pre_attn_scalar=12,
+            sliding_window=4,
+            attn_logit_softcapping=3.0,
+            final_logit_softcapping=5.0,
+        ),
+        causal,
+    ),
+    "gemma3": (
+        _model(
+            "Gemma3ForCausalLM",
+            "Gemma3TextConfig",
+            GROUPED,
+            head_dim=8,
+            query_pre_attn_scalar=12,
+            sliding_window=4,
+            layer_types=list(WINDOWS),
+        ),
+        causal,
+    ),
+    "gemma3_both_ways": (
+        _model(
+            "Gemma3TextModel",
+            "Gemma3TextConfig",
+            GROUPED,
+            head_dim=8,
+            sliding_window=6,
+            use_bidirectional_attention=True,
+            layer_types=list(WINDOWS),
+        ),
+        states,
+    ),
     "vit": (
         lambda: hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5)),
         image,
@@ -297,6 +478,9 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
     "clip_open": (lambda: _clip("gelu", 51, width=20), dual_encoder),
     "t5_v1_1": (lambda: _t5("gated-gelu", tied=False), encoder_decoder),
     "t5": (lambda: _t5("relu", tied=True), encoder_decoder),
+    "t5_encoder": (lambda: _t5("gated-gelu", tied=False, encoder=True), text_encoder),
+    "clip_text": (_model("CLIPTextModel", "CLIPTextConfig", TEXT), text_tower),
+    "clip_vision": (_model("CLIPVisionModel", "CLIPVisionConfig", VISION), image_tower),
     "efficientnet": (_efficientnet, features),
     "llava": (lambda: _llava("default", -2, {}), vision_language),
     "llava_full": (

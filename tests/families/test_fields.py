@@ -1,0 +1,117 @@
+"""Every field of every family's config changed, one at a time: parity, or a refusal by name.
+
+`golden/fields.json` says what transformers computes then; golden/make_fields.py wrote it.
+"""
+
+import json
+import shutil
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from parity import FIXTURES
+from safetensors.numpy import load_file
+
+import gelu_jax as gj
+from gelu_jax.families.load_plan import plan_load, read_config
+from gelu_jax.families.loading import load
+from gelu_jax.nn.dual_encoder import DualEncoder
+from gelu_jax.nn.encoder import Encoder
+from gelu_jax.nn.encoder_decoder import EncoderDecoder
+from gelu_jax.nn.transformer import Transformer
+from gelu_jax.nn.vision import VisionEncoder, VisionTransformer
+from gelu_jax.nn.vision_language import VisionLanguage
+
+CHANGES = json.loads((FIXTURES.parent / "fields.json").read_text())
+SHARE = 6  # of those that change what is computed, by default one of so many is computed
+
+
+@cache
+def inputs(name):
+    """The fixture's inputs, without padding, as golden/make_fields.py takes them."""
+    golden = load_file(FIXTURES / name / "golden.safetensors")
+    rows = slice(1) if "mask" in golden else slice(None)
+    return {k: jnp.asarray(golden[k][rows]) for k in ("tokens", "targets", "pixels") if k in golden}
+
+
+def entries(model, tokens=None, targets=None, pixels=None):
+    """Eight entries of what golden/make_fields.py compares."""
+    images = None if pixels is None else jnp.moveaxis(pixels, 1, -1)
+    with jax.disable_jit():  # one compiled operation after another: all changes share them
+        match model:
+            case Encoder():
+                hidden = model(tokens)
+                found = hidden if model.masked_head is None else model.masked_logits(hidden)
+            case DualEncoder():
+                found = model(images, tokens)
+            case EncoderDecoder():
+                found = model(tokens, targets)
+            case VisionLanguage():
+                found = model(tokens, images=images)
+            case VisionEncoder():
+                found = model(images)
+            case VisionTransformer():
+                found = model.hidden(images)
+            case Transformer() if not model.config.has_head:
+                found = model.hidden(tokens)
+            case _:
+                found = model.logits(model(images)) if tokens is None else model(tokens)
+    flat = np.asarray(found).ravel()
+    return flat[np.linspace(0, len(flat) - 1, 8, dtype=np.float32).astype(int)]
+
+
+def changed(name, section, field, value):
+    values = json.loads((FIXTURES / name / "config.json").read_text())
+    target = values[section] if section else values
+    target.pop(field, None)
+    if value != "<absent>":
+        target[field] = value
+    return values
+
+
+def verdict(name, row, tmp_path, *, compute):
+    """What becomes of one change: "refused", "same", "equal", "wrong", or "not computed"."""
+    section, field, value, expected = row
+    values = changed(name, section, field, value)
+    tensors = load_file(FIXTURES / name / "model.safetensors")
+    try:
+        made, _ = read_config(values, tensors)
+    except gj.ConfigError:
+        return "refused"
+    if made == plain(name)[0]:
+        return "same" if expected in ("same", "error") else "wrong"
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    if not (tmp_path / "model.safetensors").exists():
+        shutil.copy(FIXTURES / name / "model.safetensors", tmp_path)
+    try:
+        plan_load(tmp_path, None)
+    except gj.ConfigError:
+        return "refused"
+    if expected == "error":
+        return "beyond transformers"
+    if not compute:
+        return "not computed"
+    ours = entries(load(tmp_path), **inputs(name))
+    target = plain(name)[1] if expected == "same" else expected
+    return "equal" if np.allclose(ours, target, rtol=0, atol=2e-5) else "wrong"
+
+
+@cache
+def plain(name):
+    """The config of a fixture, and the eight entries of what transformers computes."""
+    values = json.loads((FIXTURES / name / "config.json").read_text())
+    made, _ = read_config(values, load_file(FIXTURES / name / "model.safetensors"))
+    return made, CHANGES[name][0][3]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("share", [SHARE, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_changed_field_is_honoured_or_refused(name, share, tmp_path):
+    found = [
+        (verdict(name, row, tmp_path, compute=number % share == 0), *row)
+        for number, row in enumerate(CHANGES[name][1:])
+    ]
+    assert [row[:4] for row in found if row[0] == "wrong"] == []
+    assert sum(row[0] != "refused" for row in found) > len(found) / 5  # not all is refused
