@@ -52,10 +52,12 @@ def deflated(w: mpf) -> mpf:
     return (a - mills(a)) / ((a - ZERO) * mp.sqrt(2 * mp.pi))
 
 
-def solve(f: Function, points: list[mpf], degree: int, middle: mpf, exchange: bool) -> list[mpf]:
-    """The polynomial through the points; for an exchange, the one off by ±e at them in turn.
+def solve(
+    f: Function, size: Function, points: list[mpf], degree: int, middle: mpf, exchange: bool
+) -> list[mpf]:
+    """The polynomial through the points; for an exchange, the one off by ±e·size at them in turn.
 
-    e, a relative error, is one more unknown, and there is one more point.
+    e, an error relative to `size`, is one more unknown, and there is one more point.
     """
     n = len(points)
     rows, right = mp.matrix(n, n), mp.matrix(n, 1)
@@ -64,15 +66,15 @@ def solve(f: Function, points: list[mpf], degree: int, middle: mpf, exchange: bo
         for j in range(degree + 1):
             rows[i, j] = (x - middle) ** j
         if exchange:
-            rows[i, degree + 1] = (-1) ** i * right[i]
+            rows[i, degree + 1] = (-1) ** i * size(x)
     return list(mp.lu_solve(rows, right))[: degree + 1]
 
 
 def errors(
-    f: Function, coefficients: list[mpf], middle: mpf, points: list[mpf]
+    f: Function, size: Function, coefficients: list[mpf], middle: mpf, points: list[mpf]
 ) -> list[tuple[mpf, mpf]]:
-    """Each point with the relative error there."""
-    return [(x, mp.polyval(coefficients[::-1], x - middle) / f(x) - 1) for x in points]
+    """Each point with the error there, relative to `size`."""
+    return [(x, (mp.polyval(coefficients[::-1], x - middle) - f(x)) / size(x)) for x in points]
 
 
 def extrema(found: list[tuple[mpf, mpf]], count: int) -> list[mpf]:
@@ -89,18 +91,25 @@ def extrema(found: list[tuple[mpf, mpf]], count: int) -> list[mpf]:
 
 
 def fit(
-    f: Function, low: mpf, high: mpf, degree: int, middle: mpf, exchange: bool
+    f: Function,
+    low: mpf,
+    high: mpf,
+    degree: int,
+    middle: mpf,
+    exchange: bool,
+    size: Function | None = None,
 ) -> tuple[list[mpf], mpf]:
-    """The coefficients, lowest power first, and the largest relative error."""
+    """The coefficients, lowest power first, and the largest error relative to `size`, or to f."""
+    size = size or f
     grid = [low + (high - low) * i / 1000 for i in range(1001)]
     n = degree + (2 if exchange else 1)
     angles = [i * mp.pi / (n - 1) if exchange else (2 * i + 1) * mp.pi / (2 * n) for i in range(n)]
     points = [(low + high) / 2 + (high - low) / 2 * mp.cos(angle) for angle in angles]
-    coefficients = solve(f, points, degree, middle, exchange)
+    coefficients = solve(f, size, points, degree, middle, exchange)
     for _ in range(6 if exchange else 0):
-        points = extrema(errors(f, coefficients, middle, grid), n)
-        coefficients = solve(f, points, degree, middle, exchange)
-    return coefficients, max(abs(error) for _, error in errors(f, coefficients, middle, grid))
+        points = extrema(errors(f, size, coefficients, middle, grid), n)
+        coefficients = solve(f, size, points, degree, middle, exchange)
+    return coefficients, max(abs(error) for _, error in errors(f, size, coefficients, middle, grid))
 
 
 def main() -> None:
