@@ -16,7 +16,8 @@ from gelu_jax.training.trainer import TrainConfig, Trainer
 
 steps = sys.argv[1] if len(sys.argv) > 1 else "300"
 path = Path(__file__).parent.parent / "configs" / "byte_lm.yaml"
-config = read_config(path, TrainConfig, [f"steps={steps}", "eval_every=10"])
+changes = [f"steps={steps}", "eval_every=10", "optimizer.warmup_steps=10"]
+config = read_config(path, TrainConfig, changes)
 
 data = load_data(config.data, config.batch_size)
 print(data.info.description)
