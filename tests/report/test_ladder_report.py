@@ -110,9 +110,8 @@ def test_the_tables():
 
 
 def test_the_page_holds_everything_and_loads_nothing():
-    page = ladder_page(
-        analyzed(), CONFIG, "a ladder", "gelu-jax compare x", ["rungs/1-30k/r.html"] * 5
-    )
+    places = ["rungs/1-30k/r.html"] * 5
+    page = ladder_page(analyzed(), CONFIG, "a ladder", "gelu-jax compare x", places)
     seen = Outline(page)
     assert seen.open == []
     links = [a["href"] for _, a in seen.tags if "href" in a]
