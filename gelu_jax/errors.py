@@ -76,6 +76,20 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_LENGTH else text[: _MAX_LENGTH - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """A name as a message shows it.
+
+    Args:
+      text: a name that a user or a file gave.
+    Returns:
+      The name, quoted where it could not be printed on one line.
+
+    >>> print(printable("x_train"), printable("x\\ntrain"))
+    x_train 'x\\ntrain'
+    """
+    return text if text.isprintable() else repr(text)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """A hint with the choices closest to a misspelt name, or all of them if none is close.
 

@@ -71,7 +71,7 @@ def old_names(tree, integer=int):
 @pytest.mark.parametrize("integer", [int, str])
 def test_a_tree_of_an_earlier_version_still_loads(integer):
     layer, x = linen.MLP(MLP), jnp.ones((2, 8))
-    variables = layer.init(jax.random.key(0), x)
+    variables = jax.jit(layer.init)(jax.random.key(0), x)
     old = {"params": old_names(variables["params"], integer)}
     assert old["params"]["layers"][integer(1)]["w_in"].keys() == {integer(0), integer(1)}
     np.testing.assert_array_equal(layer.apply(old, x), layer.apply(variables, x))
@@ -130,15 +130,16 @@ def test_scan_and_remat_over_layers():
         split_rngs={"params": True, "dropout": True},
         length=3,
     )()
-    variables, rngs = scan.init(jax.random.key(0), X, None), {"dropout": jax.random.key(1)}
+    variables = jax.jit(scan.init)(jax.random.key(0), X, None)
+    rngs = {"dropout": jax.random.key(1)}
     stacked = variables["params"]["ffn"]
     assert stacked["w_in_1"].shape == (3, 8, 16)
     assert jnp.std(stacked["w_out"], axis=0).max() > 0.1  # each layer draws its own
     dropped, _ = jax.jit(scan.apply)(variables, X, None, rngs=rngs)
     off = linen.FeedForward(gj.FeedForwardConfig(8, 16, "swiglu", use_bias=True))
-    x = X
+    apply, x = jax.jit(off.apply), X
     for i in range(3):
-        x = x + off.apply({"params": jax.tree.map(lambda w: w[i], stacked)}, x)  # noqa: B023
+        x = x + apply({"params": jax.tree.map(lambda w: w[i], stacked)}, x)  # noqa: B023
     assert jnp.abs(dropped - x).max() > 0.1
 
 
@@ -159,15 +160,21 @@ def test_vmap_makes_members_of_their_own():
 def test_methods_by_name_and_on_a_bound_module():
     config = gj.TransformerConfig(11, num_layers=2, block=BLOCK, max_positions=8)
     model, tokens = linen.Transformer(config), jnp.arange(10).reshape(2, 5)
-    variables = model.init(jax.random.key(0), tokens)
-    expected = model.apply(variables, tokens)
-    cache = model.apply(variables, 2, 8, method="empty_cache")
-    logits, cache = model.apply(variables, tokens[:, :3], cache, method="decode")
-    np.testing.assert_allclose(logits, expected[:, :3], atol=1e-5)
-    bound = model.bind(variables)
-    np.testing.assert_allclose(bound.decode(tokens[:, 3:], cache)[0], expected[:, 3:], atol=1e-5)
-    hidden = model.apply(variables, tokens, method=linen.Transformer.hidden)
-    np.testing.assert_allclose(bound.logits(hidden), expected, atol=1e-6)
+
+    @jax.jit  # one program is compiled sooner than its operations one by one
+    def outcomes(tokens):
+        variables = model.init(jax.random.key(0), tokens)
+        cache = model.apply(variables, 2, 8, method="empty_cache")
+        first, cache = model.apply(variables, tokens[:, :3], cache, method="decode")
+        bound = model.bind(variables)
+        later, _ = bound.decode(tokens[:, 3:], cache)
+        hidden = model.apply(variables, tokens, method=linen.Transformer.hidden)
+        return model.apply(variables, tokens), first, later, bound.logits(hidden)
+
+    expected, first, later, logits = outcomes(tokens)
+    np.testing.assert_allclose(first, expected[:, :3], atol=1e-5)
+    np.testing.assert_allclose(later, expected[:, 3:], atol=1e-5)
+    np.testing.assert_allclose(logits, expected, atol=1e-6)
 
 
 def test_they_are_classes():

@@ -74,6 +74,7 @@ for _name, (_pattern, _first, _) in _SCALARS.items():
     _Loader.add_implicit_resolver(
         _TAG + _name, re.compile(rf"(?:{_pattern})\Z"), [*_first, *_empty]
     )
+_Loader.add_implicit_resolver(_TAG + "merge", re.compile(r"<<\Z"), ["<"])  # is quoted as a name
 
 
 def dump(data: Any) -> str:

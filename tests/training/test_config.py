@@ -399,7 +399,7 @@ SEVERAL = {
     ],
     '"ste\\nps": 100': [
         "x.yaml: steps: required",
-        "x.yaml:2: 'ste\\nps': unknown key; did you mean steps, seeds?",
+        "x.yaml:2: 'ste\\nps': unknown key; did you mean steps?",
     ],
     "\tdtype: 3": ["x.yaml:6: found character '\\t' that cannot start any token"],
     "dtype: @x": ["x.yaml:6: found character '@' that cannot start any token"],

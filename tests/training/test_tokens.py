@@ -490,12 +490,15 @@ def test_bad_datasets_are_refused_in_one_line(folder: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(("token", "said"), [(100, "token 100,"), (-100, "token -100,")])
 def test_a_token_that_no_vocabulary_has_is_noticed_when_it_is_read(
-    tmp_path: Path, token: int, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: int, said: str
 ):
-    """On the way to the devices, where it would silently become another."""
+    """Before training; beyond what is read then, on the way to the devices, where it would
+    silently become another."""
     values = [[1, 2, 3, 4, 5]] * 40
     values[7] = [1, 2, token, 4, 5]
     config = HuggingFace(path=saved(tmp_path / "x", values), context=4, vocab_size=100)
+    assert said in refusal(config)
+    monkeypatch.setattr(stream, "_CHECKED", 37)  # the token stands right after them
     data = load_data(config, 4)
     with pytest.raises(ConfigError, match=said) as caught:
         batches(data, KEY, range(0, 20, 1))

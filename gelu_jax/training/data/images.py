@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gelu_jax.errors import ConfigError, Problem, check, no_such
+from gelu_jax.errors import ConfigError, Problem, check, no_such, printable
 from gelu_jax.training.data.dataset import (
     Batch,
     DatasetInfo,
@@ -317,7 +317,8 @@ def _csv(path: Path) -> _Images:
     column = names.index("label") if "label" in names else 0
     labels, images = rows[:, column], np.delete(rows, column, axis=1)
     if (labels != np.round(labels)).any():
-        reason = f"the column {names[column] if header else 1} is no label: it has fractions"
+        name = printable(names[column]) if header else 1
+        reason = f"the column {name} is no label: it has fractions"
         raise data_error("path", str(path), reason)
     whole = (images == np.round(images)).all() and images.min() >= 0 and 1 < images.max() <= 255
     return images.astype(np.uint8) if whole else images, labels.astype(np.int64)
@@ -349,7 +350,7 @@ def _npz(path: Path) -> list[_Images]:
         raise data_error("path", str(path), f"not a readable .npz file: {said}") from None
     if found[0] is None:
         expected = " or ".join(" and ".join(names) for names in _TRAIN_NAMES)
-        held = ", ".join(archive.files[:8]) or "nothing"
+        held = ", ".join(map(printable, archive.files[:8])) or "nothing"
         raise data_error("path", str(path), f"needs the arrays {expected}; it holds {held}")
     return arrays
 
