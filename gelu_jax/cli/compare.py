@@ -12,7 +12,7 @@ from gelu_jax import signals
 from gelu_jax.cli.arguments import ConfigFile, Overrides
 from gelu_jax.cli.configs import check_kind, find_config
 from gelu_jax.cli.failures import check_backend
-from gelu_jax.cli.session import Log, claimed, command_to_repeat, progress, run_directory, show
+from gelu_jax.cli.session import Log, claimed, progress, run_directory, show
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.compare.climb import climb, ladder_rungs, read_ladder, rung_config, rung_homes
 from gelu_jax.compare.config import CompareConfig, differences
@@ -25,7 +25,7 @@ from gelu_jax.report.summary import ladder_summary, summary
 from gelu_jax.report.verdict import verdict
 from gelu_jax.report.write import write_ladder_report, write_report
 from gelu_jax.runs.directory import locked
-from gelu_jax.runs.identity import write_identity
+from gelu_jax.runs.identity import command_to_repeat, write_identity
 from gelu_jax.runs.launchers import Launch, launch
 from gelu_jax.runs.trackers import Tracker, trackers
 from gelu_jax.runs.worker_pool import WorkerPool
@@ -105,7 +105,7 @@ def report_ladder(directory: Path, *, json: bool) -> None:
       ConfigError: as by `read_ladder`.
     """
     config, rungs = read_ladder(directory)
-    found, command = analyze_ladder(rungs), command_to_repeat("compare", directory)
+    found, command = analyze_ladder(rungs), command_to_repeat("compare", directory, config)
     files = write_ladder_report(found, config, directory, command)
     if json:
         print(ladder_summary(directory.resolve().name, found, files))
