@@ -48,8 +48,8 @@ def generate(
     Returns:
       The tokens that follow the prompt, (b, n).
     Raises:
-      ConfigError: an option has a wrong value, the prompt is empty, a token is not in the vocabulary
-        (not under `jax.jit`), or the model has no positions for so many tokens.
+      ConfigError: an option has a wrong value, the prompt is empty, a token is not in the
+        vocabulary (not under `jax.jit`), or the model has no positions for so many tokens.
     """
     check(_option_problems(num_tokens, key, temperature, top_k, top_p))
     if tokens.shape[1] == 0:
