@@ -67,7 +67,7 @@ def test_the_verdict_of_the_issue():
         (1.3, 0.0, "less compute than relu (1.2"),
         (1.3, 0.0, "and the factor does not change with scale: slope "),
         (1.3, -0.08, "and the factor shrinks with scale: slope −0.0"),
-        (0.8, 0.0, "needs 1.25 × more compute than relu"),
+        (0.8, 0.0, "needs 1.26 × more compute than relu (1.25 to 1.26), and"),  # 1.25 in truth
         (0.8, 0.08, "and the factor shrinks with scale: slope −0.0"),
         (0.8, -0.08, "and the factor grows with scale: slope 0.0"),
     ],
