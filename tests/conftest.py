@@ -6,6 +6,7 @@ No property fails because the machine is slow.
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 import jaxtyping
 import pytest
@@ -34,3 +35,16 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile() -> Iterator[None]:
+    """XLA without most of its optimizations, in less than half of the time to compile.
+
+    For tests that would say the same of any compiler; those of equal bits take what users have.
+    """
+    import jax  # here: it reads the place of its cache from the environment
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

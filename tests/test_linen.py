@@ -14,6 +14,8 @@ import gelu_jax as gj
 from gelu_jax import linen
 from gelu_jax.nn.parameters import current_names
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 FFN = gj.FeedForwardConfig(8, 16, "swiglu", use_bias=True, dropout_rate=0.5)
 BLOCK = gj.BlockConfig(
     gj.NormConfig(8), gj.AttentionConfig(8, num_heads=2), gj.FeedForwardConfig(8, 16, "geglu")
@@ -158,7 +160,7 @@ def test_vmap_makes_members_of_their_own():
 
 
 def test_methods_by_name_and_on_a_bound_module():
-    config = gj.TransformerConfig(11, num_layers=2, block=BLOCK, max_positions=8)
+    config = gj.TransformerConfig(11, num_layers=1, block=BLOCK, max_positions=8)
     model, tokens = linen.Transformer(config), jnp.arange(10).reshape(2, 5)
 
     @jax.jit  # one program is compiled sooner than its operations one by one
