@@ -603,7 +603,7 @@ def test_arrays_as_other_sets_have_them(tmp_path: Path) -> None:
     scaled = jnp.asarray(colours[:9], jnp.float32) / 255
     np.testing.assert_array_equal(data.validation[0], scaled)
     np.testing.assert_array_equal(data.validation[1], labels[:9])
-    np.savez(path, x_train=images.reshape(40, -1) / 16, y_train=labels)
+    np.savez(path, x_train=images.reshape(40, -1) / 256, y_train=labels)
     data = load_data(Mnist(path=str(path), validation_fraction=0.25), 4)
     assert data.info.train_size + data.info.validation_size == 40
     assert data.validation[0].shape[1:] == (20, 1)
@@ -614,7 +614,7 @@ def test_arrays_as_other_sets_have_them(tmp_path: Path) -> None:
     np.savetxt(table, rows, fmt="%d", delimiter=",", header=",".join(names), comments="")
     from_table = load_data(Mnist(path=str(table), validation_fraction=0.25), 4)
     np.testing.assert_array_equal(from_table.validation[1], data.validation[1])
-    expected = np.asarray(data.validation[0]) * 16 / 255
+    expected = np.asarray(data.validation[0]) * 256 / 255
     np.testing.assert_allclose(from_table.validation[0], expected, atol=1e-6)
     table.write_text("label,a,b\n1,2,x\n")
     assert "not a table of numbers" in line(Mnist(path=str(table)))

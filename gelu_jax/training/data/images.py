@@ -310,7 +310,7 @@ def _csv(path: Path) -> _Images:
         with path.open(encoding="utf-8-sig") as file:
             names = [name.strip() for name in file.readline().split(",")]
         header = not all(_is_number(name) for name in names)
-        rows = np.loadtxt(path, delimiter=",", skiprows=header, ndmin=2, encoding="utf-8-sig")
+        rows = np.loadtxt(path, delimiter=",", skiprows=int(header), ndmin=2, encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = f"not a table of numbers: {' '.join(str(error).split())}"
         raise data_error("path", str(path), reason) from None
