@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: compare docs test test-slow test-processes test-live test-browser wheel lint types clean
+.PHONY: compare docs test test-jax test-slow test-processes test-live test-browser wheel lint types clean
 
 compare: $(VENV)/package
 	$(BIN)/gelu-jax compare compare_activations
@@ -13,6 +13,11 @@ docs: $(VENV)/dev
 
 test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# What runs jax, for an interpreter that has another version of it
+test-jax: $(VENV)/dev
+	$(BIN)/pytest -n 2 --dist worksteal tests/activations tests/nn tests/families tests/training \
+		tests/elsewhere tests/test_linen.py tests/test_lab.py tests/runs/test_numerics_version.py
 
 test-slow: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile -m slow

@@ -1,5 +1,6 @@
 """The config of a comparison: one run, and the arms that differ from it in the fields they name."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -164,7 +165,7 @@ class CompareConfig:
             arm = changed(self.run, changes)
             if (arm.data, arm.batch_size) != (self.run.data, self.run.batch_size):
                 yield Problem(f"arms.{name}", dict(changes), "arms must see the same data")
-            for learning_rate in self.learning_rates:
+            for learning_rate in (rate for rate in self.grid(name) if 0 < rate < math.inf):
                 with_learning_rate(arm.optimizer, learning_rate)  # raises what does not fit
         except ConfigError as error:
             yield from (replace(p, field=f"arms.{name}.{p.field}") for p in error.problems)

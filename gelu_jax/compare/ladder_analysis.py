@@ -36,6 +36,9 @@ COSTS: Mapping[Unit, Callable[[Comparison, ArmSummary, int], float]] = {
 STEADY = 0.1
 """A slope of log₁₀ of the speed-up, per decade, that counts as none: 26 % per decade."""
 
+NEGLIGIBLE = 0.01
+"""One that counts as none even where it differs significantly from 0: 2 % per decade."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -73,10 +76,10 @@ class SpeedUp:
     @property
     def trend(self) -> str:
         """What the factor does with scale: "grows", "shrinks", "stays", or "unknown"."""
-        if self.slope.found:
+        most = max(map(abs, self.slope.interval or (-math.inf, math.inf)))
+        if self.slope.found and most > NEGLIGIBLE:
             return "grows" if self.slope.value > 0 else "shrinks"
-        bounds = self.slope.interval or (-math.inf, math.inf)
-        return "stays" if max(map(abs, bounds)) <= STEADY else "unknown"
+        return "stays" if most <= STEADY else "unknown"
 
 
 @dataclass(frozen=True)

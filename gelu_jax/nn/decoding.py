@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -60,31 +61,27 @@ def generate(
     if cache is None:
         cache = model.empty_cache(tokens.shape[0], tokens.shape[1] + num_tokens - 1)
     ends = (end_token,) if isinstance(end_token, int) else tuple(end_token or ())
+    temperature = 1.0 if temperature is None else temperature
     return _generate(
-        model,
-        tokens,
-        key,
-        cache,
-        prompt,
-        num_tokens=num_tokens,
-        sampling=(1.0 if temperature is None else temperature, top_k, top_p),
-        ends=tuple(map(int, ends)),
-    )
+        model, tokens, key, temperature, top_p, ends, cache, prompt,
+        num_tokens=num_tokens, top_k=top_k,
+    )  # fmt: skip
 
 
-@compiled_once("num_tokens", "sampling", "ends")
+@compiled_once("num_tokens", "top_k")
 def _generate(
     model: Any,
     tokens: Array,
     key: Array | None,
+    temperature: float | Array,
+    top_p: float | Array | None,
+    ends: Sequence[int | Array],
     cache: Any,
     prompt: dict[str, Any],
     *,
     num_tokens: int,
-    sampling: tuple[float, int | None, float | None],
-    ends: tuple[int, ...],
+    top_k: int | None,
 ) -> Array:
-    temperature, top_k, top_p = sampling
     pick = (
         _greedy
         if key is None
@@ -207,7 +204,8 @@ def _token_problems(model: Any, tokens: Array) -> Iterator[Problem]:
     size = getattr(getattr(config, "language", config), "vocab_size", None)
     if size is None or isinstance(tokens, Tracer) or tokens.size == 0:
         return
-    real = tokens[tokens != getattr(config, "image_token", None)]
+    known = np.asarray(tokens)
+    real = known[known != getattr(config, "image_token", None)]
     for token in {int(real.min(initial=0)), int(real.max(initial=0))}:
         if not 0 <= token < size:
             yield Problem("tokens", token, f"must lie in 0..{size - 1}")

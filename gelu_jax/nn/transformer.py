@@ -362,7 +362,8 @@ class Transformer(Stochastic):
         Raises:
           ConfigError: the model has no positions for so many tokens.
         """
-        check(self._too_long(embeddings.shape[1]))
+        if mask is None:  # which may leave fewer tokens than there are
+            check(self._too_long(embeddings.shape[1]))
         dtype = self.config.dtype
         x = embeddings.astype(dtype)
         if self.positions is not None:

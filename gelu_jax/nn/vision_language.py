@@ -6,6 +6,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
@@ -213,7 +214,7 @@ class VisionLanguage(nnx.Module):
         """
         if isinstance(tokens, Tracer):
             return
-        found = int((tokens == self.config.image_token).sum())
+        found = int((np.asarray(tokens) == self.config.image_token).sum())
         if found != (needed := images.shape[0] * self.config.patches):
             raise ValueError(
                 f"tokens: {found} image tokens, but {images.shape[0]} images of "

@@ -319,16 +319,35 @@ def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[s
     }
 
 
-# Config fields that came after runs were first addressed, each with the value that changes nothing
-_ADDED = dict.fromkeys(("d_out", "kernel_init", "bias_init", "precision", "dot_general")) | {
-    "min_learning_rate": 0.0,
-    "decay_steps": None,
-    "kind": "optax",
-    "gradient_accumulation_steps": 1,
-    "ema_decay": None,
-    "keep_best": False,
-    "start": None,
-    "validation_fraction": None,
+# Config fields that came after runs were first addressed, each with the values that change nothing.
+# No field that was there before may have one of them under the same name.
+_ADDED: dict[str, tuple[object, ...]] = {
+    # The parts of models
+    "d_out": (None,),
+    "kernel_init": (None,),
+    "bias_init": (None,),
+    "precision": (None,),
+    "dot_general": (None,),
+    "qk_norm": (None,),
+    "soft_cap": (None,),
+    "valid_positions": (None,),
+    # Transformers
+    "position_offset": (0,),
+    "relative": (None,),
+    "pattern": ([],),
+    "has_head": (True,),
+    "num_classes": (None,),
+    "logit_soft_cap": (None,),
+    # Optimizers, and the one stretch of rotary positions that there was
+    "min_learning_rate": (0.0,),
+    "decay_steps": (None,),
+    "kind": ("optax", "llama3"),
+    # Runs and their data
+    "gradient_accumulation_steps": (1,),
+    "ema_decay": (None,),
+    "keep_best": (False,),
+    "start": (None,),
+    "validation_fraction": (None,),
 }
 
 
@@ -336,7 +355,13 @@ def _without_unused(data: Any) -> Any:
     """A config as plain data, without the fields that older versions did not have or need."""
     if isinstance(data, dict):
         fields = cast(dict[str, Any], data).items()
-        return {k: _without_unused(v) for k, v in fields if k not in _ADDED or v != _ADDED[k]}
+        return {
+            key: value
+            if key == "arguments"
+            else _without_unused(value)  # whose names are a person's
+            for key, value in fields
+            if value not in _ADDED.get(key, ())
+        }
     if isinstance(data, list):
         return [_without_unused(item) for item in cast(list[Any], data)]
     return data

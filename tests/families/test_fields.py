@@ -1,4 +1,4 @@
-"""Every field of every family's config changed, one at a time: parity, or a refusal by name.
+"""Every field of the configs of BERT, Gemma and LLaMA changed, one at a time: parity, or refused.
 
 `golden/fields.json` says what transformers computes then; golden/make_fields.py wrote it.
 """

@@ -30,7 +30,10 @@ def messages(problems):
         (checks.not_negative(weight_decay=-0.1), "weight_decay = -0.1: must not be below 0"),
         (checks.below_one(b2=1.0), "b2 = 1.0: must lie in [0, 1)"),
         (checks.below_one(dropout_rate=-0.5), "dropout_rate = -0.5: must lie in [0, 1)"),
-        (checks.one_of(("once", "hf"), rounding="HF"), "rounding = 'HF': unknown; choose from"),
+        (
+            checks.one_of(("once", "hf"), rounding="HF"),
+            "rounding = 'HF': unknown; did you mean hf?",
+        ),
         (checks.floating(dtype="int8"), "dtype = 'int8': not a floating dtype; "),
         (
             checks.divides(16, "d_model", num_heads=5),

@@ -185,8 +185,8 @@ def test_more_tokens_than_learned_positions_are_refused():
     tokens = jnp.ones((1, 10), jnp.int32)
     with pytest.raises(ValueError, match="length = 10: this model has 9 positions"):
         model(tokens)
-    with pytest.raises(ValueError, match="length = 10: this model has 9 positions"):
-        model.decode(tokens, model.empty_cache(1, 12))
+    with pytest.raises(ValueError, match="length = 12: this model has 9 positions"):
+        model.empty_cache(1, 12)
     padded = jnp.arange(10)[None] >= 4  # six tokens and their padding fit
     call = jax.jit(lambda m, t, mask: m(t, mask=mask))
     cut = call(model, tokens[:, 4:], jnp.ones((1, 6), bool))

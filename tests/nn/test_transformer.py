@@ -122,7 +122,9 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     dropped = jax.jit(jax.vmap(lambda key: ffn(x, dropout_key=key)))(keys)
     assert dropped.std(0).min() > 0
     error = dropped.std(0) / np.sqrt(200)
-    assert (abs(dropped.mean(0) - ffn(x)) < 5 * error).all()
+    assert (abs(dropped.mean(0) - ffn(x, deterministic=True)) < 5 * error).all()
+    with pytest.raises(ValueError, match=r"dropout_rate = 0.5: training needs a key"):
+        ffn(x)
 
 
 @pytest.mark.parametrize(
