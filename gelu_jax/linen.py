@@ -95,7 +95,7 @@ class _Skeleton(NamedTuple):
     """An NNX module without values: its structure, its parameters' shapes and axis names."""
 
     graph: Any
-    state: nnx.State
+    state: Any
     axes: Mapping[_Path, str]
 
     @property
@@ -104,10 +104,8 @@ class _Skeleton(NamedTuple):
         return {path: variable.get_value() for path, variable in flat}
 
     def filled(self, values: Mapping[_Path, jax.Array]) -> nnx.Module:
-        flat = [
-            (path, v.replace(jnp.asarray(values[path])))
-            for path, v in nnx.to_flat_state(self.state)
-        ]
+        state: Any = nnx.to_flat_state(self.state)
+        flat = [(path, v.replace(jnp.asarray(values[path]))) for path, v in state]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
 
 

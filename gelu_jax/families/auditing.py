@@ -24,8 +24,10 @@ from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.transformer import Transformer
 from gelu_jax.nn.variants import branches
 
-_FIELDS = ("hidden_act", "hidden_activation", "activation_function", "activation")
-_FIELDS += ("feed_forward_proj", "dense_act_fn", "projector_hidden_act")
+_FIELDS = (
+    "hidden_act", "hidden_activation", "activation_function", "activation",
+    "feed_forward_proj", "dense_act_fn", "projector_hidden_act",
+)  # fmt: skip
 
 
 def audit(path: str | os.PathLike[str]) -> list[str]:

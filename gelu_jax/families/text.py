@@ -77,6 +77,6 @@ def padded(
     height = min(batch_size, 1 << (len(rows) - 1).bit_length())
     tokens = np.zeros((height, width), np.int32)
     mask = np.zeros((height, width), bool)
-    for row, (ids, line, real) in enumerate(zip(rows, tokens, mask, strict=False)):
+    for ids, line, real in zip(rows, tokens, mask, strict=False):
         line[: len(ids)], real[: len(ids)] = ids, True
     return tokens, mask

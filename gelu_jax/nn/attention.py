@@ -97,11 +97,11 @@ def attention(
     checks.mask(mask, "b h t s")
     checks.num_axes("b h t s", bias=bias)
     g, k = key.shape[2:]
-    scale = k**-0.5 if scale is None else scale
+    factor = k**-0.5 if scale is None else scale
 
     def attend(x: Inputs) -> Array:
         wide = wide_dtype(x.query.dtype)
-        scores = einsum("bgrtk,bgsk->bgrts", x.query, x.key, preferred_element_type=wide) * scale
+        scores = einsum("bgrtk,bgsk->bgrts", x.query, x.key, preferred_element_type=wide) * factor
         scores = scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
         scores = scores if x.bias is None else scores + x.bias.astype(wide)
         scores = scores if x.mask is None else jnp.where(x.mask, scores, -jnp.inf)

@@ -18,7 +18,8 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
-from flax.linen.spmd import get_logical_axis_rules, with_logical_constraint
+from flax.linen import get_logical_axis_rules
+from flax.linen.spmd import logical_to_mesh_axes, with_logical_constraint
 from jax.sharding import AxisType, PartitionSpec
 from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 from jax.typing import DTypeLike
@@ -120,7 +121,7 @@ def with_sharding_constraint(x: Array, axes: str) -> Array:
     """
     if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
         return with_logical_constraint(x, tuple(axes.split()))
-    place = linen.logical_to_mesh_axes(axes.split())
+    place = logical_to_mesh_axes(axes.split())
     return x if not get_logical_axis_rules() else jax.sharding.reshard(x, place)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Bool, Float
 
 BLOCK = 128
@@ -85,7 +86,7 @@ def over_query_blocks(
         keys = first_key + jnp.arange(x.key.shape[-2])
         return attend(x._replace(mask=_both(x.mask, _visible(queries, keys, causal, window))))
 
-    symbolic = not (isinstance(t, int) and isinstance(s, int))
+    symbolic = any(map(is_symbolic_dim, (t, s)))
     if symbolic or t <= BLOCK or _sharded_in_time(inputs.query):
         return seeing(inputs, 0, 0)
 
@@ -104,8 +105,13 @@ def over_query_blocks(
             keys = partial(_slice, start=start, size=span)
             mask = inputs.mask if mask is None else mask
             bias = inputs.bias if bias is None else bias
-            of_keys = keys(inputs.key, axis=-2), keys(inputs.value, axis=-2)
-            seen = Inputs(query, *of_keys, keys(mask, axis=-1), keys(bias, axis=-1))
+            seen = Inputs(
+                query,
+                keys(inputs.key, axis=-2),
+                keys(inputs.value, axis=-2),
+                None if mask is None else keys(mask, axis=-1),
+                None if bias is None else keys(bias, axis=-1),
+            )
             return None, seeing(seen, i * size, start)
 
         return jax.lax.scan(block, None, jax.tree.map(lambda x: x[first:last], stacked))[1]
@@ -158,5 +164,5 @@ def _split(x: Array | None, n: int, size: int) -> Array | None:
     return jnp.moveaxis(x.reshape(*lead, n, size, c), -3, 0)
 
 
-def _slice(x: Array | None, start: Any, size: int, axis: int) -> Array | None:
-    return None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+def _slice(x: Array, start: Any, size: int, axis: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(x, start, size, axis)

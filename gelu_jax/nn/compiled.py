@@ -5,7 +5,7 @@ from functools import partial, wraps
 from typing import ParamSpec, TypeVar
 
 import jax
-from flax.linen.spmd import get_logical_axis_rules
+from flax.linen import get_logical_axis_rules
 from jax.core import Tracer
 
 P = ParamSpec("P")

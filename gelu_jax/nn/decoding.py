@@ -109,7 +109,7 @@ def _padded_on_the_left(tokens: Array, prompt: dict[str, Any]) -> tuple[Array, d
     """Rolls each row so that it ends in a real token: padding on the right comes to the left."""
     mask = prompt["mask"]
     trailing = jnp.argmax(mask[:, ::-1], axis=1)[:, None]
-    source = (jnp.arange(mask.shape[1]) - trailing) % mask.shape[1]
+    source = (jnp.arange(mask.shape[1])[None] - trailing) % mask.shape[1]
     rolled = partial(jnp.take_along_axis, indices=source, axis=1)
     return rolled(tokens), prompt | {"mask": rolled(mask)}
 

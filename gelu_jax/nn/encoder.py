@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -133,8 +133,12 @@ class Encoder(nnx.Module):
         Raises:
           ValueError: dropout is on, and there is no key.
         """
-        inputs = {"mask": mask, "token_types": token_types}
-        dropout = {"deterministic": deterministic, "rngs": rngs, "dropout_key": dropout_key}
+        inputs: dict[str, Any] = {"mask": mask, "token_types": token_types}
+        dropout: dict[str, Any] = {
+            "deterministic": deterministic,
+            "rngs": rngs,
+            "dropout_key": dropout_key,
+        }
         return self.transformer.hidden(tokens, **inputs, **dropout)
 
     def pool(self, hidden: Float[Array, "b t d"]) -> Float[Array, "b d"]:

@@ -250,7 +250,7 @@ def rotated(
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second, rest = jnp.split(x, (n, 2 * n), axis=-1)
     first, second = first.astype(wide), second.astype(wide)
-    if not (isinstance(magnitude, float) and magnitude == 1):
+    if not (isinstance(magnitude, float) and magnitude == 1.0):
         cos, sin = cos * magnitude, sin * magnitude
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return jnp.concatenate([turned.astype(x.dtype), rest], axis=-1)

@@ -144,7 +144,7 @@ def apply_layers(
     """
     num_layers = layers.attention.w_query.shape[0]
     keys = None if dropout_key is None else jax.random.split(dropout_key, num_layers)
-    context = {"mask": mask, "bias": bias, "deterministic": deterministic}
+    context: dict[str, Any] = {"mask": mask, "bias": bias, "deterministic": deterministic}
 
     def layer(x: Array, inputs: tuple[Block, Cache | None, Any, Any, Array | None]):
         block, cache, memory, own, key = inputs

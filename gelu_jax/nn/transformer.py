@@ -180,7 +180,11 @@ class Transformer(Stochastic):
         Raises:
           ValueError: dropout is on, and there is no key.
         """
-        dropout = {"deterministic": deterministic, "rngs": rngs, "dropout_key": dropout_key}
+        dropout: dict[str, Any] = {
+            "deterministic": deterministic,
+            "rngs": rngs,
+            "dropout_key": dropout_key,
+        }
         return self.logits(self.hidden(tokens, mask=mask, **dropout))
 
     def hidden(
@@ -207,8 +211,12 @@ class Transformer(Stochastic):
         Raises:
           ValueError: dropout is on, and there is no key.
         """
-        inputs = {"mask": mask, "token_types": token_types}
-        dropout = {"deterministic": deterministic, "rngs": rngs, "dropout_key": dropout_key}
+        inputs: dict[str, Any] = {"mask": mask, "token_types": token_types}
+        dropout: dict[str, Any] = {
+            "deterministic": deterministic,
+            "rngs": rngs,
+            "dropout_key": dropout_key,
+        }
         return self.apply_layers(self.embed(tokens), **inputs, **dropout)[0]
 
     def decode(
@@ -329,7 +337,7 @@ class Transformer(Stochastic):
         for i in range(c.num_layers):
             layer, own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (self.layers, values))
             bias = self._bias(tokens.shape[1])
-            given = {"mask": mask, "bias": bias, "values": own}
+            given: dict[str, Any] = {"mask": mask, "bias": bias, "values": own}
             found.append(apply_layers(layer, found[-1], deterministic=True, **given)[0])
         return found
 

@@ -280,9 +280,10 @@ def schedule(config: Optimizer, steps: int) -> optax.Schedule:
             raise refuse("optimizer.schedule.factory", reason, config.schedule.factory)
     else:
         decay = _SCHEDULES[config.schedule](left, config.decay_steps or max(1, steps // 5))
+    after: Any = decay
     if not warmup:
-        return decay
-    return optax.join_schedules([lambda step: (step + 1) / warmup, decay], [warmup])
+        return after
+    return optax.join_schedules([lambda step: (step + 1) / warmup, after], [warmup])
 
 
 def _wsd(steps: int, decay_steps: int) -> optax.Schedule:

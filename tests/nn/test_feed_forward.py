@@ -499,6 +499,7 @@ def test_dot_general_takes_the_place_of_jaxs(residuals, chunk_size):
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("precision", ["default", "high", "highest"])
 def test_precision_reaches_every_product(precision):
     config = gj.FeedForwardConfig(4, 8, "swiglu", precision=precision)

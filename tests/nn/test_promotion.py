@@ -94,7 +94,7 @@ CALLS = {
     ),
     "llava": (
         VisionLanguage,
-        VisionLanguageConfig(VISION, TEXT, image_token=3, vision_layers=1),
+        VisionLanguageConfig(VISION, TEXT, image_token=10, vision_layers=1),
         lambda m: m(TOKENS, images=IMAGES[:0], mask=MASK),
     ),
     "clip": (DualEncoder, DualEncoderConfig(TEXT, VISION, 5), lambda m: m(IMAGES, TOKENS)),
