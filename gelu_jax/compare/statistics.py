@@ -386,7 +386,7 @@ def tuning_regret(losses: Mapping[float, Mapping[int, float]]) -> float:
       At least 0, in the unit of the loss; NaN for fewer than three rates.
 
     >>> round(tuning_regret({1: {0: 2.2, 1: 2.2}, 2: {0: 2.0, 1: 2.1}, 4: {0: 2.1, 1: 2.0}}), 4)
-    0.0062
+    0.0188
     """
     means = {rate: float(np.mean([*seeds.values()])) for rate, seeds in losses.items()}
     if len(means) < 3:

@@ -292,13 +292,13 @@ def test_more_seeds_are_added(after: Shell, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_finished_directory_is_not_overwritten_unless_told(after: Shell, tmp_path: Path):
-    line = "steps: 2 there, 4 here); choose another --output, or --overwrite"
+    line = "steps: 2 there, 4 here); choose another --output, "
     holds = "holds another run or comparison ("
     assert after.refuses("train", "digits.yaml", "steps=4") == [
-        f"output = 'runs/digits': {holds}{line}"
+        f"output = 'runs/digits': {holds}{line}or --overwrite"
     ]
     assert after.refuses("compare", "compare.yaml", "run.steps=4") == [
-        f"output = 'runs/compare': {holds}run.{line}"
+        f"output = 'runs/compare': {holds}run.{line}--change to keep its runs, or --overwrite"
     ]
     # what is wrong with the new one is found before the old one is deleted
     wrong = ("train", "digits.yaml", "model.d_in=63", "--overwrite")
@@ -364,7 +364,7 @@ def test_a_ladder_is_climbed_reported_and_read_again(shell: Shell):
     again = shell(*arguments, "--json")
     assert len(json.loads("\n".join(again.out))["sizes"]) == 3
     assert not any("step 0" in line for line in again.err)
-    assert shell("report", home).out == done.out
+    assert shell("report", "runs/compare").out == done.out
     assert [e for e in shell.refuses("compare", "compare.yaml", "--output", home) if "ladder" in e]
 
 
@@ -677,7 +677,7 @@ def test_help_names_the_commands(shell: Shell):
     done = shell("--help")
     assert done.code == 0
     text = " ".join("\n".join(done.out).split())
-    assert "{compare,train,configs,plan,generate,report,tokenize,numerics}" in text
+    assert "{compare,train,configs,plan,generate,report,tokenize,numerics,audit}" in text
     for command in commands.COMMANDS:
         assert f"• {command} " in text
     detail = " ".join("\n".join(shell("compare", "--help").out).split())
