@@ -102,8 +102,8 @@ def unit(x: Float[Array, "... d"]) -> Float[Array, "... d"]:
     Returns:
       An array of the shape of x.
 
-    >>> unit(jax.numpy.array([3.0, 4.0]))
-    Array([0.6, 0.8], dtype=float32)
+    >>> [round(float(entry), 4) for entry in unit(jnp.array([3.0, 4.0]))]
+    [0.6, 0.8]
     """
     x = _wide(x)
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
