@@ -110,8 +110,8 @@ class Transformer(Stochastic):
     """The model as an NNX module.
 
     What shapes show is checked. What only values show is not, because they may be traced: a token
-    from v on reads the last row of the embedding, a position beyond ``max_positions`` the last row
-    of its table, and a cache that is full overwrites its last slots.
+    from v on or a position beyond ``max_positions`` gives NaN, and a cache that is full overwrites
+    its last slots.
 
     Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``positions`` (t, d) and
     ``token_types`` (n, d), or None; ``layers``, one `Block` with a leading layer axis;
