@@ -233,7 +233,8 @@ class _Latest:
 def _stop_together(point: Point) -> None:
     """Stops all processes of a distributed run at the same evaluation if one got a signal."""
     if jax.distributed.is_initialized() and (number := received_anywhere()) is not None:
-        signals.deliver(number)
+        if signals.received() is None:  # a second one would end this process at once
+            signals.deliver(number)
         said = f"at step {point.step}; saved" if point.step else ""
         raise KeyboardInterrupt(said if is_primary() else None)  # the first prints for all
 

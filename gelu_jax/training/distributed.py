@@ -173,7 +173,7 @@ def process_group(config: DistributedConfig, latest_step: LatestStep) -> Generat
     if not config.distributed:
         yield
         return
-    _continue_in_child(latest_step)
+    tell_parent = _continue_in_child(latest_step)
     _connect(config)
     leaving = threading.Event()
     monitor = threading.Thread(target=_monitor, args=(leaving, latest_step), daemon=True)
@@ -189,32 +189,40 @@ def process_group(config: DistributedConfig, latest_step: LatestStep) -> Generat
             _client().wait_at_barrier("gelu_jax/done", 2 * HEARTBEAT * 1000)
             leaving.set()
             monitor.join()
+            tell_parent(128 + (signals.received() or signal.SIGINT))
             _disconnect()
         raise
     finally:  # jax takes the client away when this process ends for a reason of its own
         leaving.set()
         monitor.join()
+    tell_parent(0)
     _disconnect()
 
 
-def _continue_in_child(latest_step: LatestStep) -> None:
+def _continue_in_child(latest_step: LatestStep) -> Callable[[int], None]:
     """Returns in a child process; the parent waits for it to end, and says what that means.
 
     The child ends with its parent, however that ends, and gets its signals from it alone.
+
+    Returns:
+      Tells the parent the exit code of a run that is over: jax can abort a process whose
+      coordinator leaves while it says goodbye itself, which then means nothing.
     """
     reader, writer = os.pipe()
+    code_reader, code_writer = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(writer)
         for number in signals.WORDS:
             signal.signal(number, signal.SIG_IGN)
         threading.Thread(target=_listen, args=(reader,), daemon=True).start()
-        return
+        return lambda code: None if is_primary() else _write_byte(code_writer, code)
     os.close(reader)
+    os.close(code_writer)
     ended = threading.Event()
 
     def pass_on(number: int) -> str:
-        os.write(writer, bytes([number]))
+        _write_byte(writer, number)
         ended.wait()
         signals.leave(number, None)  # the child has said what there is to say
 
@@ -223,11 +231,17 @@ def _continue_in_child(latest_step: LatestStep) -> None:
         ended.set()
     Console(stderr=True).show_cursor()  # an aborted progress display has left it hidden
     code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGABRT and (told := os.read(code_reader, 1)):
+        sys.exit(told[0])
     if code == -signal.SIGABRT:
         sys.exit(f"process 0 exited, or not every process started; {_resume_hint(latest_step)}")
     if code < 0:
         sys.exit(f"killed by {signal.Signals(-code).name}; {_resume_hint(latest_step)}")
     sys.exit(code)
+
+
+def _write_byte(pipe: int, number: int) -> None:
+    os.write(pipe, bytes([number]))
 
 
 def _listen(pipe: int) -> None:

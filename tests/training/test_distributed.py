@@ -306,6 +306,29 @@ def test_a_signal_to_one_stops_both_at_the_same_step(pairs: Any, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_a_coordinator_that_leaves_too_early_changes_no_exit_code(cache: Path, tmp_path: Path):
+    """jax aborts the other process in its own goodbye, after all is done: seen under load."""
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    variables = environment(cache, devices=4)
+    variables |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+    processes = []
+    for number, seconds in enumerate((0, 60)):
+        script = (
+            "import sys, time; from gelu_jax import cli; from gelu_jax.training import distributed;"
+            f"distributed._disconnect = lambda: time.sleep({seconds}); cli.main()"
+        )
+        command = [sys.executable, "-c", script, *COMMAND, "steps=40", "--distributed"]
+        process = subprocess.Popen(
+            [*command, f"--process-id={number}"], cwd=tmp_path, env=variables,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        processes.append(process)
+    errors = [process.communicate(timeout=170)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "Terminating process" in errors[1]  # so it was aborted
+
+
+@pytest.mark.slow
 def test_a_process_that_is_told_nothing_asks(cache: Path, tmp_path: Path):
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     command = [sys.executable, "-m", "gelu_jax", *COMMAND, "--distributed"]
