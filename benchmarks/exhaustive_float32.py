@@ -25,15 +25,18 @@ from numpy.typing import NDArray
 from gelu_jax.activations import ACTIVATIONS
 from gelu_jax.numerics.reference import REFERENCES, Function
 
-# the zero of the derivative, and the size of the two terms that cancel there
+# each zero of the derivative, and the size of the two terms that cancel there
 CANCELLATIONS = {
-    "gelu": (-0.7517915246935645, 0.2260),
-    "gelu_10": (-0.7517915246935645, 0.2260),
-    "gelu_tanh": (-0.7524614220710163, 0.2258),
-    "gelu_sigmoid": (-0.7511542554412227, 0.2178),
-    "silu": (-1.278464542761074, 0.2178),
-    "mish": (-1.1924012314748424, 0.2588),
-    "hard_silu": (-1.5, 0.5),
+    "gelu": [(-0.7517915246935645, 0.2260)],
+    "gelu_10": [(-0.7517915246935645, 0.2260)],
+    "gelu_tanh": [(-0.7524614220710163, 0.2258)],
+    "gelu_sigmoid": [(-0.7511542554412227, 0.2178)],
+    "silu": [(-1.278464542761074, 0.2178)],
+    "mish": [(-1.1924012314748424, 0.2588)],
+    "hard_silu": [(-1.5, 0.5)],
+    "golu": [(-0.5671432904097838, 0.1715)],
+    "situ": [(-1.2187557268720125, 0.2083)],
+    "powlu": [(-1.278464542761074, 0.2178), (12.897428558386612, 0.2694)],
 }
 CHUNK, BLOCK = 1 << 22, 1 << 15  # inputs of one compiled call, and of one that fits NumPy's cache
 SMALLEST, LARGEST = 2.0**-126, float(np.finfo(np.float32).max)
@@ -68,18 +71,20 @@ def worst(name: str, start: int) -> Worst:
     x32 = np.arange(start, start + CHUNK, dtype=np.uint32).view(np.float32)
     x32 = np.where(np.isfinite(x32), x32, np.float32(0))
     value, slope = map(np.asarray, compiled(name)(x32))
-    zero, terms = CANCELLATIONS.get(name, (np.inf, 1.0))
+    zeros = CANCELLATIONS.get(name, [])
     found: Worst = {}
     for i in range(0, CHUNK, BLOCK):
         block = slice(i, i + BLOCK)
         x = x32[block].astype(np.float64)
         keep_worst(found, "value ulp", errors(value[block], x, REFERENCES[name].value)[1], x)
         absolute, relative = errors(slope[block], x, REFERENCES[name].derivative)
-        near = np.abs(x - zero) <= 0.05
-        keep_worst(found, "derivative ulp", np.where(near, 0.0, relative), x)
-        if near.any():
-            scaled = np.where(near, absolute, 0.0) * (2.0**24 / terms)
-            keep_worst(found, "near zero, 2^-24 of terms", scaled, x)
+        for zero, terms in zeros:
+            near = np.abs(x - zero) <= 0.05
+            relative[near] = 0.0
+            if near.any():
+                scaled = np.where(near, absolute, 0.0) * (2.0**24 / terms)
+                keep_worst(found, "near zero, 2^-24 of terms", scaled, x)
+        keep_worst(found, "derivative ulp", relative, x)
     return found
 
 

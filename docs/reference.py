@@ -25,7 +25,7 @@ def public_names() -> dict[str, list[str]]:
     }  # fmt: skip
     for name in gj.__all__:
         value = getattr(gj, name)
-        if name in (*gj.ACTIVATIONS, "prelu", "xielu"):
+        if name in (*gj.ACTIVATIONS, "fatrelu", "prelu", "xielu"):
             kind = "Activations"
         elif name.endswith("Config"):
             kind = "Configs"

@@ -278,6 +278,20 @@ def _lo(x: DoubleWord) -> Array:
     return jnp.zeros_like(x.hi) if x.lo is None else x.lo
 
 
+def with_sign_of_zero(number: Number, x: Number) -> Number:
+    """The number, and x itself where x is ±0: a product of −0 and a lo below 0 would be +0.
+
+    Args:
+      number: a result that is 0 at 0, a double word or an array.
+      x: the input, in the same form.
+
+    Returns:
+      A number of the same form.
+    """
+    zero = as_array(x)
+    return where(zero == 0, DoubleWord(zero, zero) if isinstance(x, DoubleWord) else zero, number)
+
+
 @overload
 def magnitude(x: DoubleWord) -> DoubleWord: ...
 @overload

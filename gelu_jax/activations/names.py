@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from gelu_jax.activations.capped import situ, softcap_25
 from gelu_jax.activations.documentation import Elementwise
 from gelu_jax.activations.gaussian import gelu, gelu_10, laplace
+from gelu_jax.activations.gompertz import golu
 from gelu_jax.activations.logistic import (
     gelu_sigmoid,
     gelu_tanh,
     mish,
+    powlu,
     sigmoid,
     silu,
     softplus,
@@ -22,6 +25,7 @@ from gelu_jax.activations.piecewise import (
     hard_silu,
     identity,
     leaky_relu,
+    leaky_relu_squared,
     relu,
     relu6,
     relu_squared,
@@ -30,9 +34,11 @@ from gelu_jax.activations.piecewise import (
 from gelu_jax.errors import nearest
 
 _FUNCTIONS = (
-    identity, relu, relu_squared, relu6, leaky_relu, elu, celu, selu, hard_sigmoid, hard_silu,
+    identity, relu, relu_squared, relu6, leaky_relu, leaky_relu_squared, elu, celu, selu,
+    hard_sigmoid, hard_silu,
     gelu, gelu_10, laplace,
     sigmoid, tanh, silu, gelu_sigmoid, gelu_tanh, softplus, sqrt_softplus, mish,
+    golu, powlu, situ, softcap_25,
 )  # fmt: skip
 
 ACTIVATIONS: Mapping[str, Elementwise] = MappingProxyType({f.__name__: f for f in _FUNCTIONS})
@@ -63,7 +69,11 @@ _ALIASES = {
 }
 
 # the function alone, with default parameters, would silently drop what a checkpoint has learned
-_LEARNED = ("prelu", "xielu")
+_PARAMETRIC = {
+    "prelu": "carries learned parameters",
+    "xielu": "carries learned parameters",
+    "fatrelu": "has a threshold, which differs from model to model",
+}
 
 
 def activation(name: str) -> Elementwise:
@@ -76,16 +86,17 @@ def activation(name: str) -> Elementwise:
       The function.
 
     Raises:
-      ValueError: `name` is unknown; the message lists the nearest names. Or it is "prelu" or
-        "xielu", whose learned parameters are arguments: `prelu(x, slope)`, `xielu(x, p, n)`.
+      ValueError: `name` is unknown; the message lists the nearest names. Or it is "prelu", "xielu"
+        or "fatrelu", whose parameters are arguments: `prelu(x, slope)`, `xielu(x, p, n)`,
+        `fatrelu(x, threshold)`.
 
     Examples:
       >>> activation("gelu_new").__name__
       'gelu_tanh'
     """
-    if name in _LEARNED:
+    if name in _PARAMETRIC:
         raise ValueError(
-            f"activation = {name!r}: carries learned parameters; call gelu_jax.activations.{name}"
+            f"activation = {name!r}: {_PARAMETRIC[name]}; call gelu_jax.activations.{name}"
         )
     try:
         return ACTIVATIONS[_ALIASES.get(name, name)]

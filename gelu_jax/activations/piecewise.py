@@ -85,6 +85,23 @@ def relu_squared(x: Number) -> Array:
     return jnp.square(jnp.maximum(as_array(x), 0))
 
 
+@elementwise(lambda x: as_array(x) * jnp.where(as_array(x) > 0, 2, 0.5).astype(as_array(x).dtype))
+def leaky_relu_squared(x: Number) -> Array:
+    """The square of a rectified linear unit with slope ½ on the left.
+
+    leaky_relu_squared(x) = x² where x > 0, elsewhere x²/4; its derivative is 2·x and x/2. Positive
+    on both sides, with its least value at 0.
+
+    Source: openai/parameter-golf 2026, its record of 23 March: `leaky_relu(x, 0.5)²`.
+
+    Examples:
+      >>> leaky_relu_squared(jnp.float16(-2.0))
+      Array(1., dtype=float16)
+    """
+    x = as_array(x)
+    return jnp.square(jnp.where(x > 0, x, x / 2))
+
+
 @elementwise(_constants(1, lambda x: (x > 0) & (x < 6), otherwise=0))
 def relu6(x: Number) -> Array:
     """The rectified linear unit cut off at 6.
@@ -253,6 +270,38 @@ def hard_silu(x: Number) -> Scaled:
     if isinstance(near, DoubleWord):
         return Scaled(_sixth(near * shifted), 1.0).linear_above(x, 3)
     return Scaled(near * (shifted * Fraction(1, 6)).rounded(), 1.0).linear_above(x, 3)
+
+
+@as_written
+def fatrelu(x: ArrayLike, threshold: ArrayLike) -> Array:
+    """The rectified linear unit with a forced threshold, which makes a trained model sparser.
+
+    fatrelu(x) = x where x ≥ T, elsewhere 0; with derivative 1 and 0. torch's `threshold`, which
+    vLLM calls for it, is 0 at x = T too.
+
+    Accuracy: exact in every dtype; x is compared with T rounded to float32, in float64 to float64.
+
+    Source: Kurtz et al. 2020, "Inducing and exploiting activation sparsity for fast inference on
+    deep neural networks", section 4; Song et al. 2024, "ProSparse", arXiv 2402.13516.
+
+    Args:
+      x: floating-point array of any shape, or a Python float.
+      threshold: T, positive, which broadcasts against `x`; not learned.
+
+    Returns:
+      An array of the dtype of `x` and the common shape.
+
+    Raises:
+      TypeError: `x` is not floating.
+
+    Examples:
+      >>> fatrelu(jnp.float16([0.25, 0.75]), 0.5)
+      Array([0.  , 0.75], dtype=float16)
+    """
+    x = require_floating(x, "fatrelu")
+    wide = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+    below = x.astype(wide) < lax.stop_gradient(jnp.asarray(threshold, wide))
+    return jnp.where(below, jnp.zeros_like(x), x)
 
 
 @as_written

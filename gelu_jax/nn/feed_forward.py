@@ -1,4 +1,4 @@
-"""The feed-forward block: FFN(x) = h W_out + b_out, h = ∏ᵢ φᵢ(x Wᵢ + bᵢ).
+"""The feed-forward block: FFN(x) = h W_out + b_out, h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), normed where asked.
 
 A variant is the tuple of its branch activations φᵢ (`gelu_jax.nn.variants`); everything else
 (parameter count, matched width, initialisation, the Linen module) follows from the tuple.
@@ -22,6 +22,7 @@ from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, DotGeneral, flatten_tokens, matmul
 from gelu_jax.nn.branches import LearnedBranch
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
+from gelu_jax.nn.norm import Norm, NormConfig
 from gelu_jax.nn.parameters import (
     add_bias,
     bias,
@@ -54,6 +55,7 @@ def feed_forward(
     variant: Variant = "swiglu",
     b_in: Sequence[Float[Array, " f"]] | None = None,
     b_out: Float[Array, " e"] | None = None,
+    hidden_norm: Callable[[Array], Array] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
     residuals: Residuals = "preactivation",
@@ -74,6 +76,8 @@ def feed_forward(
       variant: the branch activations, as in `branches`.
       b_in: one bias (f,) per branch, or None.
       b_out: output bias, (e,), or None.
+      hidden_norm: norms the hidden layer, (…, f) → (…, f), before W_out; a module or another JAX
+        tree that is a function, such as a `Norm`. Nothing more is kept for it. None for no norm.
       dropout_rate: probability with which an entry of the hidden layer is zeroed.
       dropout_key: PRNG key of the dropout; None drops nothing.
       residuals: what is kept for the backward pass beside x and the weights, in tensors of f
@@ -110,20 +114,24 @@ def feed_forward(
 
     @checkpoint_if(residuals == "input")
     def block(x: Array, weights: Any, key: Any) -> Array:
-        w_in, b_in, phis, w_out, b_out = weights
+        w_in, b_in, phis, norm, w_out, b_out = weights
         ps = _pre_activations(flatten_tokens(x), w_in, b_in, product)
-        y = output(ps, phis, w_out, b_out, key)
+        y = output(ps, phis, norm, w_out, b_out, key)
         return y.reshape(*x.shape[:-1], w_out.shape[-1])
 
     @checkpoint_if(residuals == "preactivation", residual_dtype)
-    def output(ps: Sequence[Array], phis: Any, w_out: Array, b_out: Any, key: Any) -> Array:
+    def output(
+        ps: Sequence[Array], phis: Any, norm: Any, w_out: Array, b_out: Any, key: Any
+    ) -> Array:
         # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
         ps, key = jax.lax.optimization_barrier((ps, key))
-        h = dropout(_product(phis, ps, x.dtype, rounding), dropout_rate, key)
+        h = _product(phis, ps, x.dtype, rounding)
+        h = dropout(h if norm is None else norm(h), dropout_rate, key)
         return add_bias(product(h, w_out, out_sharding), b_out).astype(x.dtype)
 
     apply = block if chunk_size is None else in_chunks(block, chunk_size, w_out.shape[-1])
-    return apply(x, (w_in, b_in, _functions(variant, w_in), w_out, b_out), dropout_key)
+    phis = _functions(variant, w_in)
+    return apply(x, (w_in, b_in, phis, hidden_norm, w_out, b_out), dropout_key)
 
 
 def branch_product(
@@ -198,6 +206,10 @@ class FeedForwardConfig:
       d_ff: width of the hidden layer.
       variant: the branch activations, as in `branches`.
       use_bias: whether every branch and the output have a bias.
+      hidden_norm: "rms" or "layer" norms the hidden layer before `w_out`, by a scale of d_ff
+        entries that starts at 1 ("rms": BitNet b1.58 2B4T); None for no norm. The hidden layer is
+        rounded to `dtype` before the norm, which is computed in float32, and after it.
+      hidden_norm_epsilon: added to that norm's mean of squares.
       dropout_rate: dropout of the hidden layer, in [0, 1).
       residuals: what is kept for the backward pass, as in `feed_forward`.
       residual_dtype: narrow dtype of the kept pre-activations, as in `feed_forward`.
@@ -239,6 +251,8 @@ class FeedForwardConfig:
     bias_init: nnx.Initializer | None = None
     precision: Precision | None = None
     dot_general: DotGeneral | None = None
+    hidden_norm: Literal["rms", "layer"] | None = None
+    hidden_norm_epsilon: float = 1e-6
 
     def __post_init__(self):
         checks.field_types(self)
@@ -246,8 +260,14 @@ class FeedForwardConfig:
 
     def _problems(self) -> Iterator[Problem]:
         yield from checks.positive(
-            d_model=self.d_model, d_ff=self.d_ff, init_std=self.init_std, d_out=self.d_out
+            d_model=self.d_model,
+            d_ff=self.d_ff,
+            init_std=self.init_std,
+            d_out=self.d_out,
+            hidden_norm_epsilon=self.hidden_norm_epsilon,
         )
+        if self.hidden_norm is not None:
+            yield from checks.one_of(("rms", "layer"), hidden_norm=self.hidden_norm)
         yield from checks.below_one(dropout_rate=self.dropout_rate)
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
         yield from _choice_problems(
@@ -272,7 +292,8 @@ class FeedForwardConfig:
     def num_parameters(self) -> int:
         """Entries of weights and biases, and what the branches themselves learn."""
         n, d, f, e = self.num_branches, self.d_model, self.d_ff, self.output_width
-        return n * d * f + f * e + self.use_bias * (n * f + e) + num_learned(self.variant)
+        biases, scales = self.use_bias * (n * f + e), f * (self.hidden_norm is not None)
+        return n * d * f + f * e + biases + scales + num_learned(self.variant)
 
 
 def _choice_problems(
@@ -282,11 +303,18 @@ def _choice_problems(
     yield from checks.one_of(("once", "hf"), rounding=rounding)
 
 
+class HiddenNorm(Norm):
+    """The norm of a hidden layer, whose parameters lie along its units."""
+
+    axes: ClassVar[Axes] = {"scale": "f", "bias": "f"}
+
+
 class HiddenLayer(Stochastic):
-    """The hidden layer alone as an NNX module, h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), then dropout.
+    """The hidden layer alone as an NNX module, h = ∏ᵢ φᵢ(x Wᵢ + bᵢ), its norm, then dropout.
 
     Parameters: for each branch i a kernel ``w_in_i`` (d, f), and a bias ``b_in_i`` (f,) where the
-    block has any; for each branch with parameters of its own, in order, a module ``learned_i``.
+    block has any; for each branch with parameters of its own, in order, a module ``learned_i``;
+    ``hidden_norm``, a norm with ``scale`` (f,), or None.
 
     Args:
       config: the block that this is the hidden layer of; what concerns its output is not used.
@@ -318,6 +346,10 @@ class HiddenLayer(Stochastic):
         start = partial(bias, rngs, (f,), dtype, config.bias_init, axes=self.axes["b_in"])
         set_numbered(self, "b_in", (start() for _ in biases))
         set_numbered(self, "learned", learned_branches(config.variant, dtype))
+        kind, epsilon = config.hidden_norm, config.hidden_norm_epsilon
+        self.hidden_norm = kind and HiddenNorm(
+            NormConfig(f, kind, epsilon=epsilon, dtype=config.dtype, param_dtype=dtype), rngs=rngs
+        )
 
     @property
     def w_in(self) -> tuple[nnx.Param[Array], ...]:
@@ -366,6 +398,7 @@ class HiddenLayer(Stochastic):
             precision=c.precision,
             dot_general=c.dot_general,
         )
+        h = h if self.hidden_norm is None else self.hidden_norm(h)
         return dropout(h, c.dropout_rate, key)
 
 
@@ -431,6 +464,7 @@ class FeedForward(HiddenLayer):
             variant=branch_functions(c.variant, self.learned),
             b_in=None if self.b_in is None else [cast(b, c.dtype) for b in self.b_in],
             b_out=None if self.b_out is None else cast(self.b_out, c.dtype),
+            hidden_norm=self.hidden_norm,
             dropout_rate=c.dropout_rate,
             dropout_key=self.key_of_call(c.dropout_rate, deterministic, rngs, dropout_key),
             residuals=c.residuals,

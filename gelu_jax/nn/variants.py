@@ -12,11 +12,15 @@ from gelu_jax.activations import ACTIVATIONS, Elementwise, activation
 from gelu_jax.errors import Problem, nearest
 from gelu_jax.nn.branches import (
     XIELU,
+    GaussianTopK,
     LearnedBranch,
+    PolyNorm,
     PReLU,
+    SiTU,
     Swish,
     clamped_swiglu,
     gpt_oss_swiglu,
+    situ_glu,
 )
 
 Branch = Elementwise | type[LearnedBranch]
@@ -35,8 +39,14 @@ VARIANTS: Mapping[str, tuple[Branch, ...]] = MappingProxyType(
         "bilinear": (_identity, _identity),
         "swiglu_gpt_oss": gpt_oss_swiglu(),
         "swiglu_clamped": clamped_swiglu(),
+        "situ_glu": situ_glu(),
+        "reglu_squared": (ACTIVATIONS["relu_squared"], _identity),
+        "geglu_top_k": (GaussianTopK(), _identity),
+        "polynomial_glu": (PolyNorm, _identity),
         "prelu": (PReLU,),
         "swish_beta": (Swish,),
+        "situ_beta": (SiTU,),
+        "polynorm": (PolyNorm,),
         "xielu": (XIELU,),
     }
 )

@@ -73,6 +73,9 @@ def _gate_derivative(argument: Function, slope: Function) -> Function:
     return derivative
 
 
+_silu = _gate(lambda x: x)
+
+
 def _tanh_argument(x: Float64) -> Float64:
     x = np.clip(x, -800, 800)
     return np.sqrt(8 / np.pi) * (x + 0.044715 * x * x * x)
@@ -98,6 +101,11 @@ def _mish_derivative(x: Float64) -> Float64:
     return e * ((e + 2) * d + 4 * x * (e + 1)) / d**2
 
 
+def _golu_derivative(x: Float64) -> Float64:
+    x = np.maximum(x, -700)
+    return np.exp(-np.exp(-x)) * (1 + x * np.exp(-x))
+
+
 def _sech_squared(x: Float64) -> Float64:
     return 4 * special.expit(2 * x) * special.expit(-2 * x)
 
@@ -108,6 +116,25 @@ def _elu(x: Float64) -> Float64:
 
 def _elu_derivative(x: Float64) -> Float64:
     return np.exp(np.minimum(x, 0))
+
+
+def _power(x: Float64) -> Float64:
+    return np.where(x > 0, np.maximum(x, 1e-300) ** (3 / (np.sqrt(np.maximum(x, 0)) + 1)), x)
+
+
+def _powlu_derivative(x: Float64) -> Float64:
+    root = np.sqrt(np.clip(x, 1e-300, 1e300))
+    log_slope = 3 / (root + 1) / root**2 * (1 - root * np.log(root) / (root + 1))
+    right = _power(x) * special.expit(x) * (log_slope + special.expit(-x))
+    return np.where(x > 0, right, _gate_derivative(lambda x: x, np.ones_like)(x))
+
+
+def _situ(x: Float64) -> Float64:
+    return _nudge_above_half(x, 4 * np.tanh(x / 4) * special.expit(x))
+
+
+def _situ_derivative(x: Float64) -> Float64:
+    return special.expit(x) * (_sech_squared(x / 4) + 4 * np.tanh(x / 4) * special.expit(-x))
 
 
 _SELU_ALPHA = 1.6732632423543772848170429916717
@@ -126,6 +153,9 @@ REFERENCES: Mapping[str, Reference] = {
     "relu6": Reference(lambda x: np.clip(x, 0, 6), lambda x: _step(x) * _step(6 - x)),
     "leaky_relu": Reference(
         lambda x: np.where(x > 0, x, x / 100), lambda x: np.where(x > 0, 1, 0.01)
+    ),
+    "leaky_relu_squared": Reference(
+        lambda x: np.where(x > 0, x, x / 2) ** 2, lambda x: np.where(x > 0, 2 * x, x / 2)
     ),
     "elu": Reference(_elu, _elu_derivative),
     "celu": Reference(_elu, _elu_derivative),
@@ -151,7 +181,7 @@ REFERENCES: Mapping[str, Reference] = {
     ),
     "sigmoid": Reference(special.expit, lambda x: special.expit(x) * special.expit(-x)),
     "tanh": Reference(np.tanh, _sech_squared),
-    "silu": Reference(_gate(lambda x: x), _gate_derivative(lambda x: x, np.ones_like)),
+    "silu": Reference(_silu, _gate_derivative(lambda x: x, np.ones_like)),
     "gelu_sigmoid": Reference(
         _gate(lambda x: 1.702 * x),
         _gate_derivative(lambda x: 1.702 * x, lambda x: np.full_like(x, 1.702)),
@@ -163,5 +193,11 @@ REFERENCES: Mapping[str, Reference] = {
         lambda x: special.expit(x) / (2 * np.sqrt(_softplus(np.maximum(x, -700)))),
     ),
     "mish": Reference(lambda x: x * _tanh_softplus(x), _mish_derivative),
+    "golu": Reference(lambda x: x * np.exp(-np.exp(-np.maximum(x, -700))), _golu_derivative),
+    "powlu": Reference(
+        lambda x: np.where(x > 0, _power(x) * special.expit(x), _silu(x)), _powlu_derivative
+    ),
+    "situ": Reference(_situ, _situ_derivative),
+    "softcap_25": Reference(lambda x: 25 * np.tanh(x / 25), lambda x: _sech_squared(x / 25)),
 }
 """Canonical name of an activation → its reference."""

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from jax.typing import ArrayLike
 
-from gelu_jax.activations import ACTIVATIONS, activation, prelu, xielu
+from gelu_jax.activations import ACTIVATIONS, activation, fatrelu, prelu, xielu
+from gelu_jax.numerics.sweep import inputs
 
 NAMES = sorted(ACTIVATIONS)
 FLOATS = ("float32", "bfloat16", "float16")
@@ -59,6 +60,7 @@ def test_learned_activations_are_never_handed_out_frozen(name: str):
 
 
 SIGNATURES = {f: "(x: ArrayLike) -> Array" for f in ACTIVATIONS.values()} | {
+    fatrelu: "(x: ArrayLike, threshold: ArrayLike) -> Array",
     prelu: "(x: ArrayLike, slope: ArrayLike = 0.25) -> Array",
     xielu: "(x: ArrayLike, alpha_p: ArrayLike = 0.8, alpha_n: ArrayLike = 0.8, "
     "beta: ArrayLike = 0.5, below: ArrayLike = -1e-06) -> Array",
@@ -121,6 +123,27 @@ def test_every_way_to_differentiate_agrees(name: str):
 def test_other_dtypes_are_refused(name: str, dtype: str):
     with pytest.raises(TypeError, match=f"{name}: expected a floating dtype, got {dtype}"):
         ACTIVATIONS[name](jnp.ones(3, dtype))
+
+
+def test_a_threshold_is_never_guessed():
+    with pytest.raises(ValueError, match="has a threshold"):
+        activation("fatrelu")
+
+
+@np.errstate(invalid="ignore")  # ml_dtypes warns of NaN in bfloat16
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_fatrelu_is_exact_at_every_input_and_threshold(dtype: str):
+    x = inputs(dtype)
+    single = x.astype(np.float32)
+    compute = jax.jit(lambda x, t: jax.vjp(lambda x: fatrelu(x, t), x))
+    for threshold in np.float32([0.01, 0.03, 0.5, 2.0**-20, 300.0]):
+        kept = ~(single < threshold)  # NaN is kept
+        value, pullback = compute(x, threshold)
+        np.testing.assert_array_equal(value, np.where(kept, x, x.dtype.type(0)))
+        (slope,) = pullback(jnp.ones_like(value))
+        np.testing.assert_array_equal(slope.astype(np.float32), kept)
+    assert fatrelu(jnp.float32(0.5), 0.5) == 0.5
+    assert jax.grad(fatrelu, 1)(jnp.float32(0.7), 0.5) == 0
 
 
 def test_prelu_and_xielu_learn():

@@ -9,6 +9,7 @@ Real = Callable[[mpf], mpf]
 
 mp.prec = 160
 ZERO, ONE = mpf(0), mpf(1)
+LEAST = mpf(-2000)  # where exp(−e⁻ˣ) is 0 to more digits than mpmath can count
 SELU_ALPHA = mpf("1.6732632423543772848170429916717")
 SELU_SCALE = mpf("1.0507009873554804934193349852946")
 MEAN, DEVIATION = mpf("0.707107"), mpf("0.282095")
@@ -59,6 +60,28 @@ def mish_derivative(x: mpf) -> mpf:
     return tanh_softplus(x) + x * 4 * e * (e + 1) / d**2
 
 
+def gompertz(x: mpf) -> mpf:
+    return mp.exp(-mp.exp(-x))
+
+
+def powlu(x: mpf) -> mpf:
+    return (x ** (3 / (mp.sqrt(x) + 1)) if x > 0 else x) * sigmoid(x)
+
+
+def powlu_derivative(x: mpf) -> mpf:
+    if x <= 0:
+        return sigmoid(x) * (1 + x * sigmoid(-x))
+    root = mp.sqrt(x)
+    slope = 3 / (x * (root + 1)) * (1 - root * mp.log(x) / (2 * (root + 1)))
+    return powlu(x) * (slope + sigmoid(-x))
+
+
+def situ_derivative(x: mpf) -> mpf:
+    y = x / 4
+    slope = 4 * sigmoid(2 * y) * sigmoid(-2 * y)
+    return sigmoid(x) * (slope + 4 * mp.tanh(y) * sigmoid(-x))
+
+
 def elu(x: mpf) -> mpf:
     return x if x > 0 else mp.expm1(x)
 
@@ -91,6 +114,10 @@ TRUTH: dict[str, tuple[Real, Real]] = {
     "leaky_relu": (
         lambda x: x if x > 0 else x / 100,
         lambda x: ONE if x > 0 else mpf("0.01"),
+    ),
+    "leaky_relu_squared": (
+        lambda x: (x if x > 0 else x / 2) ** 2,
+        lambda x: 2 * x if x > 0 else x / 2,
     ),
     "elu": (elu, elu_derivative),
     "celu": (elu, elu_derivative),
@@ -126,4 +153,14 @@ TRUTH: dict[str, tuple[Real, Real]] = {
         lambda x: sigmoid(x) / (2 * mp.sqrt(softplus(x))),
     ),
     "mish": (lambda x: x * tanh_softplus(x), mish_derivative),
+    "golu": (
+        lambda x: x * gompertz(max(x, LEAST)),
+        lambda x: gompertz(max(x, LEAST)) * (1 + x * mp.exp(-max(x, LEAST))),
+    ),
+    "powlu": (powlu, powlu_derivative),
+    "situ": (lambda x: 4 * mp.tanh(x / 4) * sigmoid(x), situ_derivative),
+    "softcap_25": (
+        lambda x: 25 * mp.tanh(x / 25),
+        lambda x: 4 * sigmoid(2 * x / 25) * sigmoid(-2 * x / 25),
+    ),
 }

@@ -18,7 +18,7 @@ RULES = tuple((letter, letter.upper()) for letter in "bdefghkpqvt")
 BLOCK = gj.BlockConfig(
     gj.NormConfig(8, use_bias=True),
     gj.AttentionConfig(8, num_heads=2, use_bias=True),
-    gj.FeedForwardConfig(8, 16, ("prelu", "identity"), use_bias=True),
+    gj.FeedForwardConfig(8, 16, ("prelu", "polynorm"), use_bias=True, hidden_norm="rms"),
 )
 STACK = gj.TransformerConfig(11, 2, BLOCK, max_positions=4, tie_embeddings=False, token_types=2)
 VISION = VisionConfig(image_size=4, patch_size=2, num_layers=2, block=BLOCK)

@@ -1,5 +1,8 @@
 """Branches beyond the plain activations, against their papers' equations in float64."""
 
+import json
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,7 @@ import pytest
 from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit
+from scipy.special import expit, ndtri
 
 import gelu_jax as gj
 from gelu_jax.nn.branches import (
@@ -15,14 +18,20 @@ from gelu_jax.nn.branches import (
     Capped,
     Clamped,
     Clip,
+    FATReLU,
+    GaussianTopK,
+    PolyNorm,
     PReLU,
+    SiTU,
     Swish,
     clamped_swiglu,
     gpt_oss_swiglu,
+    situ_glu,
     step_swiglu,
 )
 from gelu_jax.nn.feed_forward import branch_product
 
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "adopted.json").read_text())
 numbers = st.floats(-40, 40, width=32)
 
 
@@ -40,10 +49,19 @@ def step(gate, up, limit=7.0):
     return np.minimum(gate * expit(gate), limit) * np.clip(up, -limit, limit)
 
 
+def kimi(gate, up):
+    return 4 * np.tanh(gate / 4) * expit(gate) * 25 * np.tanh(up / 25)
+
+
 @pytest.mark.parametrize(
     ("pair", "reference"),
-    [(gpt_oss_swiglu(), gpt_oss), (clamped_swiglu(), deepseek), (step_swiglu(7.0), step)],
-    ids=["gpt-oss", "deepseek-v4", "step-3.7"],
+    [
+        (situ_glu(), kimi),
+        (gpt_oss_swiglu(), gpt_oss),
+        (clamped_swiglu(), deepseek),
+        (step_swiglu(7.0), step),
+    ],
+    ids=["kimi-k3", "gpt-oss", "deepseek-v4", "step-3.7"],
 )
 @given(gate=numbers, up=numbers)
 def test_clamped_pairs_are_their_equations(pair, reference, gate, up):
@@ -85,6 +103,89 @@ def test_clamped_variants_bound_the_hidden_layer():
         assert jnp.abs(h).max() <= bound
 
 
+@pytest.mark.parametrize(("dtype", "ulp"), [("float32", 5), ("float16", 0.51), ("bfloat16", 0.51)])
+def test_the_product_of_situ_glu_is_as_exact_as_stated(dtype, ulp):
+    random = np.random.default_rng(0)
+    gate, up = (jnp.asarray(random.normal(0, 6, 1 << 16), dtype) for _ in range(2))
+    w_in = [jnp.asarray(w, dtype) for w in ([[1], [0]], [[0], [1]])]
+    h = jax.jit(lambda x: branch_product(x, w_in, variant="situ_glu"))(jnp.stack([gate, up], -1))
+    want = kimi(*(np.asarray(p).astype(np.float64) for p in (gate, up)))
+    exponent = np.maximum(np.frexp(want)[1] - 1, jnp.finfo(dtype).minexp)
+    unit = np.ldexp(1.0, exponent - jnp.finfo(dtype).nmant)
+    assert (np.abs(np.asarray(h)[:, 0].astype(np.float64) - want) / unit).max() <= ulp
+
+
+def top_k64(x, sparsity):
+    cutoff = x.mean(-1, keepdims=True) + ndtri(sparsity) * x.std(-1, keepdims=True)
+    return np.maximum(x - cutoff, 0), 2.0**-22 * (1 + ndtri(sparsity)) * np.sqrt((x**2).mean(-1))
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.95])
+def test_top_k_keeps_what_exceeds_its_cutoff(sparsity):
+    x = np.random.default_rng(0).normal(3, 2, (8, 1 << 14)).astype(np.float32)
+    kept = np.asarray(jax.jit(GaussianTopK(sparsity, gj.identity))(x))
+    want, bound = top_k64(x.astype(np.float64), sparsity)
+    assert (np.abs(kept - want).max(-1) <= bound).all()
+    np.testing.assert_allclose((kept == 0).mean(-1), sparsity, atol=0.01)
+    np.testing.assert_array_equal(GaussianTopK(sparsity)(x), gj.gelu_tanh(kept))
+
+
+def test_units_that_are_all_equal_have_a_gradient():
+    """A padded token: nothing to choose from, and no NaN."""
+    for branch in (GaussianTopK(), PolyNorm()):
+        slope = jax.grad(lambda x, branch=branch: branch(x).sum())(jnp.zeros(8))
+        assert jnp.isfinite(slope).all()
+
+
+def poly64(x, *parameters):
+    """Each term of PolyNorm alone: parameters are in the order of their names, b first."""
+    b, w = parameters[0], np.ravel(parameters[1])
+    powers = [x**3, x**2, x]
+    scales = [np.sqrt((u**2).mean(-1, keepdims=True) + 1e-6) for u in powers]
+    return [*(c * u / s for c, u, s in zip(w, powers, scales, strict=True)), b + 0 * x]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e30])
+def test_polynorm_is_as_exact_as_stated(scale):
+    x = (scale * np.random.default_rng(0).uniform(-1, 1, (8, 1 << 12))).astype(np.float32)
+    terms = poly64(x.astype(np.float64), np.float64(0), np.float32([1 / 3] * 3).astype(np.float64))
+    error = np.abs(jax.jit(PolyNorm())(x) - sum(terms))
+    assert (error <= 2.0**-21 * sum(map(np.abs, terms))).all()
+
+
+def published(block, variant, **choice):
+    """One of transformers' blocks, in float64, by ours."""
+    with jax.enable_x64(True):
+        golden = {k: np.asarray(v) for k, v in GOLDEN[block].items() if k != "activation"}
+        gate, up, down = (golden[f"{name}_proj.weight"].T for name in ("gate", "up", "down"))
+        config = gj.FeedForwardConfig(
+            *gate.shape, variant, dtype="float64", param_dtype="float64", **choice
+        )
+        ffn = gj.FeedForward(config, rngs=nnx.Rngs(0))
+        ffn.w_in_0[...], ffn.w_in_1[...], ffn.w_out[...] = map(jnp.asarray, (gate, up, down))
+        if config.hidden_norm:
+            ffn.hidden_norm.scale[...] = jnp.asarray(golden["ffn_sub_norm.weight"])
+        np.testing.assert_allclose(ffn(jnp.asarray(golden["x"])), golden["y"], rtol=2e-5, atol=1e-5)
+
+
+def test_the_block_of_bitnet():
+    assert GOLDEN["bitnet"]["activation"] == "relu2"
+    published("bitnet", "reglu_squared", hidden_norm="rms", hidden_norm_epsilon=1e-5)
+
+
+def test_the_block_of_gemma_3n():
+    assert GOLDEN["gemma3n"]["activation"] == "gelu_pytorch_tanh"
+    published("gemma3n", (GaussianTopK(0.9), "identity"))
+
+
+def test_fatrelu_as_a_gate():
+    h = branch_product(
+        jnp.ones((1, 1)), [jnp.full((1, 1), 0.2)] * 2, variant=(FATReLU(0.3), "relu")
+    )
+    assert h == 0
+    assert FATReLU(0.2)(np.float32(0.2)) == np.float32(0.2)
+
+
 def xielu64(x, alpha_p, alpha_n, beta):
     negative = alpha_n * (np.expm1(np.minimum(x, -1e-6)) - x) + beta * x
     return np.where(x > 0, alpha_p * x**2 + beta * x, negative)
@@ -93,6 +194,8 @@ def xielu64(x, alpha_p, alpha_n, beta):
 LEARNED = {
     PReLU: lambda x, slope: np.where(x > 0, x, slope * x),
     Swish: lambda x, beta: x * expit(beta * x),
+    SiTU: lambda x, beta: beta * np.tanh(x / beta) * expit(x),
+    PolyNorm: lambda x, *parameters: sum(poly64(x, *parameters)),
     XIELU: lambda x, n, p: xielu64(x, np.log1p(np.exp(p)), 0.5 + np.log1p(np.exp(n)), 0.5),
 }
 
@@ -119,8 +222,8 @@ def test_learned_branches_learn(branch):
     x = jax.random.normal(jax.random.key(1), (32, 8))
     grads = jax.grad(lambda ffn: jnp.square(ffn(x)).mean())(ffn)
     learned = jax.tree.leaves(grads.learned)
-    assert len(learned) == branch.num_parameters
-    assert all(leaf != 0 for leaf in learned)
+    assert sum(leaf.size for leaf in learned) == branch.num_parameters
+    assert all((leaf != 0).all() for leaf in learned)
 
     def loss(leaves):
         moved = jax.tree.unflatten(jax.tree.structure(ffn.learned), leaves)
@@ -133,6 +236,7 @@ def test_learned_branches_learn(branch):
     for i, slope in enumerate(learned):
         up, down = list(leaves), list(leaves)
         up[i], down[i] = leaves[i] + h, leaves[i] - h
+        slope = slope.sum()  # of a vector, along (1, 1, …)
         np.testing.assert_allclose(slope, (loss(up) - loss(down)) / (2 * h), rtol=2e-2)
 
 
@@ -142,9 +246,10 @@ def test_learned_branches_start_where_their_papers_do():
     np.testing.assert_allclose(0.5 + nnx.softplus(module.raw_alpha_n[...]), 0.8, rtol=1e-6)
     x = jnp.linspace(-5, 5, 101)
     np.testing.assert_allclose(Swish()(x), gj.silu(x), rtol=1e-6)
+    np.testing.assert_allclose(SiTU()(x), gj.situ(x), rtol=1e-6)
 
 
-@pytest.mark.parametrize("variant", ["prelu", "swish_beta", "xielu"])
+@pytest.mark.parametrize("variant", ["prelu", "swish_beta", "situ_beta", "xielu", "polynorm"])
 def test_every_layer_of_an_mlp_learns_its_own(variant):
     config = gj.MLPConfig(d_in=4, num_classes=3, num_layers=3, d_ff=8, variant=variant)
     mlp = gj.MLP(config, rngs=nnx.Rngs(0))

@@ -1,5 +1,6 @@
 """The feed-forward equation and its choices, against float64 and against each other."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -509,3 +510,51 @@ def test_precision_reaches_every_product(precision):
     assert printed.count(f"precision=({named}, {named})") == 3
     with pytest.raises(gj.ConfigError, match="precision = 'best': unknown; did you mean highest"):
         gj.FeedForwardConfig(4, 8, precision="best")
+
+
+def normed64(x, ffn, kind, epsilon):
+    """The block with a norm of the hidden layer, in float64."""
+    gate, up, out = (np.float64(w[...]) for w in (*ffn.w_in, ffn.w_out))
+    h = np.maximum(x @ gate, 0) ** 2 * (x @ up)
+    centered = h - h.mean(-1, keepdims=True) if kind == "layer" else h
+    scale = np.float64(ffn.hidden_norm.scale[...])
+    return centered / np.sqrt((centered**2).mean(-1, keepdims=True) + epsilon) * scale @ out
+
+
+@pytest.mark.parametrize(
+    ("kind", "choice"),
+    [
+        ("rms", {}),
+        ("layer", {"residuals": "input", "chunk_size": 2}),
+        ("rms", {"residuals": "all"}),
+    ],
+)
+def test_the_hidden_layer_is_normed(kind, choice):
+    config = gj.FeedForwardConfig(
+        8, 24, "reglu_squared", hidden_norm=kind, hidden_norm_epsilon=1e-3, **choice
+    )
+    ffn, x = random_model(gj.FeedForward, config), tokens(5, d=8)
+    leaves = jax.tree.leaves(nnx.state(ffn))
+    assert sum(leaf.size for leaf in leaves) == config.num_parameters == 3 * 8 * 24 + 24
+    assert gj.cost(config).bytes_kept == gj.cost(replace(config, hidden_norm=None)).bytes_kept
+    y, grads = jax.jit(jax.value_and_grad(lambda ffn: (ffn(x) ** 2).sum()))(ffn)
+    want = normed64(np.float64(x), ffn, kind, 1e-3)
+    np.testing.assert_allclose(ffn(x), want, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(y, (want**2).sum(), rtol=2e-5)
+    step, along = 1e-3, jnp.ones(24)
+    scale = ffn.hidden_norm.scale
+    moved = []
+    for sign in (1, -1):
+        scale[...] += sign * step * along
+        moved.append((normed64(np.float64(x), ffn, kind, 1e-3) ** 2).sum())
+        scale[...] -= sign * step * along
+    slope = (moved[0] - moved[1]) / (2 * step)
+    np.testing.assert_allclose(grads.hidden_norm.scale[...].sum(), slope, rtol=1e-3)
+    tree = {"params": nnx.to_pure_dict(nnx.state(ffn))}
+    np.testing.assert_allclose(gj.linen.FeedForward(config).apply(tree, x), ffn(x), rtol=1e-6)
+
+
+def test_the_norm_is_off_unless_asked_for():
+    assert gj.FeedForward(gj.FeedForwardConfig(8, 24), rngs=nnx.Rngs(0)).hidden_norm is None
+    with pytest.raises(gj.ConfigError, match="hidden_norm_epsilon = 0: must be above 0"):
+        gj.FeedForwardConfig(8, 24, hidden_norm_epsilon=0)

@@ -83,6 +83,10 @@ def test_one_branch_in_float32_keeps_no_more(variant):
     _check(variant, "float32", True, False, False)
 
 
+def test_the_norm_of_a_hidden_layer_keeps_no_more():
+    _check("reglu_squared", "float32", True, False, False, hidden_norm="rms")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", sorted(gj.VARIANTS))
 def test_every_variant_keeps_no_more(variant):
