@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, LayerValues
-from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
+from gelu_jax.nn.dropout import Rngs, Stochastic, dropout, split_key
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from gelu_jax.nn.norm import Norm, NormConfig
 from gelu_jax.nn.parameters import add
@@ -136,8 +135,9 @@ class Block(Stochastic):
       config: the block's config.
       rngs: source of the initial values.
 
+    >>> import jax.numpy as jnp
     >>> parts = NormConfig(8), AttentionConfig(8, num_heads=2), FeedForwardConfig(8, d_ff=32)
-    >>> Block(BlockConfig(*parts), rngs=nnx.Rngs(0))(jax.numpy.ones((1, 3, 8))).shape
+    >>> Block(BlockConfig(*parts), rngs=nnx.Rngs(0))(jnp.ones((1, 3, 8))).shape
     (1, 3, 8)
     """
 
@@ -220,8 +220,7 @@ class Block(Stochastic):
         """
         rate, highest = self.config.dropout_rate, self.config.highest_dropout_rate
         dropout_key = self.key_of_call(highest, deterministic, None, dropout_key)
-        off = dropout_key is None
-        keys = [None] * 6 if off else jax.random.split(dropout_key, 6)
+        off, keys = dropout_key is None, split_key(dropout_key, 6)
         context: dict[str, Any] = {"mask": mask, "positions": positions}
         context |= {"bias": bias, "values": values, "deterministic": off}
 

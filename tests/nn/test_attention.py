@@ -377,7 +377,7 @@ def test_values_of_a_size_of_their_own():
         for w, b in ((layer.w_query, layer.b_query), (layer.w_key, layer.b_key),
                      (layer.w_value, layer.b_value))
     )  # fmt: skip
-    mixed = whole_scores(q, k, v, causal=True, window=None, mask=True, bias=0.0)
+    mixed = jax.jit(partial(whole_scores, causal=True, window=None, mask=True, bias=0.0))(q, k, v)
     expected = jnp.einsum("bthk,hkd->btd", mixed, layer.w_out[...]) + layer.b_out[...]
     np.testing.assert_allclose(layer(x), expected, atol=5e-6)
     _, cache = layer.attend(x[:, :5], layer.empty_cache(2, 9))
