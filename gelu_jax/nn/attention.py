@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,28 @@ from flax import nnx
 from jax.export import is_symbolic_dim
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, einsum, flatten_tokens, is_explicit
+from gelu_jax.nn.axes import (
+    Axes,
+    DotGeneral,
+    Precision,
+    einsum,
+    flatten_tokens,
+    is_explicit,
+    matmul,
+)
 from gelu_jax.nn.blockwise import Inputs, exp_and_sum, over_query_blocks
+from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
 from gelu_jax.nn.norm import Norm, NormConfig
 from gelu_jax.nn.parameters import add_bias, bias, cast, init_problems, kernel, wide_dtype
 from gelu_jax.nn.position import RotaryConfig, rotary, rotated, token_positions
 
 Window = int | Int[Array, ""] | None
+
+_CACHE_DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e4m3fn", "float8_e5m2")
 
 
 class Cache(NamedTuple):
@@ -30,13 +41,13 @@ class Cache(NamedTuple):
 
     Attributes:
       keys: (b, s, g, k).
-      values: (b, s, g, k).
+      values: (b, s, g, v).
       mask: (b, s), True where a slot holds a real token, False at padding and in empty slots.
       length: number of slots filled, from the first on; an integer scalar.
     """
 
     keys: Float[Array, "b s g k"]
-    values: Float[Array, "b s g k"]
+    values: Float[Array, "b s g v"]
     mask: Bool[Array, "b s"]
     length: Int[Array, ""]
 
@@ -58,7 +69,7 @@ class LayerValues(NamedTuple):
 def attention(
     query: Float[Array, "b t h k"],
     key: Float[Array, "b s g k"],
-    value: Float[Array, "b s g k"],
+    value: Float[Array, "b s g v"],
     *,
     causal: bool = True,
     window: int | None = None,
@@ -66,7 +77,10 @@ def attention(
     bias: Float[Array, "#b #h #t s"] | None = None,
     scale: float | None = None,
     soft_cap: float | None = None,
-) -> Float[Array, "b t h k"]:
+    dropout_rate: float = 0.0,
+    dropout_key: Key[Array, ""] | None = None,
+    precision: Precision | None = None,
+) -> Float[Array, "b t h v"]:
     """softmax(QKᵀ·scale + bias) V (Vaswani et al. 2017, equation 1), the softmax in float32.
 
     g key/value heads serve h query heads in order, h/g each (Ainslie et al. 2023): g = h is
@@ -75,7 +89,7 @@ def attention(
     Args:
       query: (b, t, h, k), of any floating dtype.
       key: (b, s, g, k).
-      value: (b, s, g, k).
+      value: (b, s, g, v).
       causal: whether query i attends to keys j ≤ i alone.
       window: query i attends to keys with |i − j| < window alone; None for no limit.
       mask: (b or 1, h or 1, t or 1, s), bool, True where a query may attend.
@@ -83,8 +97,12 @@ def attention(
       scale: multiplies the scores; None for 1/√k.
       soft_cap: c, which turns the scaled scores s into c·tanh(s/c) (Gemma Team 2024b, section 2);
         None leaves them.
+      dropout_rate: probability with which an entry of the softmax is zeroed.
+      dropout_key: PRNG key of the dropout; None drops nothing. Masks are drawn again in the
+        backward pass, so that none is kept.
+      precision: "default", "high" or "highest", of the matrix products; None for JAX's own choice.
     Returns:
-      An array (b, t, h, k) of the dtype of value. A query that may attend to no key gets zeros, and
+      An array (b, t, h, v) of the dtype of value. A query that may attend to no key gets zeros, and
       has no gradient.
     Raises:
       TypeError: the mask is not of bool.
@@ -96,29 +114,41 @@ def attention(
     """
     checks.mask(mask, "b h t s")
     checks.num_axes("b h t s", bias=bias)
-    g, k = key.shape[2:]
-    factor = k**-0.5 if scale is None else scale
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    wide = wide_dtype(query.dtype)
+    product = partial(einsum, preferred_element_type=wide, precision=precision)
 
     def attend(x: Inputs) -> Array:
-        wide = wide_dtype(x.query.dtype)
-        scores = einsum("bgrtk,bgsk->bgrts", x.query, x.key, preferred_element_type=wide) * factor
+        scores = product("bgrtk,bgsk->bgrts", x.query, x.key) * factor
         scores = scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
         scores = scores if x.bias is None else scores + x.bias.astype(wide)
         scores = scores if x.mask is None else jnp.where(x.mask, scores, -jnp.inf)
         e, total = exp_and_sum(scores)  # divided last: V has fewer columns than e
-        e = e.astype(x.value.dtype)
-        y = einsum("bgrts,bgsk->bgrtk", e, x.value, preferred_element_type=wide) / total
-        return y.astype(x.value.dtype)
+        e = dropout(e, dropout_rate, x.dropout_key).astype(x.value.dtype)
+        return (product("bgrts,bgsv->bgrtv", e, x.value) / total).astype(x.value.dtype)
 
-    inputs = Inputs(
+    inputs = _by_groups(query, key, value, mask, bias, dropout_key)
+    y = over_query_blocks(attend, inputs, causal=causal, window=window)
+    return _merge_heads(jnp.moveaxis(y, 3, 1))
+
+
+def _by_groups(
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None,
+    bias: Array | None,
+    dropout_key: Array | None,
+) -> Inputs:
+    g = key.shape[2]
+    return Inputs(
         jnp.moveaxis(_split_heads(query, g), 1, 3),
         jnp.moveaxis(key, 1, 2),
         jnp.moveaxis(value, 1, 2),
         None if mask is None else _by_group(mask, g),
         None if bias is None else _by_group(bias, g),
+        dropout_key,
     )
-    y = over_query_blocks(attend, inputs, causal=causal, window=window)
-    return _merge_heads(jnp.moveaxis(y, 3, 1))
 
 
 def _split_heads(query: Float[Array, "b t h k"], g: int) -> Float[Array, "b t g r k"]:
@@ -187,6 +217,7 @@ class AttentionConfig:
       num_heads: query heads h.
       num_kv_heads: key/value heads g, a divisor of num_heads; None for num_heads.
       head_dim: entries k of a head; None for d_model / num_heads.
+      value_head_dim: entries v of a head's values; None for those of its keys.
       causal: whether a token attends to itself and earlier tokens alone.
       window: a token attends to tokens closer than this alone; None for no limit.
       rotary: rotary positions; None for none.
@@ -202,6 +233,12 @@ class AttentionConfig:
       bias_init: initializer of all biases; None for zeros.
       qk_norm: norms of queries and keys; None for none.
       soft_cap: bound of the scores, as in `attention`; None for none.
+      dropout_rate: dropout of the softmax, in [0, 1).
+      cache_dtype: dtype that `empty_cache` holds keys and values in, also a float8; what lies
+        beyond its range is held as its end. None for dtype.
+      precision: of all matrix products, as in `attention`.
+      dot_general: called for the products with the four kernels in the place of
+        `jax.lax.dot_general`, as in flax's layers; None for that.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -225,6 +262,11 @@ class AttentionConfig:
     bias_init: nnx.Initializer | None = None
     qk_norm: QKNormConfig | None = None
     soft_cap: float | None = None
+    value_head_dim: int | None = None
+    dropout_rate: float = 0.0
+    cache_dtype: DTypeLike | None = None
+    precision: Precision | None = None
+    dot_general: DotGeneral | None = None
 
     def __post_init__(self):
         checks.field_types(self)
@@ -237,12 +279,18 @@ class AttentionConfig:
             num_heads=self.num_heads,
             num_kv_heads=self.num_kv_heads,
             head_dim=self.head_dim,
+            value_head_dim=self.value_head_dim,
             window=self.window,
             scale=self.scale,
             init_std=self.init_std,
         )
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
         yield from init_problems(self.init_std, self.kernel_init)
+        yield from checks.below_one(dropout_rate=self.dropout_rate)
+        yield from checks.precision(self.precision)
+        if self.cache_dtype is not None:
+            name = checks.dtype_name(self.cache_dtype)
+            yield from checks.one_of(_CACHE_DTYPES, cache_dtype=name)
         if self.head_dim is None:
             yield from checks.divides(self.d_model, "d_model", num_heads=self.num_heads)
         yield from checks.divides(self.num_heads, "num_heads", num_kv_heads=self.num_kv_heads)
@@ -257,13 +305,18 @@ class AttentionConfig:
         """Entries k of one head."""
         return self.head_dim or self.d_model // self.num_heads
 
+    @property
+    def value_size(self) -> int:
+        """Entries v of one head's values."""
+        return self.value_head_dim or self.head_size
 
-class Attention(nnx.Module):
+
+class Attention(Stochastic):
     """The layer as an NNX module.
 
-    Parameters: ``w_query`` (d, h, k), ``w_key`` and ``w_value`` (d, g, k), ``w_out`` (h, k, d);
-    their biases ``b_query``, ``b_key``, ``b_value`` and ``b_out``, or None; ``query_norm`` and
-    ``key_norm``, or None.
+    Parameters: ``w_query`` (d, h, k), ``w_key`` (d, g, k), ``w_value`` (d, g, v) and ``w_out``
+    (h, v, d); their biases ``b_query``, ``b_key``, ``b_value`` and ``b_out``, or None;
+    ``query_norm`` and ``key_norm``, or None.
 
     Args:
       config: the layer's config.
@@ -282,34 +335,50 @@ class Attention(nnx.Module):
     def __init__(self, config: AttentionConfig, *, rngs: nnx.Rngs):
         self.config = config
         d, std, dtype = config.d_model, config.init_std, config.param_dtype
-        h, g, k = config.num_heads, config.kv_heads, config.head_size
+        h, g, k, v = config.num_heads, config.kv_heads, config.head_size, config.value_size
         axes, make = self.axes, partial(kernel, rngs, std=std, dtype=dtype, init=config.kernel_init)
         scale = config.output_init_scale
         self.w_query = make((d, h, k), fan_in=d, axes=axes["w_query"])
         self.w_key = make((d, g, k), fan_in=d, axes=axes["w_key"])
-        self.w_value = make((d, g, k), fan_in=d, axes=axes["w_value"])
-        self.w_out = make((h, k, d), fan_in=h * k, scale=scale, axes=axes["w_out"])
+        self.w_value = make((d, g, v), fan_in=d, axes=axes["w_value"])
+        self.w_out = make((h, v, d), fan_in=h * v, scale=scale, axes=axes["w_out"])
         has_bias, start = config.use_bias, partial(bias, rngs, dtype=dtype, init=config.bias_init)
         self.b_query = start((h, k), axes=axes["b_query"]) if has_bias else None
         self.b_key = start((g, k), axes=axes["b_key"]) if has_bias else None
-        self.b_value = start((g, k), axes=axes["b_value"]) if has_bias else None
+        self.b_value = start((g, v), axes=axes["b_value"]) if has_bias else None
         out_bias = has_bias if config.out_bias is None else config.out_bias
         self.b_out = start((d,), axes=axes["b_out"]) if out_bias else None
         self.query_norm = _qk_norm(config, h, rngs=rngs)
         self.key_norm = _qk_norm(config, g, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b t d"], *, mask: Bool[Array, "b t"] | None = None
+        self,
+        x: Float[Array, "b t d"],
+        deterministic: bool | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Attends within x.
 
         Args:
           x: (b, t, d), of any floating dtype.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: as in `attend`.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of the dropout.
         Returns:
           An array (b, t, d) of ``config.dtype``.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        return self.attend(x, mask=mask)[0]
+        key = self.key_of_call(self.config.dropout_rate, deterministic, rngs, dropout_key)
+        place: dict[str, Any] = {"mask": mask, "positions": positions}
+        return self.attend(x, **place, deterministic=key is None, dropout_key=key)[0]
 
     def attend(
         self,
@@ -317,53 +386,55 @@ class Attention(nnx.Module):
         cache: Cache | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
         bias: Float[Array, "#b #h t s"] | None = None,
         values: LayerValues | None = None,
+        deterministic: bool | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b t d"], Cache | None]:
         """Attends within x, and to earlier tokens in a cache.
 
-        A token's rotary position is the number of real tokens before it. Whether a cache that is
-        partly filled has slots left for x is not checked: a full one overwrites its last slots.
+        Whether a cache that is partly filled has slots left for x is not checked: a full one
+        overwrites its last slots.
 
         Args:
           x: (b, t, d), of any floating dtype.
           cache: keys and values of earlier tokens; None attends within x alone.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: by which queries and keys are rotated, (b or 1, t); None for the number of real
+            tokens before each. Who sees whom is a matter of order, whatever they are.
           bias: added to the scores, (b or 1, h or 1, t, s), where s counts the cache's slots.
           values: window and rotary positions of this layer in place of those of the config.
+          deterministic: whether dropout is off, as in `__call__`.
+          dropout_key: PRNG key of the dropout.
         Returns:
           An array (b, t, d) of ``config.dtype``; and the cache with the keys and values of x
           added, or None.
         Raises:
           TypeError: the mask is not of bool.
           ValueError: the mask has another shape than (b, t); the attention is not causal, and
-            there is a cache; or the cache has fewer than t slots.
+            there is a cache; the cache has fewer than t slots; or dropout is on without a key.
         """
-        c = self.config
+        c, t = self.config, x.shape[1]
         checks.mask(mask, "b t", x.shape[:2])
         if cache is not None:
-            _check_cache(c, cache, x.shape[1])
-        x = x.astype(c.dtype)
-        positions = token_positions(x.shape[1], mask, None if cache is None else cache.mask)
-        heads = partial(self._heads, x.shape[:2], flatten_tokens(x))
-        query = self._rotated(heads(self.w_query, self.b_query, self.query_norm), positions, values)
-        key = self._rotated(heads(self.w_key, self.b_key, self.key_norm), positions, values)
-        value = heads(self.w_value, self.b_value)
-        window = c.window if values is None else values.window
+            _check_cache(c, cache, t)
+        dropout_key = self.key_of_call(c.dropout_rate, deterministic, None, dropout_key)
+        if positions is None:
+            positions = token_positions(t, mask, None if cache is None else cache.mask)
+        query, key, value = self._query_key_value(x, positions, values)
+        fixed, moving = (c.window, None) if values is None else (None, values.window)
         if cache is None:
-            fixed = c.window if values is None else None
-            attend = partial(attention, causal=c.causal, window=fixed)
-            visible = None if mask is None else mask[:, None, None, :]
-            if values is not None:  # a window that is an array is a mask
-                near = _near(x.shape[1], values.window)
-                visible = near if visible is None else near & visible
+            visible = _visible_tokens(mask, t, moving)
+            order = {"causal": c.causal, "window": fixed}
         else:
-            attend = partial(attention, causal=False)
-            visible = _visible_slots(cache.length, x.shape[1], cache.keys.shape[1], window)
+            visible = _visible_slots(cache, t, fixed if moving is None else moving)
             cache = _extend(cache, key, value, mask)
-            key, value, visible = cache.keys, cache.values, visible & cache.mask[:, None, None, :]
-        attend = partial(attend, bias=bias, scale=c.scale, soft_cap=c.soft_cap)
-        return self._out(attend(query, key, value, mask=visible)), cache
+            key, value = cache.keys.astype(c.dtype), cache.values.astype(c.dtype)
+            visible = visible & cache.mask[:, None, None, :]
+            order = {"causal": False}
+        y = self._attention(query, key, value, dropout_key, mask=visible, bias=bias, **order)
+        return self._out(y), cache
 
     def project_kv(
         self, y: Float[Array, "b s d"], *, mask: Bool[Array, "b s"] | None = None
@@ -387,22 +458,54 @@ class Attention(nnx.Module):
         mask = jnp.ones(y.shape[:2], bool) if mask is None else mask
         return Cache(key, value, mask, jnp.asarray(y.shape[1], jnp.int32))
 
-    def cross_attend(self, x: Float[Array, "b t d"], memory: Cache) -> Float[Array, "b t d"]:
+    def cross_attend(
+        self,
+        x: Float[Array, "b t d"],
+        memory: Cache,
+        *,
+        deterministic: bool | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b t d"]:
         """Attends to another sequence alone, to all of it (Vaswani et al. 2017, section 3.2.3).
 
         Args:
           x: (b, t, d), of any floating dtype.
           memory: keys and values of the other sequence, as `project_kv` returns them.
+          deterministic: whether dropout is off, as in `__call__`.
+          dropout_key: PRNG key of the dropout.
         Returns:
           An array (b, t, d) of ``config.dtype``.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
+        c = self.config
+        dropout_key = self.key_of_call(c.dropout_rate, deterministic, None, dropout_key)
+        x = x.astype(c.dtype)
+        query = self._heads(
+            x.shape[:2], flatten_tokens(x), self.w_query, self.b_query, self.query_norm
+        )
+        visible = memory.mask[:, None, None, :]
+        y = self._attention(
+            query, memory.keys, memory.values, dropout_key, mask=visible, causal=False
+        )
+        return self._out(y)
+
+    def _query_key_value(
+        self, x: Array, positions: Array, values: LayerValues | None
+    ) -> tuple[Array, Array, Array]:
         x = x.astype(self.config.dtype)
         heads = partial(self._heads, x.shape[:2], flatten_tokens(x))
-        query = heads(self.w_query, self.b_query, self.query_norm)
-        visible = memory.mask[:, None, None, :]
+        query = self._rotated(heads(self.w_query, self.b_query, self.query_norm), positions, values)
+        key = self._rotated(heads(self.w_key, self.b_key, self.key_norm), positions, values)
+        return query, key, heads(self.w_value, self.b_value)
+
+    def _attention(
+        self, query: Array, key: Array, value: Array, dropout_key: Array | None, **order: Any
+    ) -> Array:
         c = self.config
-        attend = partial(attention, causal=False, scale=c.scale, soft_cap=c.soft_cap)
-        return self._out(attend(query, memory.keys, memory.values, mask=visible))
+        drop: dict[str, Any] = {"dropout_rate": c.dropout_rate, "dropout_key": dropout_key}
+        options: dict[str, Any] = {"scale": c.scale, "soft_cap": c.soft_cap}
+        return attention(query, key, value, **order, **options, **drop, precision=c.precision)
 
     def _heads(
         self,
@@ -412,14 +515,18 @@ class Attention(nnx.Module):
         b: nnx.Param[Array] | None,
         norm: Norm | None = None,
     ) -> Array:
-        dtype = self.config.dtype
-        y = einsum("...d,dhk->...hk", x, cast(w, dtype)).reshape(*tokens, *w.shape[1:])
-        y = add_bias(y, None if b is None else cast(b, dtype))
+        y = self._product(x, w).reshape(*tokens, *w.shape[1:])
+        y = add_bias(y, None if b is None else cast(b, self.config.dtype))
         if norm is None:
             return y
         d = norm.config.d_model  # of each head, or of all together
         normed = y.reshape(*y.shape[:2], y.shape[2] * y.shape[3] // d, d)
         return norm(normed).reshape(y.shape)
+
+    def _product(self, x: Array, w: nnx.Param[Array], *, features: int = 1) -> Array:
+        c = self.config
+        options: dict[str, Any] = {"precision": c.precision, "dot_general": c.dot_general}
+        return matmul(x, cast(w, c.dtype), features=features, **options)
 
     def _rotated(self, y: Array, positions: Array, values: LayerValues | None) -> Array:
         if values is not None:
@@ -428,11 +535,8 @@ class Attention(nnx.Module):
         return y if rotation is None else rotary(y, positions, rotation)
 
     def _out(self, y: Array) -> Array:
-        dtype = self.config.dtype
-        tokens, y = y.shape[:2], flatten_tokens(y, features=2)
-        y = einsum("...hk,hkd->...d", y, cast(self.w_out, dtype))
-        y = y.reshape(*tokens, self.config.d_model)
-        return add_bias(y, None if self.b_out is None else cast(self.b_out, dtype))
+        bias = None if self.b_out is None else cast(self.b_out, self.config.dtype)
+        return add_bias(self._product(y, self.w_out, features=2), bias)
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """An empty cache.
@@ -441,12 +545,13 @@ class Attention(nnx.Module):
           batch_size: rows b.
           length: slots per row.
         Returns:
-          A cache with every slot empty, in ``config.dtype``.
+          A cache with every slot empty, in ``config.cache_dtype`` or else ``config.dtype``.
         """
         c = self.config
-        zeros = jnp.zeros((batch_size, length, c.kv_heads, c.head_size), c.dtype)
+        slots, dtype = (batch_size, length, c.kv_heads), c.cache_dtype or c.dtype
+        keys, values = (jnp.zeros((*slots, k), dtype) for k in (c.head_size, c.value_size))
         empty = jnp.zeros((batch_size, length), bool)
-        return Cache(zeros, zeros, empty, jnp.zeros((), jnp.int32))
+        return Cache(keys, values, empty, jnp.zeros((), jnp.int32))
 
 
 def _check_cache(config: AttentionConfig, cache: Cache, num_tokens: int) -> None:
@@ -460,6 +565,7 @@ def _check_cache(config: AttentionConfig, cache: Cache, num_tokens: int) -> None
 def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache:
     mask = jnp.ones(key.shape[:2], bool) if mask is None else mask
     start = (0, cache.length, 0, 0)
+    key, value = _held_as(cache.keys.dtype, key), _held_as(cache.values.dtype, value)
     return Cache(
         jax.lax.dynamic_update_slice(cache.keys, key, start),
         jax.lax.dynamic_update_slice(cache.values, value, start),
@@ -468,17 +574,34 @@ def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache
     )
 
 
-def _visible_slots(
-    start: Int[Array, ""], queries: int, slots: int, window: Window
-) -> Bool[Array, "1 1 t s"]:
-    query, key = (start + jnp.arange(queries))[:, None], jnp.arange(slots)[None]
+def _held_as(dtype: DTypeLike, x: Array) -> Array:
+    """In another dtype, in which float8_e4m3fn has no ∞ for what lies beyond its range."""
+    if x.dtype == dtype:
+        return x
+    ends = jnp.finfo(dtype)
+    return jnp.clip(x, float(ends.min), float(ends.max)).astype(dtype)
+
+
+def _visible_tokens(
+    mask: Bool[Array, "b t"] | None, length: int, window: Int[Array, ""] | None
+) -> Bool[Array, "#b 1 #t t"] | None:
+    """Which are real and, where the window is an array, near."""
+    visible = None if mask is None else mask[:, None, None, :]
+    if window is None:
+        return visible
+    places = jnp.arange(length)
+    near = (abs(places[None] - places[:, None]) < window)[None, None]
+    return near if visible is None else near & visible
+
+
+def _visible_slots(cache: Cache, queries: int, window: Window) -> Bool[Array, "1 1 t s"]:
+    """Which of the slots, those of the queries included, come no later and are near."""
+    query, key = (
+        (cache.length + jnp.arange(queries))[:, None],
+        jnp.arange(cache.keys.shape[1])[None],
+    )
     visible = key <= query
     return (visible if window is None else visible & (key > query - window))[None, None]
-
-
-def _near(length: int, window: Int[Array, ""]) -> Bool[Array, "1 1 t t"]:
-    places = jnp.arange(length)
-    return (abs(places[None] - places[:, None]) < window)[None, None]
 
 
 def _qk_norm(config: AttentionConfig, heads: int, *, rngs: nnx.Rngs) -> Norm | None:

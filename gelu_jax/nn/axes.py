@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from math import prod
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jaxtyping import Array
 
 Axes = Mapping[str, str]
 DotGeneral = Callable[..., Array]
+Precision = Literal["default", "high", "highest"]
 
 
 def axis_names(tree: Any) -> list[str]:
@@ -194,6 +195,7 @@ def matmul(
     w: Array,
     out_sharding: Any = None,
     *,
+    features: int = 1,
     preferred_element_type: DTypeLike | None = None,
     precision: Any = None,
     dot_general: DotGeneral | None = None,
@@ -204,23 +206,29 @@ def matmul(
       x: (..., d).
       w: (d, f).
       out_sharding: a sharding or `PartitionSpec` of the result; None as in `einsum`.
+      features: how many of the last axes of x and of the first of w are summed over, as in
+        `jnp.tensordot`.
       preferred_element_type: as in `einsum`.
       precision: of the product, as in `jax.lax.dot_general`.
       dot_general: called in the place of `jax.lax.dot_general`, as in flax's layers; None for that.
     Returns:
-      An array (..., f).
+      An array (..., f); w may have any number of axes in the place of f, also none.
 
     >>> matmul(jnp.ones((2, 3, 4)), jnp.ones((4, 5))).shape
     (2, 3, 5)
+    >>> matmul(jnp.ones((2, 3, 4, 5)), jnp.ones((4, 5, 6)), features=2).shape
+    (2, 3, 6)
     """
-    tokens, x = x.shape[:-1], flatten_tokens(x)
+    tokens, x = x.shape[: x.ndim - features], flatten_tokens(x, features=features)
     options: Any = {"out_sharding": out_sharding, "preferred_element_type": preferred_element_type}
     if dot_general is None:
-        y = einsum("...d,df->...f", x, w, **options, precision=precision)
+        summed, kept = "abc"[:features], "fhk"[: w.ndim - features]
+        y = einsum(f"...{summed},{summed}{kept}->...{kept}", x, w, **options, precision=precision)
     else:  # the options that flax's layers pass too, and only where they say something
         options = {name: value for name, value in options.items() if value is not None}
-        y = dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision, **options)
-    return y.reshape(*tokens, w.shape[-1])
+        summed = tuple(range(x.ndim - features, x.ndim)), tuple(range(features))
+        y = dot_general(x, w, (summed, ((), ())), precision=precision, **options)
+    return y.reshape(*tokens, *w.shape[features:])
 
 
 def aligned(parameter: Array, x: Array) -> Array:

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, LayerValues
-from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
+from gelu_jax.nn.dropout import Rngs, Stochastic, dropout, split_key
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from gelu_jax.nn.norm import Norm, NormConfig
 from gelu_jax.nn.parameters import add
@@ -122,8 +121,9 @@ class BlockConfig:
 
     @property
     def highest_dropout_rate(self) -> float:
-        """Of the block's own dropout rate and that of its feed-forward, the higher."""
-        return max(self.dropout_rate, self.feed_forward.dropout_rate)
+        """Of the block's own dropout rate and those of its parts, the highest."""
+        parts = (self.attention, self.feed_forward, self.cross_attention)
+        return max(self.dropout_rate, *(part.dropout_rate for part in parts if part is not None))
 
 
 class Block(Stochastic):
@@ -135,8 +135,9 @@ class Block(Stochastic):
       config: the block's config.
       rngs: source of the initial values.
 
+    >>> import jax.numpy as jnp
     >>> parts = NormConfig(8), AttentionConfig(8, num_heads=2), FeedForwardConfig(8, d_ff=32)
-    >>> Block(BlockConfig(*parts), rngs=nnx.Rngs(0))(jax.numpy.ones((1, 3, 8))).shape
+    >>> Block(BlockConfig(*parts), rngs=nnx.Rngs(0))(jnp.ones((1, 3, 8))).shape
     (1, 3, 8)
     """
 
@@ -162,6 +163,7 @@ class Block(Stochastic):
         deterministic: bool | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
         rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
@@ -172,6 +174,7 @@ class Block(Stochastic):
           deterministic: whether dropout is off; None for what `nnx.Module.train` and
             `nnx.Module.eval` set last, and on in a new module.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: of the tokens, as in `Attention.attend`.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout in the block.
         Returns:
@@ -180,7 +183,8 @@ class Block(Stochastic):
           ValueError: dropout is on, and there is no key.
         """
         key = self.key_of_call(self.config.highest_dropout_rate, deterministic, rngs, dropout_key)
-        return self.attend(x, mask=mask, deterministic=key is None, dropout_key=key)[0]
+        place: dict[str, Any] = {"mask": mask, "positions": positions}
+        return self.attend(x, **place, deterministic=key is None, dropout_key=key)[0]
 
     def attend(
         self,
@@ -188,6 +192,7 @@ class Block(Stochastic):
         cache: Cache | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
         bias: Float[Array, "#b #h t s"] | None = None,
         memory: Cache | None = None,
         values: LayerValues | None = None,
@@ -200,6 +205,7 @@ class Block(Stochastic):
           x: residual stream, (b, t, d).
           cache: keys and values of earlier tokens; None attends within x alone.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: of the tokens, as in `Attention.attend`.
           bias: added to the scores of the self-attention, (b or 1, h or 1, t, s).
           memory: keys and values of the encoder's output; required where the block has
             cross-attention.
@@ -214,12 +220,13 @@ class Block(Stochastic):
         """
         rate, highest = self.config.dropout_rate, self.config.highest_dropout_rate
         dropout_key = self.key_of_call(highest, deterministic, None, dropout_key)
-        off = dropout_key is None
-        keys = [None] * 4 if off else jax.random.split(dropout_key, 4)
+        off, keys = dropout_key is None, split_key(dropout_key, 6)
+        context: dict[str, Any] = {"mask": mask, "positions": positions}
+        context |= {"bias": bias, "values": values, "deterministic": off}
 
         def attn(h: Array) -> Array:
             nonlocal cache
-            y, cache = self.attention.attend(h, cache, mask=mask, bias=bias, values=values)
+            y, cache = self.attention.attend(h, cache, **context, dropout_key=keys[4])
             return dropout(y, rate, keys[0])
 
         def ffn(h: Array) -> Array:
@@ -228,7 +235,8 @@ class Block(Stochastic):
         def cross_attn(h: Array) -> Array:
             assert self.cross_attention is not None
             assert memory is not None, "memory: a block with cross-attention needs one"
-            return dropout(self.cross_attention.cross_attend(h, memory), rate, keys[3])
+            drop: dict[str, Any] = {"deterministic": off, "dropout_key": keys[5]}
+            return dropout(self.cross_attention.cross_attend(h, memory, **drop), rate, keys[3])
 
         cross = None if self.cross_attention is None else cross_attn
         y = _STYLES[self.config.style](self, x, attn, cross, ffn)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 BLOCK = 128
 """The most queries in a block."""
@@ -52,31 +52,33 @@ class Inputs(NamedTuple):
     Attributes:
       query: (b, g, r, t, k).
       key: (b, g, s, k).
-      value: (b, g, s, k).
+      value: (b, g, s, v).
       mask: (b or 1, g or 1, r or 1, t or 1, s), True where a query may attend; or None.
       bias: of the same axes; or None.
+      dropout_key: PRNG key with which the block's weights are dropped; or None.
     """
 
     query: Float[Array, "b g r t k"]
     key: Float[Array, "b g s k"]
-    value: Float[Array, "b g s k"]
+    value: Float[Array, "b g s v"]
     mask: Bool[Array, "#b #g #r #t s"] | None
     bias: Float[Array, "#b #g #r #t s"] | None
+    dropout_key: Key[Array, ""] | None
 
 
 def over_query_blocks(
     attend: Attend, inputs: Inputs, *, causal: bool, window: int | None
-) -> Float[Array, "b g r t k"]:
+) -> Float[Array, "b g r t v"]:
     """Calls `attend` on one block of queries after another, with the keys that it may see.
 
     Args:
       attend: a function of `Inputs` whose mask says all about who sees whom; it returns
-        (b, g, r, t, k).
-      inputs: the whole sequence.
+        (b, g, r, t, v).
+      inputs: the whole sequence; each block has a dropout key of its own, folded from its number.
       causal: whether query i attends to keys j ≤ i alone.
       window: query i attends to keys with |i − j| < window alone; None for no limit.
     Returns:
-      What `attend` returns for all queries, (b, g, r, t, k).
+      What `attend` returns for all queries, (b, g, r, t, v).
     """
     t, s = inputs.query.shape[-2], inputs.key.shape[-2]
 
@@ -86,9 +88,13 @@ def over_query_blocks(
         keys = first_key + jnp.arange(x.key.shape[-2])
         return attend(x._replace(mask=_both(x.mask, _visible(queries, keys, causal, window))))
 
+    def dropout_key(i: Any) -> Array | None:
+        key = inputs.dropout_key
+        return None if key is None else jax.random.fold_in(key, i)
+
     symbolic = any(map(is_symbolic_dim, (t, s)))
     if symbolic or t <= BLOCK or _sharded_in_time(inputs.query):
-        return seeing(inputs, 0, 0)
+        return seeing(inputs._replace(dropout_key=dropout_key(0)), 0, 0)
 
     n = -(-t // BLOCK)
     size = -(-t // n)
@@ -111,6 +117,7 @@ def over_query_blocks(
                 keys(inputs.value, axis=-2),
                 None if mask is None else keys(mask, axis=-1),
                 None if bias is None else keys(bias, axis=-1),
+                dropout_key(i),
             )
             return None, seeing(seen, i * size, start)
 

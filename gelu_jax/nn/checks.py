@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from gelu_jax.errors import Problem, check, nearest, shown
 
+_PRECISIONS = ("default", "high", "highest")
 _FLOATS = ("float32", "bfloat16", "float16", "float64")
 _TYPES: Mapping[Any, tuple[Any, str]] = {
     int: (Integral, "an integer"),
@@ -138,6 +139,18 @@ def one_of(choices: tuple[str, ...], **fields: str) -> Iterator[Problem]:
     for field, value in fields.items():
         if value not in choices:
             yield Problem(field, value, f"unknown; {nearest(str(value), choices)}")
+
+
+def precision(value: str | None) -> Iterator[Problem]:
+    """The precision of matrix products must have a name that JAX knows.
+
+    Args:
+      value: "default", "high" or "highest"; None stands for JAX's own choice and passes.
+    Returns:
+      The problems found.
+    """
+    if value is not None:
+        yield from one_of(_PRECISIONS, precision=value)
 
 
 def floating(**fields: DTypeLike | None) -> Iterator[Problem]:

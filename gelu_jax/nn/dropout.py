@@ -6,6 +6,8 @@ stream "dropout" of ``rngs``. Without a key it raises, as flax's own `Dropout` d
 without the dropout that its config asks for would show in no error, only in the result.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -29,6 +31,18 @@ def dropout(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
     if key is None or rate == 0.0:
         return x
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+
+
+def split_key(key: Key[Array, ""] | None, parts: int) -> Sequence[Key[Array, ""] | None]:
+    """A dropout key for each part of a model.
+
+    Args:
+      key: PRNG key; None where nothing is dropped.
+      parts: how many.
+    Returns:
+      The keys, the same whatever the number of those after them; or so many None.
+    """
+    return [None] * parts if key is None else list(jax.random.split(key, parts))
 
 
 class Stochastic(nnx.Module):

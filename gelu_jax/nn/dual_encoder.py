@@ -1,14 +1,15 @@
 """CLIP: a text encoder and an image encoder with a common output space (Radford et al. 2021)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import check
 from gelu_jax.nn import checks
+from gelu_jax.nn.dropout import Rngs, Stochastic, split_key
 from gelu_jax.nn.linear import linear_head
 from gelu_jax.nn.parameters import constant, wide_dtype
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
@@ -42,7 +43,7 @@ class DualEncoderConfig:
         check(checks.positive(d_common=self.d_common))
 
 
-class DualEncoder(nnx.Module):
+class DualEncoder(Stochastic):
     """The pair as an NNX module.
 
     Args:
@@ -62,48 +63,87 @@ class DualEncoder(nnx.Module):
         self,
         images: Float[Array, "b y x c"],
         tokens: Int[Array, "n t"],
+        deterministic: bool | None = None,
         *,
         mask: Bool[Array, "n t"] | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b n"]:
         """Scores every image against every text: exp(s)·⟨image, text⟩, for a softmax over either.
 
         Args:
           images: (b, height, width, channels).
           tokens: (n, t), integers below the vocabulary's size.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
           mask: (n, t), True at real tokens, False at padding; None for no padding.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Scores (b, n) in float32.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        image, text = self.embed_images(images), self.embed_texts(tokens, mask=mask)
+        blocks = self.config.text.block, self.config.vision.block
+        rate = max(block.highest_dropout_rate for block in blocks)
+        key = self.key_of_call(rate, deterministic, rngs, dropout_key)
+        off, (of_images, of_texts) = key is None, split_key(key, 2)
+        image = self.embed_images(images, off, dropout_key=of_images)
+        text = self.embed_texts(tokens, off, mask=mask, dropout_key=of_texts)
         scale = jnp.exp(self.log_scale[...].astype(jnp.float32))
         return scale * image.astype(jnp.float32) @ text.astype(jnp.float32).T
 
     def embed_texts(
-        self, tokens: Int[Array, "b t"], *, mask: Bool[Array, "b t"] | None = None
+        self,
+        tokens: Int[Array, "b t"],
+        deterministic: bool | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b d"]:
         """Embeds texts: the end token's state, projected and normed to length 1.
 
         Args:
           tokens: (b, t), integers below the vocabulary's size.
+          deterministic: whether dropout is off, as in `__call__`.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Vectors (b, d_common).
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        hidden = self.text.hidden(tokens, mask=mask)
+        drop: dict[str, Any] = {"rngs": rngs, "dropout_key": dropout_key}
+        hidden = self.text.hidden(tokens, mask=mask, deterministic=deterministic, **drop)
         end = self.config.end_token
         last = jnp.argmax(tokens if end is None else tokens == end, axis=1)
         state = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
         return _unit(self.text_projection(state))
 
-    def embed_images(self, images: Float[Array, "b y x c"]) -> Float[Array, "b d"]:
+    def embed_images(
+        self,
+        images: Float[Array, "b y x c"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b d"]:
         """Embeds images: the class token's state, projected and normed to length 1.
 
         Args:
           images: (b, height, width, channels).
+          deterministic: whether dropout is off, as in `__call__`.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Vectors (b, d_common).
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        return _unit(self.image_projection(self.vision(images)[:, 0]))
+        hidden = self.vision(images, deterministic, rngs=rngs, dropout_key=dropout_key)
+        return _unit(self.image_projection(hidden[:, 0]))
 
 
 def _unit(x: Array) -> Array:

@@ -115,6 +115,7 @@ class Encoder(nnx.Module):
         deterministic: bool | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
         rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
@@ -125,6 +126,7 @@ class Encoder(nnx.Module):
           tokens: (b, t), integers below the vocabulary's size.
           deterministic: whether dropout is off, as in `Transformer.__call__`.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: of the tokens, as in `Transformer.__call__`.
           token_types: (b, t), segment types; None for type 0 throughout.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout.
@@ -134,6 +136,7 @@ class Encoder(nnx.Module):
           ValueError: dropout is on, and there is no key.
         """
         inputs: dict[str, Any] = {"mask": mask, "token_types": token_types}
+        inputs["positions"] = positions
         dropout: dict[str, Any] = {
             "deterministic": deterministic,
             "rngs": rngs,

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
 from gelu_jax.nn.axes import Axes, matmul, take_rows
 from gelu_jax.nn.block import BlockConfig
+from gelu_jax.nn.dropout import Rngs, Stochastic, split_key
 from gelu_jax.nn.linear import require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel, wide_dtype
@@ -134,7 +135,7 @@ def _safe_in_float16(block: BlockConfig) -> BlockConfig:
     )
 
 
-class EncoderDecoder(nnx.Module):
+class EncoderDecoder(Stochastic):
     """The model as an NNX module.
 
     Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``encoder`` and
@@ -167,21 +168,34 @@ class EncoderDecoder(nnx.Module):
         self,
         tokens: Int[Array, "b s"],
         targets: Int[Array, "b t"],
+        deterministic: bool | None = None,
         *,
         mask: Bool[Array, "b s"] | None = None,
         target_mask: Bool[Array, "b t"] | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t v"]:
         """Computes the logits of the targets (teacher forcing).
 
         Args:
           tokens: the input, (b, s), integers in [0, v).
           targets: the decoder's input, (b, t), integers in [0, v).
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
           mask: (b, s), True at real tokens of the input; None for no padding.
           target_mask: (b, t), True at real tokens of the targets; None for no padding.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Logits (b, t, v) in float32.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        memory = self.project_kv(self.encode(tokens, mask=mask), mask=mask)
+        rate = self.config.block.highest_dropout_rate
+        key = self.key_of_call(rate, deterministic, rngs, dropout_key)
+        off, (of_encoder, of_decoder) = key is None, split_key(key, 2)
+        hidden = self.encode(tokens, off, mask=mask, dropout_key=of_encoder)
+        memory = self.project_kv(hidden, mask=mask)
         positions = jnp.arange(targets.shape[1])
         bias = self.decoder.bias(positions, positions, causal=True)
         x, _ = apply_layers(
@@ -190,25 +204,47 @@ class EncoderDecoder(nnx.Module):
             mask=target_mask,
             bias=bias,
             memory=memory,
+            deterministic=off,
+            dropout_key=of_decoder,
             scan=self.config.scan_layers,
         )
         return self._logits(x)
 
     def encode(
-        self, tokens: Int[Array, "b s"], *, mask: Bool[Array, "b s"] | None = None
+        self,
+        tokens: Int[Array, "b s"],
+        deterministic: bool | None = None,
+        *,
+        mask: Bool[Array, "b s"] | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b s d"]:
         """Computes the encoder's final hidden states.
 
         Args:
           tokens: the input, (b, s), integers in [0, v).
+          deterministic: whether dropout is off, as in `__call__`.
           mask: (b, s), True at real tokens; None for no padding.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Hidden states (b, s, d).
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
+        rate = self.config.block.highest_dropout_rate
+        key = self.key_of_call(rate, deterministic, rngs, dropout_key)
         positions = jnp.arange(tokens.shape[1])
         bias = self.encoder.bias(positions, positions, causal=False)
-        layers, x = self.encoder.layers, self._embed(tokens)
-        x, _ = apply_layers(layers, x, mask=mask, bias=bias, scan=self.config.scan_layers)
+        x, _ = apply_layers(
+            self.encoder.layers,
+            self._embed(tokens),
+            mask=mask,
+            bias=bias,
+            deterministic=key is None,
+            dropout_key=key,
+            scan=self.config.scan_layers,
+        )
         return self.encoder.final_norm(x)
 
     def project_kv(
@@ -238,7 +274,7 @@ class EncoderDecoder(nnx.Module):
         *,
         mask: Bool[Array, "b s"] | None = None,
     ) -> DecoderCache:
-        """Encodes the input and makes a cache for `decode`.
+        """Encodes the input and makes a cache for `decode`; dropout is off.
 
         Args:
           tokens: the input, (b, s), integers in [0, v).
@@ -248,12 +284,12 @@ class EncoderDecoder(nnx.Module):
           A cache with no output in it yet.
         """
         own = empty_cache(self.decoder.layers, tokens.shape[0], length)
-        return DecoderCache(own, self.project_kv(self.encode(tokens, mask=mask), mask=mask))
+        return DecoderCache(own, self.project_kv(self.encode(tokens, True, mask=mask), mask=mask))
 
     def decode(
         self, tokens: Int[Array, "b t"], cache: DecoderCache
     ) -> tuple[Float[Array, "b t v"], DecoderCache]:
-        """Computes the logits of the next t tokens of output.
+        """Computes the logits of the next t tokens of output; dropout is off.
 
         Args:
           tokens: (b, t), integers in [0, v).

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from operator import mul
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.axes import Axes, DotGeneral, flatten_tokens, matmul
+from gelu_jax.nn.axes import Axes, DotGeneral, Precision, flatten_tokens, matmul
 from gelu_jax.nn.branches import LearnedBranch
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
 from gelu_jax.nn.norm import Norm, NormConfig
@@ -43,7 +43,6 @@ from gelu_jax.nn.variants import (
     variant_problems,
 )
 
-Precision = Literal["default", "high", "highest"]
 Rounding = Literal["once", "hf"]
 
 
@@ -275,8 +274,7 @@ class FeedForwardConfig:
         )
         yield from variant_problems(self.variant)
         yield from init_problems(self.init_std, self.kernel_init)
-        if self.precision is not None:
-            yield from checks.one_of(get_args(Precision), precision=self.precision)
+        yield from checks.precision(self.precision)
 
     @property
     def output_width(self) -> int:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, matmul, with_sharding_constraint
-from gelu_jax.nn.dropout import Rngs, Stochastic
+from gelu_jax.nn.dropout import Rngs, Stochastic, split_key
 from gelu_jax.nn.feed_forward import FeedForwardConfig, HiddenLayer
 from gelu_jax.nn.parameters import (
     add_bias,
@@ -153,9 +153,8 @@ class MLP(Stochastic):
         """
         c, n = self.config, self.config.num_layers
         dropout_key = self.key_of_call(c.dropout_rate, deterministic, rngs, dropout_key)
-        keys = [None] * n if dropout_key is None else jax.random.split(dropout_key, n)
         h = self.flatten(x)
-        for layer, key in zip(self.layers, keys, strict=True):
+        for layer, key in zip(self.layers, split_key(dropout_key, n), strict=True):
             # Constrained at every layer: left to itself, XLA (jax 0.12, CPU) computes a wrong
             # gradient where a mesh shards the kernels along both axes.
             h = layer(with_sharding_constraint(h, "b d"), key is None, dropout_key=key)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.spmd import add_axis
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.nn.attention import Cache, LayerValues
 from gelu_jax.nn.axes import with_sharding_constraint
@@ -116,6 +116,7 @@ def apply_layers(
     cache: Cache | None = None,
     *,
     mask: Bool[Array, "b t"] | None = None,
+    positions: Int[Array, "#b t"] | None = None,
     bias: Float[Array, "#b #h t s"] | None = None,
     memory: Cache | None = None,
     values: LayerValues | None = None,
@@ -130,6 +131,7 @@ def apply_layers(
       x: residual stream, (b, t, d).
       cache: keys and values of earlier tokens, with a leading layer axis; None for none.
       mask: (b, t), True at real tokens, False at padding; None for no padding.
+      positions: of the tokens, as in `Attention.attend`.
       bias: added to the scores of every self-attention, (b or 1, h or 1, t, s).
       memory: keys and values of the encoder's output for every cross-attention, with a leading
         layer axis; None where the blocks have none.
@@ -144,7 +146,8 @@ def apply_layers(
     """
     num_layers = layers.attention.w_query.shape[0]
     keys = None if dropout_key is None else jax.random.split(dropout_key, num_layers)
-    context: dict[str, Any] = {"mask": mask, "bias": bias, "deterministic": deterministic}
+    context: dict[str, Any] = {"mask": mask, "positions": positions, "bias": bias}
+    context["deterministic"] = deterministic
 
     def layer(x: Array, inputs: tuple[Block, Cache | None, Any, Any, Array | None]):
         block, cache, memory, own, key = inputs

@@ -163,6 +163,7 @@ class Transformer(Stochastic):
         deterministic: bool | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
         rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t v"]:
@@ -173,6 +174,8 @@ class Transformer(Stochastic):
           deterministic: whether dropout is off; None for what `nnx.Module.train` and
             `nnx.Module.eval` set last, and on in a new module.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: learned and rotary ones, (b or 1, t); None for the number of real tokens
+            before each. Who sees whom is a matter of order, whatever they are.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout.
         Returns:
@@ -185,13 +188,14 @@ class Transformer(Stochastic):
             "rngs": rngs,
             "dropout_key": dropout_key,
         }
-        return self.logits(self.hidden(tokens, mask=mask, **dropout))
+        return self.logits(self.hidden(tokens, mask=mask, positions=positions, **dropout))
 
     def hidden(
         self,
         tokens: Int[Array, "b t"],
         *,
         mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
         deterministic: bool | None = None,
         rngs: Rngs | None = None,
@@ -202,6 +206,7 @@ class Transformer(Stochastic):
         Args:
           tokens: (b, t), integers in [0, v).
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: of the tokens, as in `__call__`.
           token_types: (b, t), segment types; None for type 0 throughout.
           deterministic: whether dropout is off, as in `__call__`.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
@@ -212,6 +217,7 @@ class Transformer(Stochastic):
           ValueError: dropout is on, and there is no key.
         """
         inputs: dict[str, Any] = {"mask": mask, "token_types": token_types}
+        inputs["positions"] = positions
         dropout: dict[str, Any] = {
             "deterministic": deterministic,
             "rngs": rngs,
@@ -225,6 +231,7 @@ class Transformer(Stochastic):
         cache: Cache,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
     ) -> tuple[Float[Array, "b t v"], Cache]:
         """Computes the logits of the next t tokens: a prompt, or one token; dropout is off.
 
@@ -232,6 +239,7 @@ class Transformer(Stochastic):
           tokens: (b, t), integers in [0, v).
           cache: keys and values of the tokens before them, as `empty_cache` or this method made it.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: of the tokens, as in `__call__`.
         Returns:
           Logits (b, t, v) in float32, and the cache with the t tokens added.
         """
@@ -239,7 +247,8 @@ class Transformer(Stochastic):
             reason = "tokens cannot be generated where each sees those that follow it"
             raise ConfigError([Problem("causal", False, reason)])
         x = self.embed(tokens)
-        hidden, cache = self.apply_layers(x, cache, mask=mask, deterministic=True)
+        place: dict[str, Any] = {"mask": mask, "positions": positions}
+        hidden, cache = self.apply_layers(x, cache, **place, deterministic=True)
         return self.logits(hidden), cache
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
@@ -283,6 +292,7 @@ class Transformer(Stochastic):
         cache: Cache | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
         deterministic: bool | None = None,
         rngs: Rngs | None = None,
@@ -294,6 +304,7 @@ class Transformer(Stochastic):
           embeddings: (b, t, d), as `embed` returns them.
           cache: keys and values of earlier tokens; None for none.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: of the tokens, as in `__call__`.
           token_types: (b, t), segment types; None for type 0 throughout.
           deterministic: whether dropout is off, as in `__call__`.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
@@ -306,12 +317,13 @@ class Transformer(Stochastic):
         """
         c = self.config
         key = self.key_of_call(c.block.highest_dropout_rate, deterministic, rngs, dropout_key)
-        x = self.block_input(embeddings, cache, mask=mask, token_types=token_types)
+        place: dict[str, Any] = {"mask": mask, "positions": positions}
+        x = self.block_input(embeddings, cache, **place, token_types=token_types)
         x, cache = apply_layers(
             self.layers,
             x,
             cache,
-            mask=mask,
+            **place,
             bias=self._bias(x.shape[1]),
             values=layer_values(c.pattern, c.num_layers, c.block.attention.head_size),
             deterministic=key is None,
@@ -356,6 +368,7 @@ class Transformer(Stochastic):
         cache: Cache | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t d"]:
         """The input of the first block: learned positions and token types added, normed.
@@ -364,20 +377,22 @@ class Transformer(Stochastic):
           embeddings: (b, t, d), as `embed` returns them.
           cache: keys and values of earlier tokens; None for none.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: of the tokens, as in `__call__`.
           token_types: (b, t), segment types; None for type 0 throughout.
         Returns:
           An array (b, t, d) of ``config.dtype``.
         Raises:
           ConfigError: the model has no positions for so many tokens.
         """
-        if mask is None:  # which may leave fewer tokens than there are
+        if mask is None and positions is None:  # either may say less than there are tokens
             check(self._too_long(embeddings.shape[1]))
         dtype = self.config.dtype
         x = embeddings.astype(dtype)
         if self.positions is not None:
-            earlier = None if cache is None else cache.mask[0]
-            positions = token_positions(x.shape[1], mask, earlier) + self.config.position_offset
-            x = x + self._rows(self.positions, "t", positions)
+            if positions is None:
+                earlier = None if cache is None else cache.mask[0]
+                positions = token_positions(x.shape[1], mask, earlier)
+            x = x + self._rows(self.positions, "t", positions + self.config.position_offset)
         if self.token_types is not None:
             types = 0 if token_types is None else token_types
             x = add_bias(x, take_rows(cast(self.token_types, dtype), jnp.asarray(types)))

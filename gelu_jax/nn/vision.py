@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.block import BlockConfig
+from gelu_jax.nn.dropout import Rngs, Stochastic
 from gelu_jax.nn.linear import linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import add_bias, cast, constant, kernel
@@ -95,7 +96,7 @@ class VisionConfig:
         return (self.image_size // self.patch_size) ** 2
 
 
-class VisionTransformer(nnx.Module):
+class VisionTransformer(Stochastic):
     """The stack as an NNX module.
 
     Parameters: ``w_patch`` (p, p, c, d); ``b_patch`` (d,), or None; ``class_token`` (d,);
@@ -127,29 +128,58 @@ class VisionTransformer(nnx.Module):
         self.embedding_norm = Norm(c.block.norm, rngs=rngs) if c.embedding_norm else None
         self.final_norm = Norm(c.block.norm, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "b y x c"]) -> Float[Array, "b n d"]:
+    def __call__(
+        self,
+        images: Float[Array, "b y x c"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b n d"]:
         """Computes the hidden states after the final norm.
 
         Args:
           images: (b, height, width, channels).
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Hidden states (b, 1 + n, d): the class token's, then the patches'.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        return self.final_norm(self.hidden(images))
+        return self.final_norm(
+            self.hidden(images, deterministic, rngs=rngs, dropout_key=dropout_key)
+        )
 
     def hidden(
-        self, images: Float[Array, "b y x c"], *, num_layers: int | None = None
+        self,
+        images: Float[Array, "b y x c"],
+        deterministic: bool | None = None,
+        *,
+        num_layers: int | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b n d"]:
         """Computes hidden states before the final norm.
 
         Args:
           images: (b, height, width, channels).
+          deterministic: whether dropout is off, as in `__call__`.
           num_layers: number of layers to apply, from the first on; None applies all.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Hidden states (b, 1 + n, d): the class token's, then the patches'.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
+        c = self.config
+        key = self.key_of_call(c.block.highest_dropout_rate, deterministic, rngs, dropout_key)
         layers = self.layers if num_layers is None else first_layers(self.layers, num_layers)
-        return apply_layers(layers, self._embed(images), scan=self.config.scan_layers)[0]
+        drop: dict[str, Any] = {"deterministic": key is None, "dropout_key": key}
+        return apply_layers(layers, self._embed(images), scan=c.scan_layers, **drop)[0]
 
     def _embed(self, images: Array) -> Array:
         c = self.config
@@ -199,15 +229,28 @@ class VisionEncoder(nnx.Module):
         self.pooler = linear_head(v, v.block.d_model, rngs=rngs) if config.pooler else None
         self.classifier = None if classes is None else linear_head(v, classes, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "b y x c"]) -> Float[Array, "b n d"]:
+    def __call__(
+        self,
+        images: Float[Array, "b y x c"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b n d"]:
         """Computes the final hidden states.
 
         Args:
           images: (b, height, width, channels).
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Hidden states (b, 1 + n, d): the class token's, then the patches'.
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
-        return self.vision(images)
+        return self.vision(images, deterministic, rngs=rngs, dropout_key=dropout_key)
 
     def pool(self, hidden: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         """Pools the class token's state: tanh(h₀ W + b).

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
+from gelu_jax.nn.dropout import Rngs, Stochastic, split_key
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig, HiddenLayer
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.variants import Variant, variant_problems
@@ -94,7 +95,7 @@ class Projector(FeedForward):
         self._init_output(config, rngs)
 
 
-class VisionLanguage(nnx.Module):
+class VisionLanguage(Stochastic):
     """The model as an NNX module.
 
     Each image needs ``config.patches`` image tokens in the text, in order. Under `jax.jit` that is
@@ -114,22 +115,34 @@ class VisionLanguage(nnx.Module):
     def __call__(
         self,
         tokens: Int[Array, "b t"],
+        deterministic: bool | None = None,
         *,
         images: Float[Array, "n y x c"] | None = None,
         mask: Bool[Array, "b t"] | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t v"]:
         """Computes the logits of text with images in it.
 
         Args:
           tokens: (b, t), integers in [0, v), image tokens among them.
+          deterministic: whether dropout is off; None for what `nnx.Module.train` and
+            `nnx.Module.eval` set last, and on in a new module.
           images: (n, height, width, channels), in the order of their tokens; None for none.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Logits (b, t, v) in float32.
         Raises:
-          ValueError: the number of image tokens does not fit the images (not under `jax.jit`).
+          ValueError: the number of image tokens does not fit the images (not under `jax.jit`); or
+            dropout is on, and there is no key.
         """
-        hidden, _ = self.language.apply_layers(self.embed(tokens, images), mask=mask)
+        key = self.key_of_call(self._highest_dropout_rate, deterministic, rngs, dropout_key)
+        off, (of_images, of_text) = key is None, split_key(key, 2)
+        embeddings = self.embed(tokens, images, off, dropout_key=of_images)
+        drop: dict[str, Any] = {"deterministic": off, "dropout_key": of_text}
+        hidden, _ = self.language.apply_layers(embeddings, mask=mask, **drop)
         return self.language.logits(hidden)
 
     def decode(
@@ -140,7 +153,7 @@ class VisionLanguage(nnx.Module):
         images: Float[Array, "n y x c"] | None = None,
         mask: Bool[Array, "b t"] | None = None,
     ) -> tuple[Float[Array, "b t v"], Cache]:
-        """Computes the logits of the next t tokens.
+        """Computes the logits of the next t tokens; dropout is off.
 
         Args:
           tokens: (b, t), integers in [0, v); image tokens in the prompt alone.
@@ -152,7 +165,7 @@ class VisionLanguage(nnx.Module):
         Raises:
           ValueError: the number of image tokens does not fit the images (not under `jax.jit`).
         """
-        embeddings = self.embed(tokens, images)
+        embeddings = self.embed(tokens, images, True)
         hidden, cache = self.language.apply_layers(embeddings, cache, mask=mask, deterministic=True)
         return self.language.logits(hidden), cache
 
@@ -167,18 +180,33 @@ class VisionLanguage(nnx.Module):
         """
         return self.language.empty_cache(batch_size, length)
 
+    @property
+    def _highest_dropout_rate(self) -> float:
+        blocks = self.config.language.block, self.config.vision.block
+        return max(block.highest_dropout_rate for block in blocks)
+
     def embed(
-        self, tokens: Int[Array, "b t"], images: Float[Array, "n y x c"] | None = None
+        self,
+        tokens: Int[Array, "b t"],
+        images: Float[Array, "n y x c"] | None = None,
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
         """Embeds text and images: each image token becomes a projected patch.
 
         Args:
           tokens: (b, t), integers in [0, v).
           images: (n, height, width, channels), in the order of their tokens; None for none.
+          deterministic: whether dropout is off in the image encoder, as in `__call__`.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Embeddings (b, t, d).
         Raises:
-          ValueError: the number of image tokens does not fit the images (not under `jax.jit`).
+          ValueError: the number of image tokens does not fit the images (not under `jax.jit`); or
+            dropout is on, and there is no key.
         """
         embeddings = self.language.embed(tokens)
         if images is None:
@@ -187,20 +215,34 @@ class VisionLanguage(nnx.Module):
         is_patch = tokens == self.config.image_token
         if images.shape[0] == 0:
             return embeddings
-        patches = jax.lax.collapse(self.project(images), 0, 2)
+        patches = self.project(images, deterministic, rngs=rngs, dropout_key=dropout_key)
+        patches = jax.lax.collapse(patches, 0, 2)
         index = (jnp.cumsum(is_patch) - 1).reshape(is_patch.shape)
         return jnp.where(is_patch[..., None], patches[index].astype(embeddings.dtype), embeddings)
 
-    def project(self, images: Float[Array, "n y x c"]) -> Float[Array, "n p d"]:
+    def project(
+        self,
+        images: Float[Array, "n y x c"],
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "n p d"]:
         """Encodes images and projects their patches to the language model's width.
 
         Args:
           images: (n, height, width, channels).
+          deterministic: whether dropout is off, as in `__call__`.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
         Returns:
           Embeddings (n, p, d).
+        Raises:
+          ValueError: dropout is on, and there is no key.
         """
         c = self.config
-        patches = self.vision.hidden(images, num_layers=c.vision_layers)
+        drop: dict[str, Any] = {"rngs": rngs, "dropout_key": dropout_key}
+        patches = self.vision.hidden(images, deterministic, num_layers=c.vision_layers, **drop)
         return self.projector(patches if c.class_token else patches[:, 1:])
 
     def check_images(self, tokens: Int[Array, "b t"], images: Float[Array, "n y x c"]) -> None:

@@ -1,14 +1,17 @@
+import dataclasses
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from random_models import random_arrays, random_model
 
 import gelu_jax as gj
 from gelu_jax.nn import blockwise
-from gelu_jax.nn.attention import attention
+from gelu_jax.nn.attention import QKNormConfig, attention
+from gelu_jax.nn.stack import LayerKind
 from gelu_jax.training.flops import products
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
@@ -270,6 +273,7 @@ def test_rotary_depends_on_distance_alone():
     assert abs(near - (rotate(q, 3) * rotate(k, 2)).sum()) > 1e-2
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
@@ -280,6 +284,17 @@ def test_rotary_depends_on_distance_alone():
         ),
         ({"num_heads": 0}, "num_heads = 0: must be above 0"),
         ({"num_heads": 4, "window": -1}, "window = -1: must be above 0"),
+        ({"num_heads": 4, "value_head_dim": 0}, "value_head_dim = 0: must be above 0"),
+        ({"num_heads": 4, "dropout_rate": 1.0}, "dropout_rate = 1.0: must lie in [0, 1)"),
+        (
+            {"num_heads": 4, "cache_dtype": "int8"},
+            "cache_dtype = 'int8': unknown; choose from bfloat16, float16, float32, float64, "
+            "float8_e4m3fn, float8_e5m2",
+        ),
+        (
+            {"num_heads": 4, "precision": "hihg"},
+            "precision = 'hihg': unknown; did you mean high, highest?",
+        ),
         (
             {"num_heads": 4, "dtype": "bfloat17"},
             "dtype = 'bfloat17': not a floating dtype; did you mean bfloat16, float16, float64?",
@@ -290,3 +305,181 @@ def test_bad_configs_name_the_field_the_value_and_the_nearest(fields, line):
     with pytest.raises(gj.ConfigError) as error:
         gj.AttentionConfig(d_model=16, **fields)
     assert str(error.value).splitlines()[0] == line
+
+
+def dropped_weights(blocks, rate, key, t):
+    """The factor of each weight, drawn as the module says: a key for each block of queries."""
+    size = -(-t // blocks)
+    keep = [jax.random.bernoulli(jax.random.fold_in(key, i), 1 - rate, (2, 2, 2, size, t))
+            for i in range(blocks)]  # fmt: skip
+    return jnp.concatenate(keep, -2)[..., :t, :].reshape(2, 4, t, t) / (1 - rate)
+
+
+@pytest.mark.parametrize(("block", "blocks"), [(128, 1), (4, 3)])
+def test_dropout_of_the_softmax_and_its_gradient(monkeypatch, block, blocks):
+    """Beside all scores at once, times the same factors: the backward pass draws them again."""
+    monkeypatch.setattr(blockwise, "BLOCK", block)
+    arrays = random_arrays((2, 10, 4, 8), (2, 10, 2, 8), (2, 10, 2, 6))
+    key, rate = jax.random.key(3), 0.4
+    factors = dropped_weights(blocks, rate, key, 10)
+
+    def whole(q, k, v):
+        k, v = jnp.repeat(k, 2, 2), jnp.repeat(v, 2, 2)
+        scores = jnp.einsum("bthk,bshk->bhts", q, k) / 8**0.5
+        return jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(scores) * factors, v)
+
+    def loss(f, *arrays):
+        y = f(*arrays)
+        return jnp.vdot(y, jnp.sin(jnp.arange(y.size)).reshape(y.shape)), y
+
+    drop = partial(attention, causal=False, dropout_rate=rate, dropout_key=key)
+    (_, y), gradients = jax.jit(jax.value_and_grad(partial(loss, drop), (0, 1, 2), True))(*arrays)
+    (_, expected), others = jax.jit(jax.value_and_grad(partial(loss, whole), (0, 1, 2), True))(
+        *arrays
+    )
+    np.testing.assert_allclose(y, expected, atol=2e-6)
+    for gradient, other in zip(gradients, others, strict=True):
+        np.testing.assert_allclose(gradient, other, atol=5e-6)
+
+
+def test_dropout_keeps_no_masks():
+    """From 1k to 8k tokens at most 5 % beyond what is linear, as without dropout."""
+    drop = {"dropout_rate": 0.1, "dropout_key": jax.random.key(0)}
+    assert temporary_bytes(8192, **drop) <= 8 * 1.05 * temporary_bytes(1024, **drop)
+
+
+def test_a_layer_with_dropout_is_called_as_the_others_are():
+    config = gj.AttentionConfig(16, num_heads=2, dropout_rate=0.5)
+    layer = random_model(gj.Attention, config)
+    (x,) = random_arrays((2, 5, 16))
+    off = random_model(gj.Attention, gj.AttentionConfig(16, num_heads=2))(x)
+    np.testing.assert_array_equal(layer(x, deterministic=True), off)
+    dropped = layer(x, dropout_key=jax.random.key(1))
+    np.testing.assert_array_equal(dropped, layer(x, rngs=jax.random.key(1)))
+    assert jnp.abs(dropped - off).max() > 0.05
+    memory = layer.project_kv(x)
+    for call in (layer, layer.attend, partial(layer.cross_attend, memory=memory)):
+        with pytest.raises(ValueError, match=r"dropout_rate = 0.5: training needs a key"):
+            call(x)
+    one, other = (layer.cross_attend(x, memory, dropout_key=jax.random.key(i)) for i in (1, 2))
+    assert jnp.abs(one - other).max() > 0.05
+
+
+def test_values_of_a_size_of_their_own():
+    """Beside the plain formula, and through the cache; with the fan of the output's kernel."""
+    config = gj.AttentionConfig(16, num_heads=4, num_kv_heads=2, value_head_dim=6, use_bias=True)
+    layer = random_model(gj.Attention, config)
+    assert layer.w_value.shape == (16, 2, 6)
+    assert layer.w_out.shape == (4, 6, 16)
+    (x,) = random_arrays((2, 9, 16))
+    q, k, v = (
+        jnp.einsum("btd,dhk->bthk", x, w[...]) + b[...]
+        for w, b in ((layer.w_query, layer.b_query), (layer.w_key, layer.b_key),
+                     (layer.w_value, layer.b_value))
+    )  # fmt: skip
+    mixed = jax.jit(partial(whole_scores, causal=True, window=None, mask=True, bias=0.0))(q, k, v)
+    expected = jnp.einsum("bthk,hkd->btd", mixed, layer.w_out[...]) + layer.b_out[...]
+    np.testing.assert_allclose(layer(x), expected, atol=5e-6)
+    _, cache = layer.attend(x[:, :5], layer.empty_cache(2, 9))
+    assert (cache.keys.shape[-1], cache.values.shape[-1]) == (4, 6)
+    np.testing.assert_allclose(layer.attend(x[:, 5:], cache)[0], expected[:, 5:], atol=5e-6)
+    started = gj.Attention(gj.AttentionConfig(64, 8, value_head_dim=128), rngs=nnx.Rngs(0))
+    np.testing.assert_allclose(started.w_out[...].std(), (8 * 128) ** -0.5, rtol=0.05)
+
+
+@pytest.mark.parametrize("in_pattern", [False, True])
+def test_positions_are_the_callers(in_pattern):
+    """Two texts packed into a row, learned and rotary positions: the second begins anew.
+
+    A window of 3 lets its first two tokens see the text before; the others are as alone.
+    """
+    kind = {"window": 3, "rotary": gj.RotaryConfig()}
+    attention = gj.AttentionConfig(16, 2, **({} if in_pattern else kind))
+    block = gj.BlockConfig(gj.NormConfig(16), attention, gj.FeedForwardConfig(16, 8))
+    pattern = (LayerKind(**kind),) if in_pattern else ()
+    stack = gj.TransformerConfig(11, 1, block, max_positions=8, pattern=pattern)
+    model = random_model(gj.Transformer, stack)
+    tokens, positions = jnp.arange(1, 11)[None], jnp.tile(jnp.arange(5), 2)[None]
+
+    @jax.jit
+    def every_way(model):
+        first, cache = model.decode(
+            tokens[:, :4], model.empty_cache(1, 8), positions=positions[:, :4]
+        )
+        later, _ = model.decode(tokens[:, 4:8], cache, positions=positions[:, 4:8])
+        packed, decoded = model(tokens, positions=positions), jnp.concatenate([first, later], 1)
+        return packed, decoded, model(tokens[:, 5:]), model(tokens[:, :8])
+
+    packed, decoded, alone, counted = every_way(model)
+    np.testing.assert_allclose(packed[:, 7:], alone[:, 2:], atol=1e-5)
+    np.testing.assert_allclose(decoded, packed[:, :8], atol=1e-5)
+    np.testing.assert_allclose(counted[:, :5], packed[:, :5], atol=1e-5)
+    assert jnp.abs(counted[:, 5:] - packed[:, 5:8]).max() > 1e-2
+
+
+def test_positions_shift_nothing_but_their_own():
+    """Rotary positions say how far tokens are apart: the same distances give the same result."""
+    layer = random_model(gj.Attention, gj.AttentionConfig(16, 2, rotary=gj.RotaryConfig()))
+    (x,) = random_arrays((2, 5, 16))
+    moved = layer(x, positions=jnp.arange(5)[None] + jnp.array([[7], [100]]))
+    np.testing.assert_allclose(moved, layer(x), atol=2e-5)
+    spread = layer(x, positions=3 * jnp.arange(5)[None])
+    assert jnp.abs(spread - layer(x)).max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"), [("bfloat16", 2**-7), ("float16", 2**-9), ("float8_e4m3fn", 2**-3)]
+)
+def test_a_cache_in_another_dtype(dtype, bound):
+    """Every entry is the nearest of its dtype, also beyond its range; the output stays near."""
+    layer = random_model(gj.Attention, gj.AttentionConfig(16, 2, cache_dtype=dtype))
+    (x,) = random_arrays((2, 5, 16))
+    y, cache = layer.attend(x, layer.empty_cache(2, 6))
+    assert cache.keys.dtype == cache.values.dtype == dtype
+    exact = layer.project_kv(x)
+    np.testing.assert_array_equal(cache.keys[:, :5], exact.keys.astype(dtype))
+    np.testing.assert_array_equal(cache.values[:, :5], exact.values.astype(dtype))
+    assert 0 < jnp.abs(y - layer(x)).max() < bound * jnp.abs(layer(x)).max()
+    far = 1e6 * x
+    _, cache = layer.attend(far, layer.empty_cache(2, 6))
+    assert jnp.isfinite(cache.values.astype(jnp.float32)).all()
+
+
+def test_a_stack_decodes_from_a_narrow_cache():
+    block = gj.BlockConfig(
+        gj.NormConfig(16), gj.AttentionConfig(16, 2, cache_dtype="bfloat16"),
+        gj.FeedForwardConfig(16, 8),
+    )  # fmt: skip
+    model = random_model(gj.Transformer, gj.TransformerConfig(11, 2, block))
+    cache = model.empty_cache(1, 6)
+    assert cache.keys.dtype == jnp.bfloat16
+    logits, cache = jax.jit(lambda m, c: m.decode(jnp.array([[1, 2, 3, 4]]), c))(model, cache)
+    expected = model(jnp.array([[1, 2, 3, 4]]))
+    assert cache.keys.dtype == jnp.bfloat16
+    assert 0 < jnp.abs(logits - expected).max() < 0.05 * jnp.abs(expected).max()
+
+
+def test_precision_and_dot_general_reach_the_products():
+    """`precision` all six, `dot_general` those with the four kernels."""
+    config = gj.AttentionConfig(16, num_heads=2, precision="highest", qk_norm=QKNormConfig())
+    x = jnp.ones((1, 3, 16))
+    layer = random_model(gj.Attention, config)
+    counted = str(jax.make_jaxpr(lambda m, x: m(x))(layer, x))
+    assert counted.count("dot_general[") == counted.count("Precision.HIGHEST, Precision.HIGHEST")
+    assert counted.count("dot_general[") == 6
+
+    calls = []
+
+    def half(x, w, dimensions, precision=None):
+        calls.append((w.shape, dimensions, precision))
+        return jax.lax.dot_general(x, w, dimensions, precision) / 2
+
+    replaced = random_model(gj.Attention, dataclasses.replace(config, dot_general=half))
+    y = replaced(x)
+    contract = ((1,), (0,)), ((), ())
+    shape = (16, 2, 8)
+    assert calls == [(shape, contract, "highest")] * 3 + [
+        ((2, 8, 16), (((1, 2), (0, 1)), ((), ())), "highest")
+    ]
+    # q and k are normed, v and the output halved once each
+    np.testing.assert_allclose(y, layer(x) / 4, atol=1e-6)
