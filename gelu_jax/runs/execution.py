@@ -348,6 +348,7 @@ _ADDED: dict[str, tuple[object, ...]] = {
     "ema_decay": (None,),
     "keep_best": (False,),
     "start": (None,),
+    "documents": ("joined",),
     "validation_fraction": (None,),
 }
 

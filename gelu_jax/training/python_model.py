@@ -12,12 +12,13 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen, nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from gelu_jax.errors import Problem
 from gelu_jax.importing import reference, resolve
+from gelu_jax.training.data.dataset import Weighted
+from gelu_jax.training.loss import cross_entropy
 from gelu_jax.training.python import (
     Python,
     blamed,
@@ -44,7 +45,8 @@ class PythonModel(Python):
     switched by ``module.train()`` and ``module.eval()``.
 
     By default the outputs are logits (..., classes), and the loss the cross-entropy of the integer
-    targets.
+    targets. Where the data keep documents separate, the inputs are a pair (tokens, segment_ids),
+    and the targets a pair (labels, weights).
 
     Attributes:
       loss: ``module:function``, or the function itself: ``loss(model, inputs, targets)`` returns
@@ -393,19 +395,19 @@ class _Pair(Definition):
 
 
 def _cross_entropy(logits: Any, targets: Any) -> tuple[Array, Array]:
-    dtypes = [getattr(x, "dtype", type(x).__name__) for x in (logits, targets)]
+    labels = targets.labels if isinstance(targets, Weighted) else targets
+    dtypes = [getattr(x, "dtype", type(x).__name__) for x in (logits, labels)]
     floating = jnp.issubdtype(dtypes[0], jnp.floating) if hasattr(logits, "dtype") else False
-    integer = hasattr(targets, "dtype") and jnp.issubdtype(dtypes[1], jnp.integer)
-    if not floating or not integer or logits.shape[:-1] != targets.shape:
+    integer = hasattr(labels, "dtype") and jnp.issubdtype(dtypes[1], jnp.integer)
+    if not floating or not integer or logits.shape[:-1] != labels.shape:
         shapes = [
             f"{d}{list(getattr(x, 'shape', ()))}"
-            for d, x in zip(dtypes, (logits, targets), strict=True)
+            for d, x in zip(dtypes, (logits, labels), strict=True)
         ]
         needed = "floating logits (..., classes) and integer targets (...)"
         reason = f"the model gives {shapes[0]} for targets {shapes[1]}; without a loss of its own"
         raise refuse(f"{_FIELD}.loss", f"{reason} it needs {needed}")
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return losses, logits.argmax(-1) == targets
+    return cross_entropy(logits, targets)
 
 
 def _checked(found: Any, size: int, name: object) -> tuple[Array, Array]:

@@ -24,7 +24,9 @@ from gelu_jax.nn import checks
 from gelu_jax.nn.axes import with_sharding_constraint
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.training.data import Batches, DataConfig, Dataset
+from gelu_jax.training.data.dataset import Packed
 from gelu_jax.training.health import health, rounded
+from gelu_jax.training.loss import cross_entropy
 from gelu_jax.training.mesh import (
     MeshConfig,
     make_mesh,
@@ -207,14 +209,14 @@ def init(config: TrainConfig, keys: Keys, inputs: Any = None) -> State:
 
 
 def loss(
-    model: Model, inputs: Array, targets: Int[Array, "..."], dropout_key: Array | None = None
+    model: Model, inputs: Any, targets: Any, dropout_key: Array | None = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The mean of −log p(target), and accuracy, over all targets.
 
     Args:
       model: maps `inputs` to logits (..., classes).
-      inputs: token numbers (b, t), or images (b, height, width, channels).
-      targets: the class of each logit vector.
+      inputs: token numbers (b, t), `Packed`, or images (b, height, width, channels).
+      targets: the class of each logit vector, or `Weighted`.
       dropout_key: draws dropout; None leaves it off.
 
     Returns:
@@ -232,9 +234,11 @@ def _scores(
     if isinstance(model, Network):
         losses, correct, state = model.scores(inputs, targets, dropout_key)
         return losses, correct, replace(model, state=state)
-    logits = model(inputs, dropout_key is None, dropout_key=dropout_key)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return losses, logits.argmax(-1) == targets, model
+    more = {}
+    if isinstance(inputs, Packed):
+        inputs, more = inputs.tokens, {"segment_ids": inputs.segment_ids}
+    logits = model(inputs, dropout_key is None, dropout_key=dropout_key, **more)
+    return *cross_entropy(logits, targets), model
 
 
 def step(
@@ -473,6 +477,8 @@ def _data_problems(config: ModelConfig, data: Dataset) -> Iterator[Problem]:
     model, (inputs, _) = architecture(config), data.validation
     if isinstance(model, PythonModel):
         return
+    if isinstance(inputs, Packed):
+        inputs = inputs.tokens
     if not isinstance(inputs, jax.Array):
         reason = "a model of ours takes one array; for other inputs use kind: python"
         yield Problem("model.kind", model.kind, reason)

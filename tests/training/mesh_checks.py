@@ -111,7 +111,8 @@ def tokens():
     """Ten steps on tokens that are read from the host, in chunks of two steps."""
     row = np.random.default_rng(0).integers(0, 256, 5000).astype(np.uint16)
     held_out = jnp.asarray(row[: 21 * 17].reshape(21, 17))
-    data = TokenData(held_out, Tokens([row[400:]], 256, "x"), 16, DatasetInfo("", "", 0, 0))
+    tokens = Tokens([row[400:]], np.zeros(1, int), 256, "x")
+    data = TokenData(held_out, None, tokens, 16, DatasetInfo("", "", 0, 0))
     stream._CHUNK_BYTES = 2 * 16 * 17 * 2
     found = {}
     for name in (None, "data", "mixed", "two"):

@@ -17,13 +17,23 @@ import datasets
 import jax
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from gelu_jax import cli
 from gelu_jax.errors import ConfigError
 from gelu_jax.runs.execution import Task, execute
 from gelu_jax.training.config import from_dict, write_config
-from gelu_jax.training.data import HuggingFace, TokenData, TokenFiles, load_data, stream, text
+from gelu_jax.training.data import (
+    Files,
+    HuggingFace,
+    TokenData,
+    TokenFiles,
+    load_data,
+    stream,
+    text,
+)
 from gelu_jax.training.data.convert import write_corpus
 from gelu_jax.training.data.corpus import read_corpus
 from gelu_jax.training.data.dataset import DatasetInfo
@@ -105,7 +115,7 @@ def test_it_is_written_the_same_twice_and_says_what_it_holds(folder: Path, tmp_p
     assert facts["dtype"] == "uint16"
     assert facts["end_of_document"] == 0
     opened = read_corpus(str(tmp_path / "deep" / "corpus"))
-    assert [split.documents for split in opened.splits] == [
+    assert [len(split.starts) for split in opened.splits] == [
         facts[name]["documents"] for name in ("train", "validation")
     ]
     assert all(isinstance(split.tokens, np.memmap) for split in opened.splits)
@@ -222,9 +232,9 @@ def test_a_file_of_any_size_is_encoded_in_bounded_memory(folder: Path, tmp_path:
 
 
 def token_data(tokens: np.ndarray, context: int, batch_size: int, pieces: int = 1) -> TokenData:
-    kept = Tokens(np.array_split(tokens, pieces), 2**16, "x")
+    kept = Tokens(np.array_split(tokens, pieces), np.zeros(1, int), 2**16, "x")
     held_out = jax.numpy.zeros((1, context + 1), np.uint16)
-    return TokenData(held_out, kept, batch_size, DatasetInfo("", "", len(tokens), 1))
+    return TokenData(held_out, None, kept, batch_size, DatasetInfo("", "", len(tokens), 1))
 
 
 def batches(data: TokenData, key: jax.Array, steps: range) -> np.ndarray:
@@ -307,7 +317,7 @@ def test_processes_read_their_shares_of_the_same_batches(
     parts = []
     for place in shares(processes):
         shape = jax.ShapeDtypeStruct((5, 24, 9), np.uint16)
-        like = stream.TokenBatches(_with_place(shape, place))
+        like = stream.TokenBatches(_with_place(shape, place), None)
         blocks = data.batches(KEY, range(0, 20, 5), like)
         parts.append(np.concatenate([np.asarray(block.tokens) for block in blocks]))
     assert np.array_equal(np.concatenate(parts, axis=1), whole)
@@ -337,8 +347,8 @@ from gelu_jax.training.data.stream import TokenBatches, TokenData, Tokens
 from gelu_jax.training.mesh import MeshConfig, make_mesh, with_shardings
 
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
-tokens = Tokens([np.arange(5000, dtype=np.uint16)], 2**16, "x")
-data = TokenData(np.zeros((1, 9), np.uint16), tokens, 16, DatasetInfo("", "", 0, 0))
+tokens = Tokens([np.arange(5000, dtype=np.uint16)], np.zeros(1, int), 2**16, "x")
+data = TokenData(np.zeros((1, 9), np.uint16), None, tokens, 16, DatasetInfo("", "", 0, 0))
 key, steps = jax.random.key(0), range(0, 6, 3)
 whole = [np.asarray(block.tokens) for block in data.batches(key, steps, data.abstract_batches(3))]
 held = {}
@@ -626,3 +636,75 @@ def test_text_in_text_out(folder: Path, tmp_path: Path, monkeypatch: Any, capsys
     assert drawn.startswith("def über(")
     own = ["--tokenizer", "corpus/tokenizer.json"]
     assert call("generate", "runs/small", "--prompt", "def über(", "--length", "3", *own) == drawn
+
+
+# --- Separate documents -----------------------------------------------------------------------
+
+
+def apart(lengths: list[int], context: int, batch_size: int) -> TokenData:
+    starts = np.cumsum([0, *lengths])[:-1]
+    tokens = np.arange(sum(lengths), dtype=np.uint16)
+    kept = Tokens(np.array_split(tokens, 3), starts, 2**16, "x")
+    held_out = tokens[None, : context + 1]
+    segments = kept.segment_ids([0], context + 1)
+    info = DatasetInfo("", "", len(tokens), 1)
+    return TokenData(jax.numpy.asarray(held_out), segments, kept, batch_size, info)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(0, 9), min_size=3, max_size=30).filter(lambda x: sum(x) > 12))
+def test_no_token_is_predicted_from_another_document(lengths: list[int]):
+    """Documents of one token and none at all among them."""
+    data = apart(lengths, 8, 4)
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    for block in data.batches(KEY, range(0, 4, 2), data.abstract_batches(2)):
+        for step in (0, 1):
+            (tokens, segments), (labels, weights) = block.batch(KEY, step)
+            own = document[np.asarray(tokens)]
+            same = np.asarray(segments)[:, :, None] == np.asarray(segments)[:, None]
+            assert np.array_equal(same, own[:, :, None] == own[:, None])
+            assert np.array_equal(weights > 0, own == document[np.asarray(labels)])
+            if (weights > 0).any():
+                assert weights.mean() == pytest.approx(1, abs=1e-6)
+            assert len(np.unique(weights[weights > 0])) <= 1
+
+
+def test_a_corpus_knows_its_documents(folder: Path):
+    """The numbers that go along with the tokens, from the files that `tokenize` wrote."""
+    config = TokenFiles(path=str(folder / "corpus"), context=64, documents="separate")
+    data = load_data(config, 4)
+    joined = load_data(replace(config, documents="joined"), 4)
+    assert data.info.hash != joined.info.hash
+    ends = np.cumsum([len(d) for d in documents(folder / "corpus", "train")])
+    block = next(data.batches(KEY, range(0, 8, 8), data.abstract_batches(8)))
+    (same,) = joined.batches(KEY, range(0, 8, 8), joined.abstract_batches(8))
+    assert np.array_equal(block.tokens, same.tokens)
+    ids = np.asarray(block.segment_ids).astype(int)
+    begins = np.flatnonzero(np.diff(ids[0, 0])) + 1
+    row = np.concatenate(documents(folder / "corpus", "train"))
+    places = np.lib.stride_tricks.sliding_window_view(row, 65)[::64]
+    at = 64 * np.flatnonzero((places == np.asarray(block.tokens)[0, 0]).all(1))[0]
+    assert begins.tolist() == [end - at for end in ends if at < end < at + 65]
+    inputs, targets = data.validation
+    assert inputs.segment_ids.shape == inputs.tokens.shape == targets.labels.shape
+
+
+def test_a_dataset_of_hugging_face_knows_its_documents(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(0, 99, n).tolist() for n in rng.integers(0, 40, 200)]
+    datasets.Dataset.from_dict({"input_ids": texts}).save_to_disk(tmp_path / "x")
+    config = HuggingFace(path=str(tmp_path / "x"), vocab_size=99, context=16, documents="separate")
+    data = load_data(config, 2)
+    kept = texts[: len(texts) - round(len(texts) * config.validation_fraction)]
+    assert data.train.starts.tolist() == np.cumsum([0, *map(len, kept)])[:-1].tolist()
+
+
+def test_each_file_is_a_document(tmp_path: Path):
+    for name in "abc":
+        (tmp_path / name).write_text(name * 80)
+    data = load_data(Files(path=str(tmp_path), context=16, documents="separate"), 64)
+    (tokens, segments), (labels, weights) = jax.jit(data.batch)(KEY, 0)
+    same = np.asarray(tokens)[:, :, None] == np.asarray(tokens)[:, None]
+    assert np.array_equal(segments[:, :, None] == segments[:, None], same)
+    assert np.array_equal(weights > 0, tokens == labels)
+    assert (weights == 0).any()

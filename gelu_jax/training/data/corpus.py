@@ -35,11 +35,11 @@ class Split(NamedTuple):
 
     Attributes:
       tokens: mapped from disk.
-      documents: how many there are.
+      starts: where each document begins, int64, mapped from disk.
     """
 
     tokens: np.ndarray
-    documents: int
+    starts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def _open(folder: Path, name: str, split: Mapping[str, Any], dtype: np.dtype[Any
         if (found := (folder / file).stat().st_size) != expected:
             reason = f"{file} holds {found} bytes where {METADATA} says {expected}"
             raise data_error("path", str(folder), reason)
+    starts = np.memmap(folder / f"{name}.documents", "<i8", mode="r")[:-1]
     if tokens == 0:  # an empty file cannot be mapped
-        return Split(np.empty(0, dtype), documents)
-    return Split(np.memmap(folder / f"{name}.bin", dtype, mode="r"), documents)
+        return Split(np.empty(0, dtype), starts)
+    return Split(np.memmap(folder / f"{name}.bin", dtype, mode="r"), starts)

@@ -19,6 +19,7 @@ so that a loop need not know which it trains on:
 | | inputs | targets |
 |---|---|---|
 | bytes, tokens | (b, t) int32 | (b, t) int32, the next one at each place |
+| documents apart | `Packed` | `Weighted` |
 | images | (b, height, width, 1) float32 in [0, 1] | (b,) int32, the label |
 
 Bytes and images are small: the dataset lies on the device, and holds the batches of all steps
@@ -33,7 +34,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import repeat
-from typing import Any, Self, TypeAlias
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,34 @@ import numpy as np
 
 from gelu_jax.errors import ConfigError, Problem
 
-Batch: TypeAlias = tuple[jax.Array, jax.Array]
+Batch: TypeAlias = tuple[Any, Any]
+Documents: TypeAlias = Literal["joined", "separate"]
+"""Whether the documents in a window are one text, or do not see each other."""
+
+
+class Packed(NamedTuple):
+    """Inputs of a language model, of which several documents share a row.
+
+    Attributes:
+      tokens: (b, t), int32.
+      segment_ids: (b, t), int32, the same for two tokens of one document.
+    """
+
+    tokens: jax.Array
+    segment_ids: jax.Array
+
+
+class Weighted(NamedTuple):
+    """Targets that do not all count.
+
+    Attributes:
+      labels: (b, t), int32.
+      weights: (b, t), float32, of each target's loss: 0 where a document ends, and the same for all
+        others, so that the mean of the weights is 1.
+    """
+
+    labels: jax.Array
+    weights: jax.Array
 
 
 @dataclass(frozen=True)
@@ -109,6 +137,7 @@ class Windows:
     """What follows from the held-out windows (n, t + 1) of a language model's data."""
 
     held_out: jax.Array
+    held_out_segments: jax.Array | None
     batch_size: int
 
     @property
@@ -124,20 +153,29 @@ class Windows:
     @property
     def validation(self) -> Batch:
         """Inputs and targets (windows, t)."""
-        return next_token(self.held_out)
+        return next_token(self.held_out, self.held_out_segments)
 
 
-def next_token(windows: jax.Array) -> Batch:
+def next_token(windows: jax.Array, segment_ids: jax.Array | None = None) -> Batch:
     """Splits windows into what a model sees and what it is to predict.
 
     Args:
       windows: integers (..., t + 1).
+      segment_ids: of the same shape, the same for two tokens of one document; None where the
+        documents in a window are one text.
 
     Returns:
-      Inputs and targets (..., t), int32.
+      Inputs and targets (..., t), int32; or `Packed` and `Weighted`, where no token predicts one
+      of another document.
     """
     windows = windows.astype(jnp.int32)
-    return windows[..., :-1], windows[..., 1:]
+    tokens, labels = windows[..., :-1], windows[..., 1:]
+    if segment_ids is None:
+        return tokens, labels
+    segment_ids = segment_ids.astype(jnp.int32)
+    counts = segment_ids[..., :-1] == segment_ids[..., 1:]
+    weights = counts / jnp.maximum(counts.mean(), 1 / counts.size)
+    return Packed(tokens, segment_ids[..., :-1]), Weighted(labels, weights)
 
 
 def num_windows(size: int, context: int) -> int:

@@ -4,9 +4,9 @@ import dataclasses
 import hashlib
 import os
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import ClassVar, Literal, no_type_check
 
@@ -19,6 +19,7 @@ from gelu_jax.nn import checks
 from gelu_jax.training.data.dataset import (
     Batch,
     DatasetInfo,
+    Documents,
     Resident,
     Windows,
     content_hash,
@@ -39,6 +40,7 @@ class _ByteSource:
     context: int = 64
     validation_fraction: float = 0.1
     validation_windows: int = 256
+    documents: Documents = "joined"
     unit: ClassVar[str] = "nats per byte"
 
     def __post_init__(self) -> None:
@@ -58,6 +60,8 @@ class StdlibCorpus(_ByteSource):
       validation_fraction: the share of the bytes that is held out.
       validation_windows: how many windows of the held-out bytes are evaluated, if they hold so
         many; evenly spaced, none overlapping.
+      documents: "joined" for windows of one text, or "separate": a file in a window does not see
+        the one before it, nor is it predicted from it.
       kind: always "stdlib".
     """
 
@@ -73,6 +77,8 @@ class Files(_ByteSource):
       validation_fraction: the share of the bytes that is held out.
       validation_windows: how many windows of the held-out bytes are evaluated, if they hold so
         many; evenly spaced, none overlapping.
+      documents: "joined" for windows of one text, or "separate": a file in a window does not see
+        the one before it, nor is it predicted from it.
       path: one or several files, folders or globs; `**` matches folders at any depth. Of a folder
         every file counts that is not hidden.
       kind: always "files".
@@ -93,12 +99,17 @@ class ByteData(Windows, Resident):
     Attributes:
       train: (n,) uint8.
       held_out: (windows, t + 1) uint8.
+      held_out_segments: (windows, t + 1) int32, the same for two bytes of one file; None where the
+        files are one text.
+      starts: (files,) int32, where each file of `train` begins; None where they are one text.
       batch_size: windows in a step.
       info: what was read.
     """
 
     train: jax.Array
     held_out: jax.Array
+    held_out_segments: jax.Array | None
+    starts: jax.Array | None
     batch_size: int = dataclasses.field(metadata={"static": True})
     info: DatasetInfo = dataclasses.field(metadata={"static": True})
 
@@ -115,16 +126,18 @@ class ByteData(Windows, Resident):
           step: of the run; may be traced.
 
         Returns:
-          Inputs and targets (b, t), int32.
+          Inputs and targets, as `next_token` makes them.
         """
-        starts = jax.random.randint(
+        first = jax.random.randint(
             jax.random.fold_in(key, step),
             (self.batch_size, 1),
             0,
             self.train.size - self.context,
             jnp.int32,
         )
-        return next_token(self.train[starts + jnp.arange(self.context + 1, dtype=jnp.int32)])
+        places = first + jnp.arange(self.context + 1, dtype=jnp.int32)
+        ids = None if self.starts is None else jnp.searchsorted(self.starts, places, side="right")
+        return next_token(self.train[places], ids)
 
 
 def load_stdlib(config: StdlibCorpus, batch_size: int) -> ByteData:
@@ -170,7 +183,8 @@ def _load(
     if size < window:
         few = f"fewer than one window of {window} (context + 1)" if size else "nothing to train on"
         raise data_error(field, value, f"holds {size} bytes, {few}")
-    train, validation = _split(files, config.validation_fraction)
+    splits = _split(files, config.validation_fraction)
+    train, validation = map(b"".join, splits)
     for part, data in (("training", train), ("validation", validation)):
         if len(data) < window:
             reason = f"leaves {len(data)} bytes for {part}, fewer than one window of {window}"
@@ -178,12 +192,22 @@ def _load(
     starts = even_starts(len(validation), config.context, config.validation_windows)
     windows = starts[:, None] + np.arange(window)
     description = f"{len(files)} file{'s' * (len(files) > 1)}, {size} bytes"
+    apart = config.documents == "separate"
+    of_train, of_validation = map(_starts, splits)
+    digest = content_hash(chain(*splits) if apart else (train, validation))
     return ByteData(
         jnp.asarray(np.frombuffer(train, np.uint8)),
         jnp.asarray(np.frombuffer(validation, np.uint8)[windows]),
+        jnp.asarray(np.searchsorted(of_validation, windows, side="right")) if apart else None,
+        jnp.asarray(of_train) if apart else None,
         batch_size,
-        DatasetInfo(description, content_hash([train, validation]), len(train), len(validation)),
+        DatasetInfo(description, digest, len(train), len(validation)),
     )
+
+
+def _starts(files: Sequence[bytes]) -> np.ndarray:
+    """Where each file begins in all of them, one after the other."""
+    return np.cumsum([0, *map(len, files)], dtype=np.int32)[:-1]
 
 
 def _read(field: str, value: object, paths: Mapping[str, Path]) -> dict[str, bytes]:
@@ -197,8 +221,8 @@ def _read(field: str, value: object, paths: Mapping[str, Path]) -> dict[str, byt
         raise data_error(field, error.filename or value, reason) from None
 
 
-def _split(files: Mapping[str, bytes], fraction: float) -> tuple[bytes, bytes]:
-    """Training and validation bytes.
+def _split(files: Mapping[str, bytes], fraction: float) -> tuple[list[bytes], list[bytes]]:
+    """The files that are trained on, and those held out.
 
     Files are held out in the order of their names' SHA-256 while they fit into the fraction: no
     listing order and no random state is involved, and adding a file moves few others. Where whole
@@ -216,7 +240,8 @@ def _split(files: Mapping[str, bytes], fraction: float) -> tuple[bytes, bytes]:
         data[:cut] if name == last else data for name, data in files.items() if name not in held
     ]
     validation = [files[name] for name in files if name in held]
-    return b"".join(train), b"".join([*validation, files[last][cut:]])
+    held_out = [*validation, files[last][cut:]]
+    return [file for file in train if file], [file for file in held_out if file]
 
 
 def _paths(patterns: str | tuple[str, ...]) -> dict[str, Path]:

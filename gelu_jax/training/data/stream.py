@@ -5,7 +5,8 @@ i · context on, so that each token is a target once in an epoch; what is left a
 a window, is not seen. Documents stand one after the other, and a window may run from one into the
 next. Row r of the batch of step s is the window at place s · batch_size + r of one epoch after the
 other, each in an order of its own that grain draws from the key: a run that resumes in the middle
-of an epoch, and a process that reads only its devices' rows, just ask for other places.
+of an epoch, and a process that reads only its devices' rows, just ask for other places. Where
+documents are separate, the number of its document goes along with each token.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, ClassVar, no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +43,13 @@ class Tokens:
 
     Attributes:
       pieces: the row in parts, integers of one dtype.
+      starts: where each document begins in it, ascending.
       vocab_size: no token is this number or greater.
       path: where they come from, for errors.
     """
 
     pieces: Sequence[np.ndarray]
+    starts: np.ndarray
     vocab_size: int
     path: str
 
@@ -81,6 +84,22 @@ class Tokens:
         self._check(found)
         return found.astype(self.dtype, copy=False)
 
+    def segment_ids(self, starts: Sequence[int], length: int) -> np.ndarray:
+        """Tells the documents in windows apart.
+
+        Args:
+          starts: where the windows begin.
+          length: tokens in each.
+
+        Returns:
+          The number of each token's document, from 0 in each window, (len(starts), length), of
+          16 bits where they suffice.
+        """
+        places = np.asarray(starts)[:, None] + np.arange(length)
+        documents = np.searchsorted(self.starts, places, side="right")
+        changes = np.diff(documents, axis=1, prepend=documents[:, :1]) != 0  # by 2 at an empty one
+        return changes.cumsum(1).astype(_segment_dtype(length))
+
     def check(self) -> None:
         """Reads the first 2²⁴ tokens, so that few runs end at one that is not in the vocabulary.
 
@@ -108,6 +127,10 @@ class Tokens:
             out, start, piece = out[len(part) :], start + len(part), piece + 1
 
 
+def _segment_dtype(length: int) -> type[np.unsignedinteger[Any]]:
+    return np.uint16 if length <= 2**16 else np.uint32
+
+
 @no_type_check  # JAX rebuilds it around tracers and avals, which are not arrays
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -116,9 +139,12 @@ class TokenBatches:
 
     Attributes:
       tokens: (n, b, t + 1), unsigned.
+      segment_ids: of the same shape, unsigned, the same for two tokens of one document; None where
+        the documents in a window are one text.
     """
 
     tokens: jax.Array
+    segment_ids: jax.Array | None
 
     def batch(self, key: jax.Array, step: jax.Array | int) -> Batch:
         """Looks up a batch.
@@ -128,11 +154,11 @@ class TokenBatches:
           step: of the run, one of the chunk; may be traced.
 
         Returns:
-          Inputs and targets (b, t), int32.
+          Inputs and targets, as `next_token` makes them.
         """
-        return next_token(
-            jax.lax.dynamic_index_in_dim(self.tokens, step % len(self.tokens), keepdims=False)
-        )
+        at = step % len(self.tokens)
+        chosen = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, at, keepdims=False), self)
+        return next_token(chosen.tokens, chosen.segment_ids)
 
 
 @no_type_check
@@ -143,17 +169,28 @@ class TokenData(Windows):
 
     Attributes:
       held_out: (windows, t + 1), on the device.
+      held_out_segments: (windows, t + 1), the same for two tokens of one document; None where the
+        documents in a window are one text.
       train: on disk.
       batch_size: windows in a step.
       info: what is read.
     """
 
     held_out: jax.Array
+    held_out_segments: jax.Array | None
     train: Tokens = dataclasses.field(metadata={"static": True})
     batch_size: int = dataclasses.field(metadata={"static": True})
     info: DatasetInfo = dataclasses.field(metadata={"static": True})
 
-    axes: ClassVar[Sequence[str]] = ("b t",)
+    @property
+    def axes(self) -> Sequence[str]:
+        """Rows and time, of tokens and of segment numbers."""
+        return ["b t"] * (1 + self.separate)
+
+    @property
+    def separate(self) -> bool:
+        """Whether the documents in a window do not see each other."""
+        return self.held_out_segments is not None
 
     @property
     def num_classes(self) -> int:
@@ -169,12 +206,12 @@ class TokenData(Windows):
         Returns:
           A divisor of `most`.
         """
-        size = math.prod(self.abstract_batches(1).tokens.shape)
-        limit = _CHUNK_BYTES // (size * np.dtype(self.train.dtype).itemsize)
+        of_one = jax.tree.leaves(self.abstract_batches(1))
+        limit = _CHUNK_BYTES // sum(math.prod(x.shape) * x.dtype.itemsize for x in of_one)
         return next((n for n in range(min(most, limit), 1, -1) if most % n == 0), 1)
 
     def abstract_batches(self, steps: int) -> TokenBatches:
-        """Shape and dtype of the batches of a chunk.
+        """Shapes and dtypes of the batches of a chunk.
 
         Args:
           steps: of the chunk.
@@ -184,7 +221,8 @@ class TokenData(Windows):
         """
         shape = steps, self.batch_size, self.context + 1
         tokens: Any = jax.ShapeDtypeStruct(shape, self.train.dtype)
-        return TokenBatches(tokens)
+        ids: Any = jax.ShapeDtypeStruct(shape, _segment_dtype(self.context + 1))
+        return TokenBatches(tokens, ids if self.separate else None)
 
     def batches(self, key: jax.Array, steps: range, abstract: Any) -> Iterator[TokenBatches]:
         """Reads the batches of one chunk after the other, some ahead.
@@ -206,16 +244,18 @@ class TokenData(Windows):
         windows = grain.MapDataset.range(num_windows(len(self.train), self.context))
         order: Any = windows.shuffle(seed=int(jax.random.bits(key))).repeat()
 
-        def read(first: int) -> np.ndarray:
+        def read(first: int) -> tuple[np.ndarray, ...]:
             places = [step * batch_size + row for step in range(first, first + n) for row in rows]
             starts = [int(order[i]) * self.context for i in places]
-            return self.train.windows(starts, length).reshape(n, len(rows), length)
+            readers = (self.train.windows, self.train.segment_ids)[: 1 + self.separate]
+            return tuple(read(starts, length).reshape(n, len(rows), length) for read in readers)
 
         ahead = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_READ_THREADS)
         host = grain.MapDataset.range(steps.start, steps.stop, steps.step).map(read)
         with closing(iter(host.to_iter_dataset(ahead))) as read_ahead:
-            for tokens in read_ahead:
-                yield TokenBatches(_global_array(tokens, rows, shape, sharding))
+            for arrays in read_ahead:
+                tokens, *ids = (_global_array(x, rows, shape, sharding) for x in arrays)
+                yield TokenBatches(tokens, ids[0] if ids else None)
 
 
 def _local_rows(sharding: jax.sharding.Sharding, shape: tuple[int, ...]) -> Sequence[int]:

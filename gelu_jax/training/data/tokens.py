@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +13,7 @@ from gelu_jax.nn import checks
 from gelu_jax.training.data.corpus import find_folder, read_corpus
 from gelu_jax.training.data.dataset import (
     DatasetInfo,
+    Documents,
     content_hash,
     data_error,
     even_starts,
@@ -30,6 +31,7 @@ class _TokenSource:
     path: str
     context: int = 1024
     validation_windows: int = 256
+    documents: Documents = "joined"
     unit: ClassVar[str] = "nats per token"
 
     def __post_init__(self) -> None:
@@ -46,6 +48,8 @@ class TokenFiles(_TokenSource):
       context: tokens that the model sees; a window is one longer, for the last target.
       validation_windows: how many windows of the held-out tokens are evaluated, if they hold so
         many; evenly spaced, none overlapping.
+      documents: "joined" for windows of one text, or "separate": a document in a window does not
+        see the one before it, nor is it predicted from it.
       kind: always "tokens".
     """
 
@@ -64,6 +68,8 @@ class HuggingFace(_TokenSource):
       context: tokens that the model sees; a window is one longer, for the last target.
       validation_windows: how many windows of the held-out tokens are evaluated, if they hold so
         many; evenly spaced, none overlapping.
+      documents: "joined" for windows of one text, or "separate": a document in a window does not
+        see the one before it, nor is it predicted from it.
       vocab_size: of the tokenizer that made the tokens; the dataset does not say it.
       column: the name of the column.
       validation_fraction: the share of the documents of a single split that is held out.
@@ -95,10 +101,10 @@ def load_tokens(config: TokenFiles, batch_size: int) -> TokenData:
     """
     corpus = read_corpus(config.path)
     train, held_out = (
-        Tokens([split.tokens], corpus.vocab_size, config.path) for split in corpus.splits
+        Tokens([split.tokens], split.starts, corpus.vocab_size, config.path)
+        for split in corpus.splits
     )
-    documents = sum(split.documents for split in corpus.splits)
-    return _token_data(config, train, held_out, documents, corpus.hash, batch_size)
+    return _token_data(config, train, held_out, corpus.hash, batch_size)
 
 
 def load_hugging_face(config: HuggingFace, batch_size: int) -> TokenData:
@@ -126,14 +132,12 @@ def load_hugging_face(config: HuggingFace, batch_size: int) -> TokenData:
         reason = f"not a readable dataset: {' '.join(str(error).split())}"
         raise data_error("path", config.path, reason) from None
     splits = _splits(config, saved)
-    train, held_out = (
-        Tokens(list(_pieces(config, split)), config.vocab_size, config.path) for split in splits
-    )
+    train, held_out = (_tokens(config, split) for split in splits)
     # datasets' own fingerprints of the content: hashing the files would mean reading all of them
     parts = [split._fingerprint for split in (saved.values() if _has_splits(saved) else [saved])]
     sizes = f"{config.column} {len(train)} {len(held_out)}"
     digest = content_hash(part.encode() for part in (*parts, sizes))
-    return _token_data(config, train, held_out, sum(map(len, splits)), digest, batch_size)
+    return _token_data(config, train, held_out, digest, batch_size)
 
 
 def _has_splits(saved: Any) -> bool:
@@ -152,8 +156,19 @@ def _splits(config: HuggingFace, saved: Any) -> tuple[Any, Any]:
     return saved["train"], saved[held_out]
 
 
-def _pieces(config: HuggingFace, split: Any) -> Iterator[np.ndarray]:
-    """The tokens of each batch of documents in turn, as they are mapped from the files."""
+def _tokens(config: HuggingFace, split: Any) -> Tokens:
+    found = list(_pieces(config, split))
+    lengths = np.concatenate([[0], *(lengths for _, lengths in found)])
+    starts = np.cumsum(lengths, dtype=np.int64)[: len(split)]
+    return Tokens([tokens for tokens, _ in found], starts, config.vocab_size, config.path)
+
+
+def _pieces(config: HuggingFace, split: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The tokens of each batch of documents in turn, as they are mapped from the files, and how
+    many each document has."""
+    from pyarrow import compute
+
+    count = cast(Any, compute).list_value_length
     if config.column not in split.column_names:
         reason = f"no such column; {nearest(config.column, split.column_names)}"
         raise data_error("column", config.column, reason)
@@ -166,14 +181,13 @@ def _pieces(config: HuggingFace, split: Any) -> Iterator[np.ndarray]:
         if tokens.dtype.kind not in "iu":
             reason = f"holds {column.type}, not lists of integers; tokenize the text first"
             raise data_error("column", config.column, reason)
-        yield tokens
+        yield tokens, count(chunk).fill_null(0).to_numpy(zero_copy_only=False)
 
 
 def _token_data(
     config: TokenFiles | HuggingFace,
     train: Tokens,
     held_out: Tokens,
-    documents: int,
     digest: str,
     batch_size: int,
 ) -> TokenData:
@@ -191,7 +205,12 @@ def _token_data(
     for tokens in (train, held_out):
         tokens.check()
     starts = even_starts(len(held_out), config.context, config.validation_windows)
-    windows = held_out.windows(starts.tolist(), config.context + 1)
+    length, apart = config.context + 1, config.documents == "separate"
+    if apart:  # where documents begin decides what is trained
+        digest = content_hash((digest.encode(), *(s.starts.tobytes() for s in (train, held_out))))
+    windows = held_out.windows(starts.tolist(), length)
+    documents = len(train.starts) + len(held_out.starts)
     described = f"{documents:,} documents, {len(train) + len(held_out):,} tokens"
     info = DatasetInfo(described, digest, len(train), len(held_out))
-    return TokenData(jnp.asarray(windows), train, batch_size, info)
+    ids = jnp.asarray(held_out.segment_ids(starts.tolist(), length)) if apart else None
+    return TokenData(jnp.asarray(windows), ids, train, batch_size, info)
