@@ -75,6 +75,7 @@ def attention(
     window: int | None = None,
     mask: Bool[Array, "#b #h #t s"] | None = None,
     bias: Float[Array, "#b #h #t s"] | None = None,
+    segment_ids: Int[Array, "b t"] | None = None,
     scale: float | None = None,
     soft_cap: float | None = None,
     dropout_rate: float = 0.0,
@@ -94,6 +95,8 @@ def attention(
       window: query i attends to keys with |i − j| < window alone; None for no limit.
       mask: (b or 1, h or 1, t or 1, s), bool, True where a query may attend.
       bias: added to the scores, (b or 1, h or 1, t or 1, s); −∞ where a query may not attend.
+      segment_ids: (b, t), s = t: a query attends to keys of its own segment alone; None for no
+        segments.
       scale: multiplies the scores; None for 1/√k.
       soft_cap: c, which turns the scaled scores s into c·tanh(s/c) (Gemma Team 2024b, section 2);
         None leaves them.
@@ -127,7 +130,7 @@ def attention(
         e = dropout(e, dropout_rate, x.dropout_key).astype(x.value.dtype)
         return (product("bgrts,bgsv->bgrtv", e, x.value) / total).astype(x.value.dtype)
 
-    inputs = _by_groups(query, key, value, mask, bias, dropout_key)
+    inputs = _by_groups(query, key, value, mask, bias, segment_ids, dropout_key)
     y = over_query_blocks(attend, inputs, causal=causal, window=window)
     return _merge_heads(jnp.moveaxis(y, 3, 1))
 
@@ -138,15 +141,19 @@ def _by_groups(
     value: Array,
     mask: Array | None,
     bias: Array | None,
+    segment_ids: Array | None,
     dropout_key: Array | None,
 ) -> Inputs:
     g = key.shape[2]
+    segments = None if segment_ids is None else segment_ids[:, None, None, None]
     return Inputs(
         jnp.moveaxis(_split_heads(query, g), 1, 3),
         jnp.moveaxis(key, 1, 2),
         jnp.moveaxis(value, 1, 2),
         None if mask is None else _by_group(mask, g),
         None if bias is None else _by_group(bias, g),
+        None if segments is None else segments.mT,
+        segments,
         dropout_key,
     )
 
@@ -358,6 +365,7 @@ class Attention(Stochastic):
         *,
         mask: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "#b t"] | None = None,
+        segment_ids: Int[Array, "b t"] | None = None,
         rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
@@ -369,6 +377,7 @@ class Attention(Stochastic):
             `nnx.Module.eval` set last, and on in a new module.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           positions: as in `attend`.
+          segment_ids: as in `attend`.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of the dropout.
         Returns:
@@ -378,6 +387,7 @@ class Attention(Stochastic):
         """
         key = self.key_of_call(self.config.dropout_rate, deterministic, rngs, dropout_key)
         place: dict[str, Any] = {"mask": mask, "positions": positions}
+        place["segment_ids"] = segment_ids
         return self.attend(x, **place, deterministic=key is None, dropout_key=key)[0]
 
     def attend(
@@ -387,6 +397,7 @@ class Attention(Stochastic):
         *,
         mask: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "#b t"] | None = None,
+        segment_ids: Int[Array, "b t"] | None = None,
         bias: Float[Array, "#b #h t s"] | None = None,
         values: LayerValues | None = None,
         deterministic: bool | None = None,
@@ -403,6 +414,8 @@ class Attention(Stochastic):
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           positions: by which queries and keys are rotated, (b or 1, t); None for the number of real
             tokens before each. Who sees whom is a matter of order, whatever they are.
+          segment_ids: (b, t), which documents the tokens are of: a token attends to those of its
+            own alone, and positions begin again with each; None for one document in each row.
           bias: added to the scores, (b or 1, h or 1, t, s), where s counts the cache's slots.
           values: window and rotary positions of this layer in place of those of the config.
           deterministic: whether dropout is off, as in `__call__`.
@@ -413,20 +426,22 @@ class Attention(Stochastic):
         Raises:
           TypeError: the mask is not of bool.
           ValueError: the mask has another shape than (b, t); the attention is not causal, and
-            there is a cache; the cache has fewer than t slots; or dropout is on without a key.
+            there is a cache; the cache has fewer than t slots; there are a cache and segments; or
+            dropout is on without a key.
         """
         c, t = self.config, x.shape[1]
         checks.mask(mask, "b t", x.shape[:2])
         if cache is not None:
-            _check_cache(c, cache, t)
+            _check_cache(c, cache, t, segment_ids)
         dropout_key = self.key_of_call(c.dropout_rate, deterministic, None, dropout_key)
         if positions is None:
-            positions = token_positions(t, mask, None if cache is None else cache.mask)
+            earlier = None if cache is None else cache.mask
+            positions = token_positions(t, mask, earlier, segment_ids)
         query, key, value = self._query_key_value(x, positions, values)
         fixed, moving = (c.window, None) if values is None else (None, values.window)
         if cache is None:
             visible = _visible_tokens(mask, t, moving)
-            order = {"causal": c.causal, "window": fixed}
+            order = {"causal": c.causal, "window": fixed, "segment_ids": segment_ids}
         else:
             visible = _visible_slots(cache, t, fixed if moving is None else moving)
             cache = _extend(cache, key, value, mask)
@@ -554,7 +569,11 @@ class Attention(Stochastic):
         return Cache(keys, values, empty, jnp.zeros((), jnp.int32))
 
 
-def _check_cache(config: AttentionConfig, cache: Cache, num_tokens: int) -> None:
+def _check_cache(
+    config: AttentionConfig, cache: Cache, num_tokens: int, segment_ids: Array | None
+) -> None:
+    if segment_ids is not None:
+        raise ValueError("segment_ids: a cache holds one document in each row")
     if not config.causal:
         raise ValueError("cache: attention with causal = False has none, as it sees later tokens")
     slots = cache.keys.shape[1]

@@ -164,6 +164,7 @@ class Block(Stochastic):
         *,
         mask: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "#b t"] | None = None,
+        segment_ids: Int[Array, "b t"] | None = None,
         rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t d"]:
@@ -175,6 +176,7 @@ class Block(Stochastic):
             `nnx.Module.eval` set last, and on in a new module.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           positions: of the tokens, as in `Attention.attend`.
+          segment_ids: documents of the tokens, as in `Attention.attend`.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout in the block.
         Returns:
@@ -184,6 +186,7 @@ class Block(Stochastic):
         """
         key = self.key_of_call(self.config.highest_dropout_rate, deterministic, rngs, dropout_key)
         place: dict[str, Any] = {"mask": mask, "positions": positions}
+        place["segment_ids"] = segment_ids
         return self.attend(x, **place, deterministic=key is None, dropout_key=key)[0]
 
     def attend(
@@ -193,6 +196,7 @@ class Block(Stochastic):
         *,
         mask: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "#b t"] | None = None,
+        segment_ids: Int[Array, "b t"] | None = None,
         bias: Float[Array, "#b #h t s"] | None = None,
         memory: Cache | None = None,
         values: LayerValues | None = None,
@@ -206,6 +210,7 @@ class Block(Stochastic):
           cache: keys and values of earlier tokens; None attends within x alone.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           positions: of the tokens, as in `Attention.attend`.
+          segment_ids: documents of the tokens, as in `Attention.attend`.
           bias: added to the scores of the self-attention, (b or 1, h or 1, t, s).
           memory: keys and values of the encoder's output; required where the block has
             cross-attention.
@@ -222,7 +227,12 @@ class Block(Stochastic):
         dropout_key = self.key_of_call(highest, deterministic, None, dropout_key)
         off, keys = dropout_key is None, split_key(dropout_key, 6)
         context: dict[str, Any] = {"mask": mask, "positions": positions}
-        context |= {"bias": bias, "values": values, "deterministic": off}
+        context |= {
+            "segment_ids": segment_ids,
+            "bias": bias,
+            "values": values,
+            "deterministic": off,
+        }
 
         def attn(h: Array) -> Array:
             nonlocal cache

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.export import is_symbolic_dim
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 BLOCK = 128
 """The most queries in a block."""
@@ -55,6 +55,8 @@ class Inputs(NamedTuple):
       value: (b, g, s, v).
       mask: (b or 1, g or 1, r or 1, t or 1, s), True where a query may attend; or None.
       bias: of the same axes; or None.
+      query_segments: (b, 1, 1, t, 1), with `key_segments`; or None.
+      key_segments: (b, 1, 1, 1, s): a query sees the keys of its own segment alone; or None.
       dropout_key: PRNG key with which the block's weights are dropped; or None.
     """
 
@@ -63,6 +65,8 @@ class Inputs(NamedTuple):
     value: Float[Array, "b g s v"]
     mask: Bool[Array, "#b #g #r #t s"] | None
     bias: Float[Array, "#b #g #r #t s"] | None
+    query_segments: Int[Array, "b 1 1 t 1"] | None
+    key_segments: Int[Array, "b 1 1 1 s"] | None
     dropout_key: Key[Array, ""] | None
 
 
@@ -86,7 +90,8 @@ def over_query_blocks(
     def seeing(x: Inputs, first_query: Any, first_key: Any) -> Array:
         queries = first_query + jnp.arange(x.query.shape[-2])
         keys = first_key + jnp.arange(x.key.shape[-2])
-        return attend(x._replace(mask=_both(x.mask, _visible(queries, keys, causal, window))))
+        visible = _both(_visible(queries, keys, causal, window), _same_segment(x))
+        return attend(x._replace(mask=_both(x.mask, visible)))
 
     def dropout_key(i: Any) -> Array | None:
         key = inputs.dropout_key
@@ -99,24 +104,25 @@ def over_query_blocks(
     n = -(-t // BLOCK)
     size = -(-t // n)
     split = partial(_split, n=n, size=size)
-    stacked = split(inputs.query), split(inputs.mask), split(inputs.bias), jnp.arange(n)
+    by_query = inputs.query, inputs.mask, inputs.bias, inputs.query_segments
+    stacked = *map(split, by_query), jnp.arange(n)
 
     def over(first: int, last: int, span: int) -> Array:
         """Blocks first to last − 1, each of which sees `span` keys."""
 
         def block(_: None, of_block: Any) -> tuple[None, Array]:
-            query, mask, bias, i = of_block
+            query, mask, bias, segments, i = of_block
             start = 0 if span == s else jnp.clip(i * size - (window or span) + 1, 0, s - span)
             start = 0 if window is None else start
             keys = partial(_slice, start=start, size=span)
-            mask = inputs.mask if mask is None else mask
-            bias = inputs.bias if bias is None else bias
             seen = Inputs(
                 query,
                 keys(inputs.key, axis=-2),
                 keys(inputs.value, axis=-2),
-                None if mask is None else keys(mask, axis=-1),
-                None if bias is None else keys(bias, axis=-1),
+                keys(inputs.mask if mask is None else mask, axis=-1),
+                keys(inputs.bias if bias is None else bias, axis=-1),
+                segments,
+                keys(inputs.key_segments, axis=-1),
                 dropout_key(i),
             )
             return None, seeing(seen, i * size, start)
@@ -156,6 +162,10 @@ def _visible(queries: Array, keys: Array, causal: bool, window: int | None) -> A
     return None if not conditions else _both(conditions[0], conditions[-1])
 
 
+def _same_segment(x: Inputs) -> Array | None:
+    return None if x.key_segments is None else x.query_segments == x.key_segments
+
+
 def _both(mask: Array | None, other: Array | None) -> Array | None:
     if mask is None or other is None:
         return other if mask is None else mask
@@ -171,5 +181,5 @@ def _split(x: Array | None, n: int, size: int) -> Array | None:
     return jnp.moveaxis(x.reshape(*lead, n, size, c), -3, 0)
 
 
-def _slice(x: Array, start: Any, size: int, axis: int) -> Array:
-    return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
+def _slice(x: Array | None, start: Any, size: int, axis: int) -> Any:
+    return None if x is None else jax.lax.dynamic_slice_in_dim(x, start, size, axis)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -277,8 +278,9 @@ def token_positions(
     num_tokens: int,
     mask: Bool[Array, "b t"] | None = None,
     earlier: Bool[Array, "b s"] | None = None,
+    segment_ids: Int[Array, "b t"] | None = None,
 ) -> Int[Array, "#b t"]:
-    """The position of each token: the number of real tokens before it in its row.
+    """The position of each token: the number of real tokens before it in its row or segment.
 
     A row that is padded on the left gets the positions that it has without padding.
 
@@ -286,6 +288,7 @@ def token_positions(
       num_tokens: t.
       mask: (b, t), True at real tokens; None for no padding.
       earlier: (b, s), the mask of a cache with the tokens before them; None for none.
+      segment_ids: (b, t), equal for neighbours of one segment; None for one segment in each row.
     Returns:
       Positions, (b or 1, t).
 
@@ -295,7 +298,13 @@ def token_positions(
     if mask is None:
         positions = jnp.arange(num_tokens)[None]
     else:
-        positions = jnp.maximum(jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1, 0)
+        positions = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
+    if segment_ids is not None:
+        begins = jnp.diff(segment_ids, axis=1, prepend=segment_ids[:, :1]) != 0
+        real = 1 if mask is None else mask
+        before = jnp.where(begins, positions + 1 - real, 0)  # real tokens, in the row
+        positions = positions - jax.lax.cummax(before, axis=1)
+    positions = positions if mask is None else jnp.maximum(positions, 0)  # of padding, too
     if earlier is None:
         return positions
     return positions + earlier.sum(1, keepdims=True, dtype=jnp.int32)

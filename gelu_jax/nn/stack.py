@@ -117,6 +117,7 @@ def apply_layers(
     *,
     mask: Bool[Array, "b t"] | None = None,
     positions: Int[Array, "#b t"] | None = None,
+    segment_ids: Int[Array, "b t"] | None = None,
     bias: Float[Array, "#b #h t s"] | None = None,
     memory: Cache | None = None,
     values: LayerValues | None = None,
@@ -132,6 +133,7 @@ def apply_layers(
       cache: keys and values of earlier tokens, with a leading layer axis; None for none.
       mask: (b, t), True at real tokens, False at padding; None for no padding.
       positions: of the tokens, as in `Attention.attend`.
+      segment_ids: documents of the tokens, as in `Attention.attend`.
       bias: added to the scores of every self-attention, (b or 1, h or 1, t, s).
       memory: keys and values of the encoder's output for every cross-attention, with a leading
         layer axis; None where the blocks have none.
@@ -147,7 +149,7 @@ def apply_layers(
     num_layers = layers.attention.w_query.shape[0]
     keys = None if dropout_key is None else jax.random.split(dropout_key, num_layers)
     context: dict[str, Any] = {"mask": mask, "positions": positions, "bias": bias}
-    context["deterministic"] = deterministic
+    context |= {"segment_ids": segment_ids, "deterministic": deterministic}
 
     def layer(x: Array, inputs: tuple[Block, Cache | None, Any, Any, Array | None]):
         block, cache, memory, own, key = inputs

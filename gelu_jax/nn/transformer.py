@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
-from gelu_jax.nn.attention import Cache
+from gelu_jax.nn.attention import Cache, LayerValues
 from gelu_jax.nn.axes import Axes, matmul, take_rows, with_sharding_constraint
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dropout import Rngs, Stochastic
@@ -164,6 +164,7 @@ class Transformer(Stochastic):
         *,
         mask: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "#b t"] | None = None,
+        segment_ids: Int[Array, "b t"] | None = None,
         rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b t v"]:
@@ -176,6 +177,8 @@ class Transformer(Stochastic):
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           positions: learned and rotary ones, (b or 1, t); None for the number of real tokens
             before each. Who sees whom is a matter of order, whatever they are.
+          segment_ids: (b, t), which documents the tokens are of: a token attends to those of its
+            own alone, and positions begin again with each; None for one document in each row.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout.
         Returns:
@@ -188,7 +191,9 @@ class Transformer(Stochastic):
             "rngs": rngs,
             "dropout_key": dropout_key,
         }
-        return self.logits(self.hidden(tokens, mask=mask, positions=positions, **dropout))
+        place: dict[str, Any] = {"mask": mask, "positions": positions}
+        place["segment_ids"] = segment_ids
+        return self.logits(self.hidden(tokens, **place, **dropout))
 
     def hidden(
         self,
@@ -196,6 +201,7 @@ class Transformer(Stochastic):
         *,
         mask: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "#b t"] | None = None,
+        segment_ids: Int[Array, "b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
         deterministic: bool | None = None,
         rngs: Rngs | None = None,
@@ -207,6 +213,7 @@ class Transformer(Stochastic):
           tokens: (b, t), integers in [0, v).
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           positions: of the tokens, as in `__call__`.
+          segment_ids: documents of the tokens, as in `__call__`.
           token_types: (b, t), segment types; None for type 0 throughout.
           deterministic: whether dropout is off, as in `__call__`.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
@@ -217,7 +224,7 @@ class Transformer(Stochastic):
           ValueError: dropout is on, and there is no key.
         """
         inputs: dict[str, Any] = {"mask": mask, "token_types": token_types}
-        inputs["positions"] = positions
+        inputs |= {"positions": positions, "segment_ids": segment_ids}
         dropout: dict[str, Any] = {
             "deterministic": deterministic,
             "rngs": rngs,
@@ -293,6 +300,7 @@ class Transformer(Stochastic):
         *,
         mask: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "#b t"] | None = None,
+        segment_ids: Int[Array, "b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
         deterministic: bool | None = None,
         rngs: Rngs | None = None,
@@ -305,6 +313,7 @@ class Transformer(Stochastic):
           cache: keys and values of earlier tokens; None for none.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           positions: of the tokens, as in `__call__`.
+          segment_ids: documents of the tokens, as in `__call__`.
           token_types: (b, t), segment types; None for type 0 throughout.
           deterministic: whether dropout is off, as in `__call__`.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
@@ -318,14 +327,15 @@ class Transformer(Stochastic):
         c = self.config
         key = self.key_of_call(c.block.highest_dropout_rate, deterministic, rngs, dropout_key)
         place: dict[str, Any] = {"mask": mask, "positions": positions}
+        place["segment_ids"] = segment_ids
         x = self.block_input(embeddings, cache, **place, token_types=token_types)
         x, cache = apply_layers(
             self.layers,
             x,
             cache,
             **place,
-            bias=self._bias(x.shape[1]),
-            values=layer_values(c.pattern, c.num_layers, c.block.attention.head_size),
+            bias=self.position_bias(x.shape[1]),
+            values=self.layer_values,
             deterministic=key is None,
             dropout_key=key,
             scan=c.scan_layers,
@@ -343,18 +353,28 @@ class Transformer(Stochastic):
         Returns:
           num_layers + 1 arrays (b, t, d); the final norm is not applied.
         """
-        c = self.config
         found = [self.block_input(self.embed(tokens), mask=mask)]
-        values = layer_values(c.pattern, c.num_layers, c.block.attention.head_size)
-        for i in range(c.num_layers):
-            layer, own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], (self.layers, values))
-            bias = self._bias(tokens.shape[1])
+        layers, bias = (self.layers, self.layer_values), self.position_bias(tokens.shape[1])
+        for i in range(self.config.num_layers):
+            layer, own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], layers)
             given: dict[str, Any] = {"mask": mask, "bias": bias, "values": own}
             found.append(apply_layers(layer, found[-1], deterministic=True, **given)[0])
         return found
 
-    def _bias(self, length: int) -> Array | None:
-        """Of the relative positions."""
+    @property
+    def layer_values(self) -> LayerValues | None:
+        """Windows and rotary positions of every layer; None where all layers are alike."""
+        c = self.config
+        return layer_values(c.pattern, c.num_layers, c.block.attention.head_size)
+
+    def position_bias(self, length: int) -> Float[Array, "1 h t t"] | None:
+        """The bias of the scores by relative positions, the same for all layers.
+
+        Args:
+          length: tokens t.
+        Returns:
+          An array (1, h, t, t); None where the model has no relative positions.
+        """
         c = self.config
         if self.relative is None or c.relative is None:
             return None
@@ -369,6 +389,7 @@ class Transformer(Stochastic):
         *,
         mask: Bool[Array, "b t"] | None = None,
         positions: Int[Array, "#b t"] | None = None,
+        segment_ids: Int[Array, "b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t d"]:
         """The input of the first block: learned positions and token types added, normed.
@@ -378,20 +399,23 @@ class Transformer(Stochastic):
           cache: keys and values of earlier tokens; None for none.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           positions: of the tokens, as in `__call__`.
+          segment_ids: documents of the tokens, as in `__call__`.
           token_types: (b, t), segment types; None for type 0 throughout.
         Returns:
           An array (b, t, d) of ``config.dtype``.
         Raises:
           ConfigError: the model has no positions for so many tokens.
         """
-        if mask is None and positions is None:  # either may say less than there are tokens
+        if (
+            mask is None and positions is None and segment_ids is None
+        ):  # which may say less than there are tokens
             check(self._too_long(embeddings.shape[1]))
         dtype = self.config.dtype
         x = embeddings.astype(dtype)
         if self.positions is not None:
             if positions is None:
                 earlier = None if cache is None else cache.mask[0]
-                positions = token_positions(x.shape[1], mask, earlier)
+                positions = token_positions(x.shape[1], mask, earlier, segment_ids)
             x = x + self._rows(self.positions, "t", positions + self.config.position_offset)
         if self.token_types is not None:
             types = 0 if token_types is None else token_types

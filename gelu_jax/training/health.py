@@ -23,13 +23,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from gelu_jax.nn.feed_forward import HiddenLayer, branch_product
 from gelu_jax.nn.mlp import MLP
 from gelu_jax.nn.parameters import cast
 from gelu_jax.nn.transformer import Transformer
 from gelu_jax.nn.variants import branch_functions
+from gelu_jax.training.data.dataset import Packed
+from gelu_jax.training.loss import cross_entropy
 from gelu_jax.training.model import Model
 from gelu_jax.training.python_model import Network
 
@@ -38,15 +40,13 @@ _QUIET = 0.01  # of the layer's RMS
 _Statistics = dict[str, Array]
 
 
-def health(
-    model: Model, inputs: Array, targets: Int[Array, "..."]
-) -> dict[str, Float[Array, " layers"]]:
+def health(model: Model, inputs: Any, targets: Any) -> dict[str, Float[Array, " layers"]]:
     """Measures all of the list above; dropout is off.
 
     Args:
       model: the network.
-      inputs: token numbers (b, t), or images.
-      targets: the class of each logit vector.
+      inputs: token numbers (b, t), `Packed`, or images.
+      targets: the class of each logit vector, or `Weighted`.
 
     Returns:
       A float32 array (layers,) for each name in the list.
@@ -57,7 +57,7 @@ def health(
 
     def loss(model: Any) -> tuple[Array, _Statistics]:
         logits, statistics = forward(model, inputs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(), statistics
+        return cross_entropy(logits, targets)[0].mean(), statistics
 
     gradient, statistics = jax.grad(loss, has_aux=True)(model)
     return {**statistics, "gradient norm": _norms(gradient)}
@@ -78,8 +78,12 @@ def rounded(statistics: Mapping[str, Array]) -> dict[str, tuple[float, ...]]:
     }
 
 
-def _transformer(model: Transformer, tokens: Array) -> tuple[Array, _Statistics]:
-    def layer(x: Array, block: Any) -> tuple[Array, _Statistics]:
+def _transformer(model: Transformer, inputs: Any) -> tuple[Array, _Statistics]:
+    tokens, segments = inputs if isinstance(inputs, Packed) else (inputs, None)
+    bias, values = model.position_bias(tokens.shape[1]), model.layer_values
+
+    def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, _Statistics]:
+        block, own = inputs
         feed_forward, statistics = block.feed_forward, _Statistics()
 
         def measured(h: Array, *more: Any, **dropout: Any) -> Array:
@@ -87,9 +91,11 @@ def _transformer(model: Transformer, tokens: Array) -> tuple[Array, _Statistics]
             return feed_forward(h, *more, **dropout)
 
         block.feed_forward = measured
-        return block(x, deterministic=True), statistics
+        place = {"segment_ids": segments, "bias": bias, "values": own}
+        return block.attend(x, **place, deterministic=True)[0], statistics
 
-    x, statistics = jax.lax.scan(layer, model.block_input(model.embed(tokens)), model.layers)
+    x = model.block_input(model.embed(tokens), segment_ids=segments)
+    x, statistics = jax.lax.scan(layer, x, (model.layers, values))
     return model.logits(model.final_hidden(x)), statistics
 
 
