@@ -321,7 +321,7 @@ def _identity(trainer: Trainer, task: Task, trained_by: Sequence[str]) -> dict[s
 
 
 # Config fields that came after runs were first addressed, each with the values that change nothing.
-# No field that was there before may have one of them under the same name.
+# A field whose name was there before, with one of them, needs the field that it is in before it.
 _ADDED: dict[str, tuple[object, ...]] = {
     # The parts of models
     "d_out": (None,),
@@ -353,16 +353,16 @@ _ADDED: dict[str, tuple[object, ...]] = {
 }
 
 
-def _without_unused(data: Any) -> Any:
+def _without_unused(data: Any, within: str = "") -> Any:
     """A config as plain data, without the fields that older versions did not have or need."""
     if isinstance(data, dict):
         fields = cast(dict[str, Any], data).items()
         return {
             key: value
             if key == "arguments"
-            else _without_unused(value)  # whose names are a person's
+            else _without_unused(value, key)  # whose names are a person's
             for key, value in fields
-            if value not in _ADDED.get(key, ())
+            if value not in (*_ADDED.get(key, ()), *_ADDED.get(f"{within}.{key}", ()))
         }
     if isinstance(data, list):
         return [_without_unused(item) for item in cast(list[Any], data)]

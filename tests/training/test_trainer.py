@@ -17,6 +17,7 @@ from gelu_jax.errors import ConfigError
 from gelu_jax.training import trainer as training
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import load_data
+from gelu_jax.training.health import _transformer as of_transformer
 from gelu_jax.training.health import health
 from gelu_jax.training.trainer import Keys, Point, TrainConfig, Trainer, init, loss
 
@@ -336,3 +337,65 @@ def test_the_state_is_all_that_a_step_changes(trainer: Trainer):
     assert isinstance(state.optimizer, tuple)
     assert optax.tree.get(state.optimizer, "mu") is not None
     assert int(state.step) == 0
+
+
+# --- Separate documents -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Files of one letter each: what follows a letter is known, but for where a file ends."""
+    folder = tmp_path_factory.mktemp("papers")
+    for name in "abcdefgh":
+        (folder / name).write_text(name * 37)
+    data = {"path": str(folder), "context": 48, "validation_fraction": 0.3, "validation_windows": 9}
+    return LM | {"data": data | {"kind": "files", "documents": "separate"}}
+
+
+def test_a_document_is_no_help_and_no_target_for_another(papers: dict[str, Any]):
+    """The loss is that of each document alone, over what its own tokens predict."""
+    made = trainer_of(papers)
+    state = made.programs.init(Keys.of(0))
+    model, (inputs, targets) = state.model, made.data.batch(jax.random.key(3), 0)
+    value, accuracy = loss(model, inputs, targets)
+    losses, correct = [], []
+    for tokens, ids, labels in zip(inputs.tokens, inputs.segment_ids, targets.labels, strict=True):
+        for number in np.unique(ids):
+            own = np.flatnonzero(ids == number)
+            logits = model(tokens[None, own], True)[0, : len(own) - (own[-1] < len(ids) - 1)]
+            of_own = labels[own][: len(logits)]
+            losses += optax.softmax_cross_entropy_with_integer_labels(logits, of_own).tolist()
+            correct += (logits.argmax(-1) == of_own).tolist()
+    assert len(losses) < inputs.tokens.size
+    assert float(value) == pytest.approx(np.mean(losses), abs=1e-6)
+    assert float(accuracy) == pytest.approx(np.mean(correct), abs=1e-6)
+    found = health(model, inputs, targets)
+    assert np.isfinite([np.asarray(x).sum() for x in found.values()]).all()
+
+
+def test_parts_of_a_batch_weigh_as_in_the_whole(papers: dict[str, Any]):
+    """However many targets count in each part: the gradient is that of the whole batch."""
+    block = papers["model"]["block"] | {"feed_forward": {"variant": "swiglu", "d_ff": 8}}
+    config = config_of(papers | {"model": papers["model"] | {"block": block}})
+    batch = load_data(config.data, 4).batch(jax.random.key(3), 0)
+    counted = (batch[1].weights > 0).sum(1)
+    assert len(set(counted.tolist())) > 1
+    model, key = init(config, Keys.of(0)).model, jax.random.key(0)
+    _, whole, expected = jax.jit(training._gradient)(model, *batch, key)
+    in_parts = jax.jit(partial(training._accumulated, parts=4))
+    _, value, gradient = in_parts(model, *batch, key)
+    assert float(value) == pytest.approx(float(whole), abs=1e-6)
+    for one, other in zip(*map(jax.tree.leaves, (gradient, expected)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_health_is_of_the_model_that_is_trained():
+    """Windows and rotary positions of each layer's own: the logits are the model's."""
+    pattern = ({"window": 2, "rotary": {"theta": 10.0}}, {"window": None})
+    block = LM["model"]["block"] | {"attention": {"num_heads": 2}}
+    model = LM["model"] | {"num_layers": 2, "pattern": pattern, "block": block}
+    config = config_of(LM | {"model": model})
+    state = init(config, Keys.of(0))
+    tokens = jax.random.randint(jax.random.key(0), (2, 12), 0, 256)
+    ours, _ = of_transformer(state.model, tokens)
+    np.testing.assert_allclose(ours, state.model(tokens, True), atol=1e-5)
