@@ -329,6 +329,8 @@ _ADDED: dict[str, tuple[object, ...]] = {
     "bias_init": (None,),
     "precision": (None,),
     "dot_general": (None,),
+    "hidden_norm": (None,),
+    "hidden_norm_epsilon": (1e-6,),
     "qk_norm": (None,),
     "soft_cap": (None,),
     "valid_positions": (None,),
