@@ -333,6 +333,9 @@ _ADDED: dict[str, tuple[object, ...]] = {
     "hidden_norm_epsilon": (1e-6,),
     "qk_norm": (None,),
     "soft_cap": (None,),
+    "value_head_dim": (None,),
+    "cache_dtype": (None,),
+    "attention.dropout_rate": (0.0,),
     "valid_positions": (None,),
     # Transformers
     "position_offset": (0,),

@@ -30,7 +30,7 @@ from gelu_jax.nn.mlp import MLP
 from gelu_jax.nn.parameters import cast
 from gelu_jax.nn.transformer import Transformer
 from gelu_jax.nn.variants import branch_functions
-from gelu_jax.training.data.dataset import Packed
+from gelu_jax.training.data import Packed
 from gelu_jax.training.loss import cross_entropy
 from gelu_jax.training.model import Model
 from gelu_jax.training.python_model import Network

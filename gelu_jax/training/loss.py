@@ -5,7 +5,7 @@ from typing import Any
 import optax
 from jaxtyping import Array, Bool, Float
 
-from gelu_jax.training.data.dataset import Weighted
+from gelu_jax.training.data import Weighted
 
 
 def cross_entropy(

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from gelu_jax.errors import Problem
 from gelu_jax.importing import reference, resolve
-from gelu_jax.training.data.dataset import Weighted
+from gelu_jax.training.data import Weighted
 from gelu_jax.training.loss import cross_entropy
 from gelu_jax.training.python import (
     Python,

@@ -23,8 +23,7 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import with_sharding_constraint
 from gelu_jax.nn.mlp import MLPConfig
-from gelu_jax.training.data import Batches, DataConfig, Dataset
-from gelu_jax.training.data.dataset import Packed
+from gelu_jax.training.data import Batches, DataConfig, Dataset, Packed
 from gelu_jax.training.health import health, rounded
 from gelu_jax.training.loss import cross_entropy
 from gelu_jax.training.mesh import (

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from gelu_jax.errors import check
 from gelu_jax.nn import checks
-from gelu_jax.training.data.dataset import Batch, DatasetInfo
+from gelu_jax.training.data.dataset import Batch, DatasetInfo, Packed, Weighted
 from gelu_jax.training.data.images import (
     Digits,
     ImageData,
@@ -42,11 +42,13 @@ __all__ = [
     "HuggingFace",
     "ImageData",
     "Mnist",
+    "Packed",
     "PythonData",
     "StdlibCorpus",
     "TokenBatches",
     "TokenData",
     "TokenFiles",
+    "Weighted",
     "load_data",
     "shuffled",
 ]
