@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import update_wrapper
-from typing import Any, TypeVar
+from functools import cache, update_wrapper
+from typing import Any, TypeVar, get_type_hints
 
 from jax import Array
 from jax.typing import ArrayLike
@@ -65,14 +65,52 @@ def documented_by(equation: Callable[..., Any]) -> Callable[[Elementwise], Eleme
     Returns:
       A decorator for the function.
     """
-    text, heading, examples = inspect.cleandoc(equation.__doc__ or "").partition("Examples:")
+    text, contract, examples = _parts(equation, CONTRACT)
 
     def decorate(f: Elementwise) -> Elementwise:
         as_written(f)
         update_wrapper(f, equation, ("__module__", "__name__", "__qualname__"), updated=())
         # as objects, because the module of the equation need not know these names
         f.__annotations__ = {"x": ArrayLike, "return": Array}
-        f.__doc__ = f"{text}{CONTRACT}\n{heading}{examples}"
+        f.__doc__ = f"{text}{contract}\n{examples}"
         return f
 
     return decorate
+
+
+def parametric(make: Callable[..., Elementwise]) -> Callable[..., Array]:
+    """Makes an activation with parameters of a function that makes one for their values.
+
+    Args:
+      make: takes the parameters, which have defaults, and returns the activation; its docstring
+        says what is computed, with an entry for each parameter under "Args:".
+
+    Returns:
+      The function of x and the parameters, which are numbers or names, never arrays.
+    """
+    made = cache(make)  # one activation, and so one compiled program, for each value
+
+    def call(x: ArrayLike, *args: Any, **kwargs: Any) -> Array:
+        return made(*args, **kwargs)(x)
+
+    text, contract, examples = _parts(make, CONTRACT)
+    parameters = inspect.signature(make).parameters.values()
+    first = inspect.Parameter("x", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    shown = [p.replace(annotation=_Annotation(p.annotation)) for p in parameters]
+    call.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
+        [first.replace(annotation=_Annotation("ArrayLike")), *shown],
+        return_annotation=_Annotation("Array"),
+    )
+    update_wrapper(call, make, ("__module__", "__name__", "__qualname__"), updated=())
+    call.__annotations__ = {"x": ArrayLike, **get_type_hints(make), "return": Array}
+    call.__doc__ = f"{text}{contract}\n{examples}"
+    return call
+
+
+def _parts(equation: Callable[..., Any], contract: str) -> tuple[str, str, str]:
+    """The docstring's text, the contract with the docstring's own arguments, and the examples."""
+    text, heading, examples = inspect.cleandoc(equation.__doc__ or "").partition("Examples:")
+    text, _, own = text.partition("Args:\n")
+    ours, returns, rest = contract.partition("\n\nReturns:")
+    own = f"\n{own.rstrip()}" if own else ""
+    return text, f"{ours}{own}{returns}{rest}", f"{heading}{examples}"

@@ -146,7 +146,13 @@ def require_floating(x: ArrayLike, function: str) -> Array:
 
     Raises:
       TypeError: `x` is not floating.
+      NotImplementedError: `x` comes from `jax.experimental.jet`.
     """
+    if type(x).__name__ == "JetTracer":
+        raise NotImplementedError(
+            f"{function}: jax.experimental.jet does not call the rules of `jax.custom_jvp`, by "
+            "which derivatives are defined here; nested jax.jvp gives the same coefficients"
+        )
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(

@@ -21,9 +21,14 @@ where M(a) = Φ(−a)/φ(a) is Mills' ratio, and z = 0.7518 solves M(z) = z. Why
 tests/golden/fit_gaussian.py fits the polynomials.
 """
 
+from __future__ import annotations
+
+from typing import Literal
+
 import jax.numpy as jnp
 from jax import Array
 
+from gelu_jax.activations.documentation import Elementwise, parametric
 from gelu_jax.activations.double_word import (
     DoubleWord,
     Number,
@@ -38,6 +43,7 @@ from gelu_jax.activations.double_word import (
 )
 from gelu_jax.activations.elementwise import Scaled, elementwise
 from gelu_jax.activations.exponential import exp, polynomial
+from gelu_jax.activations.logistic import gelu_tanh
 
 # e^(−a²/2) is carried 1/C times too large, so that it stays in range until its products are zero
 _SHIFT = 48
@@ -200,8 +206,8 @@ def _gelu_derivative(x: Number) -> Scaled:
     return Scaled(*_by_sign(x, -overshoot, 1 + _unscaled(overshoot, x)))
 
 
-@elementwise(_gelu_derivative, bfloat16_in_float32=True)
-def gelu(x: Number) -> Scaled:
+@parametric
+def gelu(approximate: bool | Literal["none", "tanh"] = False) -> Elementwise:
     """The Gaussian error linear unit: x times the probability of a standard normal number below x.
 
     gelu(x) = x·Φ(x) = ½·x·(1 + erf(x/√2)), with derivative Φ(x) + x·φ(x).
@@ -212,13 +218,27 @@ def gelu(x: Number) -> Scaled:
     Source: Hendrycks and Gimpel 2016, "Gaussian error linear units (GELUs)", section 2,
     arXiv 1606.08415.
 
+    Args:
+      approximate: False, or "none" as in torch, for this form; True, or "tanh", for `gelu_tanh`.
+        The default of `jax.nn.gelu` is True.
+
     Examples:
       >>> gelu(jnp.float16(1.0))
       Array(0.8413, dtype=float16)
       >>> gelu(jnp.bfloat16(-5.0))
       Array(-1.43051e-06, dtype=bfloat16)
     """
-    return _gelu(x)
+    if approximate in (True, "tanh"):
+        return gelu_tanh
+    if approximate not in (False, "none"):
+        choices = 'False, True, "none" or "tanh"'
+        raise ValueError(f"approximate = {approximate!r}: must be {choices}")
+
+    @elementwise(_gelu_derivative, bfloat16_in_float32=True)
+    def gelu(x: Number) -> Scaled:
+        return _gelu(x)
+
+    return gelu
 
 
 def _gelu_10_derivative(x: Number) -> Scaled:

@@ -1,6 +1,9 @@
 """The table of names: every activation, and the aliases under which users know it."""
 
+import ast
+import inspect
 from collections.abc import Mapping
+from functools import cache, partial
 from types import MappingProxyType
 
 from gelu_jax.activations.capped import situ, softcap_25
@@ -21,6 +24,7 @@ from gelu_jax.activations.logistic import (
 from gelu_jax.activations.piecewise import (
     celu,
     elu,
+    fatrelu,
     hard_sigmoid,
     hard_silu,
     identity,
@@ -80,20 +84,26 @@ def activation(name: str) -> Elementwise:
     """Looks an activation up by its name.
 
     Args:
-      name: a canonical name, such as "gelu_tanh", or an alias in use elsewhere, such as "gelu_new".
+      name: a canonical name, such as "gelu_tanh", or an alias in use elsewhere, such as "gelu_new";
+        with its parameters in parentheses, such as "leaky_relu(0.2)", "elu(alpha=0.5)" or
+        "gelu(approximate='tanh')".
 
     Returns:
-      The function.
+      The function; with parameters, the same one for the same name.
 
     Raises:
-      ValueError: `name` is unknown; the message lists the nearest names. Or it is "prelu", "xielu"
-        or "fatrelu", whose parameters are arguments: `prelu(x, slope)`, `xielu(x, p, n)`,
-        `fatrelu(x, threshold)`.
+      ValueError: `name` is unknown; the message lists the nearest names. Or its parameters are not
+        those of the function. Or it is "prelu" or "xielu", whose learned parameters are arguments,
+        `prelu(x, slope)` and `xielu(x, p, n)`, or "fatrelu" without its threshold.
 
     Examples:
       >>> activation("gelu_new").__name__
       'gelu_tanh'
+      >>> activation("leaky_relu(0.2)")(-1.0)
+      Array(-0.2, dtype=float32, weak_type=True)
     """
+    if "(" in name:
+        return _with_parameters(name)
     if name in _PARAMETRIC:
         raise ValueError(
             f"activation = {name!r}: {_PARAMETRIC[name]}; call gelu_jax.activations.{name}"
@@ -104,3 +114,28 @@ def activation(name: str) -> Elementwise:
         raise ValueError(
             f"activation = {name!r}: unknown; {nearest(name, [*ACTIVATIONS, *_ALIASES])}"
         ) from None
+
+
+@cache
+def _with_parameters(call: str) -> Elementwise:
+    """The function of a call such as "elu(alpha=0.5)", of which x is left out."""
+    try:
+        parsed = ast.parse(call, mode="eval").body
+        assert isinstance(parsed, ast.Call)
+        assert isinstance(parsed.func, ast.Name)
+        args = [ast.literal_eval(argument) for argument in parsed.args]
+        named = {str(each.arg): ast.literal_eval(each.value) for each in parsed.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        example = "such as 'leaky_relu(0.2)'"
+        raise ValueError(
+            f"activation = {call!r}: not a name with numbers or strings in parentheses, {example}"
+        ) from None
+    name = parsed.func.id
+    f = fatrelu if name == "fatrelu" else activation(name)
+    try:
+        bound = inspect.signature(f).bind(0.0, *args, **named).arguments
+        chosen = {key: value for key, value in bound.items() if key != "x"}
+        f(0.0, **chosen)  # says what is wrong with a value
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"activation = {call!r}: {error}") from None
+    return partial(f, **chosen) if chosen else f

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
+from functools import partial
+from numbers import Real
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from gelu_jax.activations.documentation import as_written
+from gelu_jax.activations.documentation import Elementwise, as_written, parametric
 from gelu_jax.activations.double_word import (
     DoubleWord,
     Number,
+    Operand,
+    all_bits_count,
     as_array,
     clamp,
     double_word,
@@ -119,61 +125,170 @@ def relu6(x: Number) -> Array:
     return jnp.clip(as_array(x), 0, 6)
 
 
-@elementwise(_constants(1, lambda x: x > 0, otherwise=0.01))
-def leaky_relu(x: Number) -> Array:
+def _exact(value: float, name: str) -> Fraction:
+    """A parameter as the decimal number that it is written as."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise TypeError(f"{name} = {value!r}: must be a finite number, the same for all entries")
+    return Fraction(str(value))
+
+
+@parametric
+def leaky_relu(negative_slope: float = 0.01) -> Elementwise:
     """The rectified linear unit with a small slope on the left.
 
-    leaky_relu(x) = x where x > 0, elsewhere x/100; its derivative is 1 and 0.01.
+    leaky_relu(x) = x where x > 0, elsewhere negative_slope·x; its derivative is 1 and
+    negative_slope.
+
+    Accuracy: correctly rounded in 16 bits for any slope of up to three decimals; the product with
+    another is rounded twice more in float32.
 
     Source: Maas et al. 2013, "Rectifier nonlinearities improve neural network acoustic models".
+
+    Args:
+      negative_slope: the slope on the left, a number; `prelu` takes an array.
 
     Examples:
       >>> leaky_relu(jnp.float16(-2.0))
       Array(-0.02, dtype=float16)
+      >>> leaky_relu(jnp.float16(-2.0), 0.2)
+      Array(-0.4, dtype=float16)
     """
-    x = as_array(x)
-    return jnp.where(x > 0, x, x / 100)
+    slope = _exact(negative_slope, "negative_slope")
+
+    # A slope of a few decimals is a quotient of integers so small that, x having 11 bits, no
+    # quotient of float32 comes to lie on the middle between two numbers of 16 bits.
+    @elementwise(_constants(1, lambda x: x > 0, otherwise=float(slope)))
+    def leaky_relu(x: Number) -> Array:
+        x = as_array(x)
+        return jnp.where(x > 0, x, x * float(slope.numerator) / float(slope.denominator))
+
+    return leaky_relu
 
 
-def _exp_below_0(x: Number) -> Scaled:
-    """e^min(x, 0), carried 2⁴⁸ times too large, so that it stays in range until it is zero."""
+def _of_12_bits(x: float) -> float:
+    """The number with its first 12 bits alone, as a bound of `clamp` must have them."""
+    mantissa, exponent = math.frexp(x)
+    return math.ldexp(math.trunc(mantissa * 2**12), exponent - 12)
+
+
+def _exp_below_0(x: Number, width: Fraction = Fraction(1)) -> Scaled:
+    """e^min(x/w, 0), carried 2⁴⁸ times too large, so that it stays in range until it is zero."""
     low = -112 if as_array(x).dtype == jnp.float32 else -720
-    return Scaled(exp(clamp(x, low, 0), 48), 2.0**-48)
+    argument = clamp(x, _of_12_bits(low * float(width)), 0)
+    return Scaled(exp(_divided(argument, width), 48), 2.0**-48)
 
 
-def _elu(x: Array) -> Array:
+def _divided(x: Number, width: Fraction) -> Number:
+    """x/w to the last bit: eˣ would multiply what is rounded off."""
+    return x if width == 1 else double_word(x) / width
+
+
+def _expm1(y: DoubleWord) -> DoubleWord:
+    """eʸ − 1 for y ≤ 0. Next to 0, y and what is beyond it take a word each, so that y² counts."""
+    far = exp(y, 0) - 1
+    if not all_bits_count(y):
+        return far
+    beyond = expm1_less_x(y.rounded())
+    near = replace(y, lo=beyond if y.lo is None else y.lo + beyond)
+    return where(as_array(y) > -(2.0**-6), near, far)
+
+
+def _scaled_elu(
+    x: Number, scale: Operand, scale_left: Operand, width: Fraction = Fraction(1)
+) -> Scaled:
+    """scale·x where x ≥ 0, elsewhere scale_left·(e^(x/w) − 1)."""
+    v = as_array(x)
+    # close to 0, it is a multiple of x, so small that the lo of a product would be subnormal
+    tiny = jnp.abs(v) < (2.0**-40 if v.dtype == jnp.float32 else 2.0**-64)
+    power = jnp.where(tiny, jnp.asarray(2.0**64, v.dtype), jnp.asarray(1, v.dtype))
+    raised = x.scaled(power) if isinstance(x, DoubleWord) else double_word(x * power)
+    near = double_word(_divided(raised, width))
+    argument = double_word(_divided(clamp(x, _of_12_bits(-80 * float(width)), 0), width))
+    left = where(tiny, near, _expm1(argument))
+    number = where(v >= 0, raised * scale, left * scale_left)
+    return Scaled(where(jnp.isinf(v) & (v > 0), DoubleWord(v), number), 1 / power)
+
+
+def _scaled_elu_derivative(
+    x: Number, scale: Operand, scale_left: Operand, width: Fraction = Fraction(1)
+) -> Scaled:
+    left = _exp_below_0(x, width)
+    positive = as_array(x) > 0
+    one = jnp.ones_like(as_array(x))
+    slope = where(
+        positive,
+        DoubleWord(one, is_split=True) * scale,
+        double_word(left.number) * scale_left,
+    )
+    return Scaled(slope, jnp.where(positive, one, left.power))
+
+
+def _elu(x: Number) -> Array:
+    """At α = 1, where the value needs no product."""
+    x = as_array(x)
     return jnp.where(x >= 0, x, expm1(as_array(clamp(x, -80, 0))).rounded())
 
 
-@elementwise(_exp_below_0)
-def elu(x: Number) -> Array:
-    """The exponential linear unit at α = 1.
+@parametric
+def elu(alpha: float = 1.0) -> Elementwise:
+    """The exponential linear unit.
 
-    elu(x) = x where x > 0, elsewhere eˣ − 1; its derivative is e^min(x, 0).
+    elu(x) = x where x > 0, elsewhere α·(eˣ − 1); its derivative is 1 and α·eˣ.
+
+    Accuracy: where α is not 1, a result in 16 bits may be rounded the wrong way if the true one is
+    within 2⁻²³ of itself of the middle between two numbers.
 
     Source: Clevert et al. 2015, "Fast and accurate deep network learning by exponential linear
     units (ELUs)", arXiv 1511.07289.
 
+    Args:
+      alpha: α, a number.
+
     Examples:
       >>> elu(jnp.float16(-1.0))
       Array(-0.6323, dtype=float16)
+      >>> elu(jnp.float16(-1.0), alpha=0.5)
+      Array(-0.316, dtype=float16)
     """
-    return _elu(as_array(x))
+    left = _exact(alpha, "alpha")
+    derivative = partial(_scaled_elu_derivative, scale=1, scale_left=left)
+
+    @elementwise(_exp_below_0 if left == 1 else derivative)
+    def elu(x: Number) -> Array | Scaled:
+        return _elu(x) if left == 1 else _scaled_elu(x, 1, left)
+
+    return elu
 
 
-@elementwise(_exp_below_0)
-def celu(x: Number) -> Array:
-    """The continuously differentiable exponential linear unit at α = 1, where it is `elu`.
+@parametric
+def celu(alpha: float = 1.0) -> Elementwise:
+    """The continuously differentiable exponential linear unit; at α = 1 it is `elu`.
 
-    celu(x) = max(x, 0) + min(eˣ − 1, 0), with derivative e^min(x, 0).
+    celu(x) = max(x, 0) + min(α·(e^(x/α) − 1), 0), with derivative e^min(x/α, 0).
+
+    Accuracy: where α is not 1, a result in 16 bits may be rounded the wrong way if the true one is
+    within 2⁻²³ of itself of the middle between two numbers.
 
     Source: Barron 2017, "Continuously differentiable exponential linear units", arXiv 1704.07483.
+
+    Args:
+      alpha: α, a number above 0.
 
     Examples:
       >>> celu(jnp.float16(-1.0))
       Array(-0.6323, dtype=float16)
+      >>> celu(jnp.float16(-1.0), alpha=2.0)
+      Array(-0.787, dtype=float16)
     """
-    return _elu(as_array(x))
+    width = _exact(alpha, "alpha")
+    if width <= 0:
+        raise ValueError(f"alpha = {alpha}: must be above 0")
+
+    @elementwise(partial(_exp_below_0, width=width))
+    def celu(x: Number) -> Array | Scaled:
+        return _elu(x) if width == 1 else _scaled_elu(x, 1, width, width)
+
+    return celu
 
 
 # λ and λα (Klambauer et al. 2017, equation 14)
@@ -181,19 +296,7 @@ _SELU_SCALE = "1.0507009873554804934193349852946"
 _SELU_SCALE_ALPHA = "1.75809934084737685994021752081231"
 
 
-def _selu_derivative(x: Number) -> Scaled:
-    left = _exp_below_0(x)
-    positive = as_array(x) > 0
-    one = jnp.ones_like(as_array(x))
-    slope = where(
-        positive,
-        DoubleWord(one, is_split=True) * _SELU_SCALE,
-        double_word(left.number) * _SELU_SCALE_ALPHA,
-    )
-    return Scaled(slope, jnp.where(positive, one, left.power))
-
-
-@elementwise(_selu_derivative)
+@elementwise(partial(_scaled_elu_derivative, scale=_SELU_SCALE, scale_left=_SELU_SCALE_ALPHA))
 def selu(x: Number) -> Scaled:
     """The scaled exponential linear unit, which keeps mean 0 and variance 1 from layer to layer.
 
@@ -206,14 +309,7 @@ def selu(x: Number) -> Scaled:
       >>> selu(jnp.float16(-1.0))
       Array(-1.111, dtype=float16)
     """
-    v = as_array(x)
-    # close to 0, selu is λ·x or λ·α·x, so small that the lo of a product would be subnormal
-    tiny = jnp.abs(v) < (2.0**-40 if v.dtype == jnp.float32 else 2.0**-64)
-    power = jnp.where(tiny, jnp.asarray(2.0**64, v.dtype), jnp.asarray(1, v.dtype))
-    raised = x.scaled(power) if isinstance(x, DoubleWord) else double_word(x * power)
-    left = where(tiny, raised, exp(double_word(clamp(x, -80, 0)), 0) - 1)
-    number = where(v >= 0, raised * _SELU_SCALE, left * _SELU_SCALE_ALPHA)
-    return Scaled(where(jnp.isinf(v) & (v > 0), DoubleWord(v), number), 1 / power)
+    return _scaled_elu(x, _SELU_SCALE, _SELU_SCALE_ALPHA)
 
 
 @elementwise(_constants(1 / 6, lambda x: jnp.abs(x) < 3, otherwise=0))

@@ -57,8 +57,8 @@ def branches(variant: Variant) -> tuple[Branch, ...]:
 
     Args:
       variant: a name of `VARIANTS`, any spelling that `activation` knows (one branch), or a tuple
-        with one entry per branch: a name, ``"module:function"``, a function, or the class of a
-        `LearnedBranch`.
+        with one entry per branch: a name, with its parameters or without,
+        ``"module:function"``, a function, or the class of a `LearnedBranch`.
     Returns:
       One function, or class of a `LearnedBranch`, per branch.
     Raises:
@@ -79,6 +79,8 @@ def _branch(branch: str | Branch) -> Branch:
         return importing.resolve(branch)
     if len(known := VARIANTS.get(branch, ())) == 1:
         return known[0]
+    if "(" in branch:
+        return activation(branch)
     try:
         return activation(branch)
     except ValueError:

@@ -14,9 +14,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gelu_jax.activations import ACTIVATIONS
+from gelu_jax.activations import ACTIVATIONS, activation, gelu, gelu_tanh
 from gelu_jax.numerics.reference import REFERENCES
-from gelu_jax.numerics.sweep import assess, inputs, jax_value_and_derivative, value_and_derivative
+from gelu_jax.numerics.sweep import (
+    _errors,
+    assess,
+    inputs,
+    jax_value_and_derivative,
+    value_and_derivative,
+)
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DTYPES = ("bfloat16", "float16")
@@ -124,6 +130,71 @@ def test_signed_zeros_limits_and_nan(name: str, dtype: str):
     for side in (0, 1):
         if promise.limits[side] == 0:
             assert np.signbit(value[side]) == np.signbit(promise.limits[side])
+
+
+def rectified(x, left):
+    return np.where(x > 0, x, left)
+
+
+PARAMETERS = {  # value and derivative in float64
+    "leaky_relu(0.2)": (lambda x: rectified(x, x / 5), lambda x: np.where(x > 0, 1, 0.2)),
+    "leaky_relu(0.125)": (lambda x: rectified(x, x / 8), lambda x: np.where(x > 0, 1, 0.125)),
+    "leaky_relu(1.5)": (lambda x: rectified(x, 1.5 * x), lambda x: np.where(x > 0, 1, 1.5)),
+    "elu(0.5)": (
+        lambda x: rectified(x, 0.5 * np.expm1(np.minimum(x, 0))),
+        lambda x: np.where(x > 0, 1, 0.5 * np.exp(np.minimum(x, 0))),
+    ),
+    "elu(1.7)": (
+        lambda x: rectified(x, 1.7 * np.expm1(np.minimum(x, 0))),
+        lambda x: np.where(x > 0, 1, 1.7 * np.exp(np.minimum(x, 0))),
+    ),
+    "celu(0.3)": (
+        lambda x: rectified(x, 0.3 * np.expm1(np.minimum(x, 0) / 0.3)),
+        lambda x: np.exp(np.minimum(x, 0) / 0.3),
+    ),
+    "celu(2.5)": (
+        lambda x: rectified(x, 2.5 * np.expm1(np.minimum(x, 0) / 2.5)),
+        lambda x: np.exp(np.minimum(x, 0) / 2.5),
+    ),
+}
+
+
+@np.errstate(invalid="ignore")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_with_other_parameters_every_16_bit_input_is_rounded_as_said(name: str, dtype: str):
+    """Slopes of three decimals always the right way; exponentials but for what is all but a tie."""
+    x = inputs(dtype).astype(np.float64)
+    found = jax_value_and_derivative(activation(name), inputs(dtype))
+    almost_a_tie = 0 if name.startswith("leaky") else 2.0**-23 / float(jnp.finfo(dtype).eps)
+    for y, truth in zip(found, PARAMETERS[name], strict=True):
+        wrong, ulp = _errors(y, x, truth, dtype)
+        assert ulp[wrong].max(initial=0) <= (0.5 + almost_a_tie if almost_a_tie else 0)
+        assert not np.isnan(single(y)[~np.isnan(x)]).any()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_with_other_parameters_float32_is_within_2_ulp(name: str):
+    rng = np.random.default_rng(0)
+    x = (rng.choice([-1, 1], 100_000) * np.exp2(rng.uniform(-40, 6.5, 100_000))).astype(np.float32)
+    f = activation(name)
+    found = jax.jit(lambda x: (f(x), jax.vmap(jax.grad(f))(x)))(x)
+    for y, truth in zip(found, PARAMETERS[name], strict=True):
+        exact = truth(x.astype(np.float64))
+        normal = np.abs(exact) > np.finfo(np.float32).tiny
+        ulp = np.spacing(np.abs(exact[normal]).astype(np.float32))
+        assert (np.abs(np.asarray(y, np.float64)[normal] - exact[normal]) / ulp).max() <= 2
+
+
+def test_the_forms_of_gelu_as_jax_and_torch_spell_them():
+    x = jnp.linspace(-4, 4, 101, dtype=jnp.bfloat16)
+    for choice in (False, "none"):
+        np.testing.assert_array_equal(gelu(x, choice), gelu(x))
+        np.testing.assert_array_equal(activation(f"gelu({choice!r})")(x), gelu(x))
+    for choice in (True, "tanh"):
+        np.testing.assert_array_equal(gelu(x, approximate=choice), gelu_tanh(x))
+        np.testing.assert_array_equal(activation(f"gelu({choice!r})")(x), gelu_tanh(x))
+    assert (gelu(x) != gelu_tanh(x)).any()
 
 
 MIRRORED = [n for n in NAMES if PROMISES[n].mirrored_sum is not None]

@@ -3,15 +3,27 @@
 import inspect
 import pickle
 import pydoc
-from typing import get_type_hints
+import re
+from typing import Literal, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import jet
 from jax.typing import ArrayLike
 
-from gelu_jax.activations import ACTIVATIONS, activation, fatrelu, prelu, xielu
+from gelu_jax.activations import (
+    ACTIVATIONS,
+    activation,
+    celu,
+    elu,
+    fatrelu,
+    gelu,
+    leaky_relu,
+    prelu,
+    xielu,
+)
 from gelu_jax.numerics.sweep import inputs
 
 NAMES = sorted(ACTIVATIONS)
@@ -53,6 +65,56 @@ def test_an_unknown_name_lists_the_nearest():
         activation("geul")
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("geul(1)", "activation = 'geul': unknown; did you mean"),
+        ("silu(2)", "activation = 'silu(2)': too many positional arguments"),
+        ("elu(beta=2)", "activation = 'elu(beta=2)': got an unexpected keyword argument 'beta'"),
+        ("elu('a')", "alpha = 'a': must be a finite number"),
+        ("elu(x)", "not a name with numbers or strings in parentheses"),
+        ("elu(1", "not a name with numbers or strings in parentheses"),
+        ("celu(0)", "alpha = 0: must be above 0"),
+        ("gelu('erf')", 'approximate = \'erf\': must be False, True, "none" or "tanh"'),
+        ("prelu(0.1)", "activation = 'prelu': carries learned parameters"),
+    ],
+)
+def test_wrong_parameters_are_named(name: str, reason: str):
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        activation(name)
+
+
+def test_parameters_are_numbers_not_arrays():
+    for f in (leaky_relu, elu, celu):
+        for value in (float("nan"), True, jnp.ones(3)):
+            with pytest.raises(TypeError, match=r"must be a finite number|unhashable"):
+                f(1.0, value)
+
+
+def test_a_name_with_parameters_is_one_function():
+    """So that configs that say the same share a program."""
+    assert activation("elu(0.5)") is activation("elu(0.5)")
+    assert activation("swish()") is activation("silu")
+    x = jnp.float16([0.25, 0.75])
+    np.testing.assert_array_equal(activation("fatrelu(0.5)")(x), fatrelu(x, 0.5))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "leaky_relu(0.2)", "gelu('tanh')"])
+def test_jet_is_refused_with_a_reason(name: str):
+    """Its Taylor coefficients would be those of the bit masks in an equation."""
+    f, x, series = activation(name), jnp.float32(0.7), [jnp.ones(()), jnp.zeros(())]
+    with pytest.raises(NotImplementedError, match=r"jax.experimental.jet does not call the rules"):
+        jet.jet(f, (x,), (series,))
+
+
+def test_jet_of_a_compiled_function_gives_no_value():
+    """What jax itself raises there."""
+    for f in (activation("gelu"), activation("silu"), activation("elu")):
+        with pytest.raises(Exception, match=r"tracer|rule"):
+            jet.jet(jax.jit(lambda x, f=f: 2 * f(x)), (jnp.float32(0.7),), ([jnp.ones(())],))
+
+
 @pytest.mark.parametrize("name", ["prelu", "xielu"])
 def test_learned_activations_are_never_handed_out_frozen(name: str):
     with pytest.raises(ValueError, match="learned parameters"):
@@ -61,6 +123,10 @@ def test_learned_activations_are_never_handed_out_frozen(name: str):
 
 SIGNATURES = {f: "(x: ArrayLike) -> Array" for f in ACTIVATIONS.values()} | {
     fatrelu: "(x: ArrayLike, threshold: ArrayLike) -> Array",
+    gelu: "(x: ArrayLike, approximate: bool | Literal['none', 'tanh'] = False) -> Array",
+    leaky_relu: "(x: ArrayLike, negative_slope: float = 0.01) -> Array",
+    elu: "(x: ArrayLike, alpha: float = 1.0) -> Array",
+    celu: "(x: ArrayLike, alpha: float = 1.0) -> Array",
     prelu: "(x: ArrayLike, slope: ArrayLike = 0.25) -> Array",
     xielu: "(x: ArrayLike, alpha_p: ArrayLike = 0.8, alpha_n: ArrayLike = 0.8, "
     "beta: ArrayLike = 0.5, below: ArrayLike = -1e-06) -> Array",
@@ -73,6 +139,8 @@ def test_help_shows_what_a_user_needs(f):
     assert str(signature) == SIGNATURES[f]
     assert f"\n{f.__name__}{signature}\n" in pydoc.plain(pydoc.render_doc(f))
     hints = {name: ArrayLike for name in signature.parameters} | {"return": jax.Array}
+    hints |= {"approximate": bool | Literal["none", "tanh"]} if f is gelu else {}
+    hints |= {name: float for name in hints if name in ("negative_slope", "alpha")}
     assert get_type_hints(f) == hints
     lines = inspect.getdoc(f).splitlines()
     headings = [line for line in lines if line in ("Args:", "Returns:", "Raises:", "Examples:")]
