@@ -134,7 +134,8 @@ def is_explicit(*arrays: Array) -> bool:
     Returns:
       True where at least one is sharded along an explicit axis of the mesh in use.
     """
-    return any(place is not None for x in arrays for place in jax.typeof(x).sharding.spec)
+    typed = [jax.typeof(x) for x in arrays if isinstance(x, Array)]  # quantized ones are trees
+    return any(place is not None for aval in typed for place in aval.sharding.spec)
 
 
 def einsum(
@@ -220,14 +221,18 @@ def matmul(
     (2, 3, 6)
     """
     tokens, x = x.shape[: x.ndim - features], flatten_tokens(x, features=features)
-    options: Any = {"out_sharding": out_sharding, "preferred_element_type": preferred_element_type}
-    if dot_general is None:
+    if x.dtype != w.dtype and isinstance(w, Array):
+        wider = jnp.promote_types(x.dtype, w.dtype)
+        x, w = x.astype(wider), w.astype(wider)
+    if out_sharding is None and is_explicit(x, w):
         summed, kept = "abc"[:features], "fhk"[: w.ndim - features]
-        y = einsum(f"...{summed},{summed}{kept}->...{kept}", x, w, **options, precision=precision)
-    else:  # the options that flax's layers pass too, and only where they say something
-        options = {name: value for name, value in options.items() if value is not None}
-        summed = tuple(range(x.ndim - features, x.ndim)), tuple(range(features))
-        y = dot_general(x, w, (summed, ((), ())), precision=precision, **options)
+        out_sharding = _place_of_product(f"...{summed},{summed}{kept}->...{kept}", x, w)
+    options: Any = {"out_sharding": out_sharding, "preferred_element_type": preferred_element_type}
+    # those that flax's layers pass too, and only where they say something
+    options = {name: value for name, value in options.items() if value is not None}
+    summed = tuple(range(x.ndim - features, x.ndim)), tuple(range(features))
+    product = dot_general or jax.lax.dot_general
+    y = product(x, w, (summed, ((), ())), precision=precision, **options)
     return y.reshape(*tokens, *w.shape[features:])
 
 

@@ -126,9 +126,11 @@ def cast(param: nnx.Param[Array], dtype: DTypeLike) -> Array:
       param: the parameter.
       dtype: of the result.
     Returns:
-      An array of the parameter's shape.
+      An array of the parameter's shape; what a library for quantized weights has put into the place
+      of the parameter, as it is.
     """
-    return param[...].astype(dtype)
+    value = param[...]
+    return value.astype(dtype) if isinstance(value, Array) else value
 
 
 def wide_dtype(*dtypes: DTypeLike) -> DTypeLike:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, UInt
 
@@ -71,7 +72,21 @@ def checkpoint_if(
     """
     if not condition:
         return lambda function: function
-    return jax.checkpoint if dtype is None else partial(_checkpoint_quantized, dtype=dtype)
+    return _checkpoint if dtype is None else partial(_checkpoint_quantized, dtype=dtype)
+
+
+def _checkpoint(function: Function) -> Function:
+    """`jax.checkpoint`; a call on arrays, which differentiates nothing, is the function itself.
+
+    So libraries that quantize or adapt parameters at their first use (qwix) meet the parameters.
+    """
+    checkpointed = jax.checkpoint(function)
+
+    def call(*args: Any) -> Array:
+        traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args))
+        return (checkpointed if traced else function)(*args)
+
+    return call
 
 
 def _checkpoint_quantized(function: Function, *, dtype: DTypeLike) -> Function:
