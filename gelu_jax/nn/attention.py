@@ -22,8 +22,10 @@ from gelu_jax.nn.axes import (
     Precision,
     einsum,
     flatten_tokens,
+    gathered_along,
     is_explicit,
     matmul,
+    sharded_as,
 )
 from gelu_jax.nn.blockwise import Inputs, exp_and_sum, over_query_blocks
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
@@ -583,12 +585,16 @@ def _check_cache(
 
 def _extend(cache: Cache, key: Array, value: Array, mask: Array | None) -> Cache:
     mask = jnp.ones(key.shape[:2], bool) if mask is None else mask
-    start = (0, cache.length, 0, 0)
-    key, value = _held_as(cache.keys.dtype, key), _held_as(cache.values.dtype, value)
+
+    def extended(held: Array, new: Array) -> Array:
+        new = gathered_along(new, 1)  # where a new token goes is known at run time alone
+        start = (0, cache.length, 0, 0)[: new.ndim]
+        return jax.lax.dynamic_update_slice(sharded_as(new, held), new, start)
+
     return Cache(
-        jax.lax.dynamic_update_slice(cache.keys, key, start),
-        jax.lax.dynamic_update_slice(cache.values, value, start),
-        jax.lax.dynamic_update_slice(cache.mask, mask, start[:2]),
+        extended(cache.keys, _held_as(cache.keys.dtype, key)),
+        extended(cache.values, _held_as(cache.values.dtype, value)),
+        extended(cache.mask, mask),
         cache.length + key.shape[1],
     )
 

@@ -115,11 +115,14 @@ def with_sharding_constraint(x: Array, axes: str) -> Array:
       x: array of any shape.
       axes: one name per axis of x, "-" for an axis that is not sharded.
     Returns:
-      x, which is left as it is where no mesh is in use.
+      x, which is left as it is where no mesh is in use, or where it has a batch and no rule places
+      the batch: the rules are those of parameters then, and x stays as the caller sharded it.
 
     >>> with_sharding_constraint(jax.numpy.ones((2, 3)), "b d").shape
     (2, 3)
     """
+    if "b" in axes.split() and not have_rules("b"):
+        return x
     if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
         return with_logical_constraint(x, tuple(axes.split()))
     place = logical_to_mesh_axes(axes.split())
@@ -267,6 +270,20 @@ def gathered_along(x: Array, axis: int) -> Array:
     places = list(jax.typeof(x).sharding.spec)
     places[axis] = None
     return jax.sharding.reshard(x, PartitionSpec(*places))
+
+
+def sharded_as(other: Array, x: Array) -> Array:
+    """x, on an explicit mesh sharded as another array of as many axes.
+
+    Args:
+      other: the other array.
+      x: an array.
+    Returns:
+      The same array as x.
+    """
+    if not is_explicit(other, x):
+        return x
+    return jax.sharding.reshard(x, PartitionSpec(*jax.typeof(other).sharding.spec))
 
 
 def take_rows(table: Array, indices: Array) -> Array:

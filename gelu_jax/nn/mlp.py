@@ -157,7 +157,7 @@ class MLP(Stochastic):
         for layer, key in zip(self.layers, split_key(dropout_key, n), strict=True):
             # Constrained at every layer: left to itself, XLA (jax 0.12, CPU) computes a wrong
             # gradient where a mesh shards the kernels along both axes.
-            h = layer(with_sharding_constraint(h, "b d"), key is None, dropout_key=key)
+            h = layer(with_sharding_constraint(h, "b -"), key is None, dropout_key=key)
         return self.logits(h)
 
     def flatten(self, x: Float[Array, "b *shape"]) -> Float[Array, "b d"]:

@@ -153,7 +153,7 @@ def apply_layers(
 
     def layer(x: Array, inputs: tuple[Block, Cache | None, Any, Any, Array | None]):
         block, cache, memory, own, key = inputs
-        x = with_sharding_constraint(x, "b t d")
+        x = with_sharding_constraint(x, "b t -")
         return block.attend(x, cache, memory=memory, values=own, dropout_key=key, **context)
 
     scan = num_layers > MAX_UNROLLED if scan is None else scan

@@ -151,6 +151,37 @@ def on_both_meshes(module, config, spec):
     return found
 
 
+def transformer():
+    """A decoder with a rule for its batch and without one: values, gradients, what is sent."""
+    norm = gj.NormConfig(D, kind="rms")
+    attention = gj.AttentionConfig(D, 4, num_kv_heads=2, rotary=gj.RotaryConfig())
+    block = gj.BlockConfig(norm, attention, gj.FeedForwardConfig(D, F, "swiglu"))
+    config = gj.TransformerConfig(24, num_layers=1, block=block)
+    tokens = jnp.arange(32).reshape(8, 4) % 24
+
+    def make():
+        return gj.Transformer(config, rngs=nnx.Rngs(0))
+
+    def gradient(model, tokens):
+        return jax.grad(lambda m: jnp.square(m(tokens)).sum())(model)
+
+    apply = lambda model, tokens: model(tokens)  # noqa: E731
+    expected = jax.jit(lambda m, t: (apply(m, t), gradient(m, t)))(make(), tokens)
+    found = {}
+    for batch in ((), (("b", "fsdp"),)):
+        for kind, mesh in meshes():
+            with jax.set_mesh(mesh), nnx.logical_axis_rules((*RULES, ("v", "tensor"), *batch)):
+                made, rows = nnx.jit(make)(), jax.device_put(tokens, NamedSharding(mesh, ROWS))
+                # a function of its own for each: jax does not know that the rules have changed
+                both = [lambda m, t, f=f: f(m, t) for f in (apply, gradient)]
+                programs = [jax.jit(f).lower(made, rows).compile() for f in both]
+                values = tuple(program(made, rows) for program in programs)
+                same = close(values, expected, 1e-3)
+            sent = [dict(collectives(program)) for program in programs]
+            found[f"{'with' if batch else 'without'} {kind}"] = same, sent
+    return found
+
+
 def decoding():
     """Cached decoding of a Transformer; and a result that is sharded as the caller says."""
     norm = gj.NormConfig(D, kind="rms")

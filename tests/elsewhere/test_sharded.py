@@ -41,6 +41,22 @@ def test_blocks_compute_the_same_and_send_the_same():
 
 
 @pytest.mark.slow
+def test_a_transformer_sends_the_same_where_its_batch_has_a_place():
+    """But for the scales of norms, which XLA gathers once more to differentiate under Auto."""
+    by_case = found("transformer")
+    assert all(same for same, _ in by_case.values()), by_case
+    (forward, backward), (auto, auto_backward) = (
+        by_case["with Explicit"][1],
+        by_case["with Auto"][1],
+    )
+    assert forward == auto
+    assert set(backward) == set(auto_backward) == {"all-gather", "all-reduce"}
+    assert backward["all-reduce"] == auto_backward["all-reduce"]
+    assert 0 <= auto_backward["all-gather"] - backward["all-gather"] <= 3  # three norms
+    assert by_case["without Explicit"][1][0] == forward
+
+
+@pytest.mark.slow
 def test_models_compute_the_same():
     assert set(found("models").values()) == {True}
 
