@@ -336,6 +336,7 @@ _ADDED: dict[str, tuple[object, ...]] = {
     "value_head_dim": (None,),
     "cache_dtype": (None,),
     "attention.dropout_rate": (0.0,),
+    "cross_attention.dropout_rate": (0.0,),
     "valid_positions": (None,),
     # Transformers
     "position_offset": (0,),

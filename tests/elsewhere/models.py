@@ -6,9 +6,9 @@ with dropout where there is a key. The lines that call our blocks are those of t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -97,6 +97,36 @@ class ScannedQwen3(nnx.Module):
         return self.dropout(forward(self.layers, x), rngs=rngs)
 
 
+# flax's example lm1b: NNX, `rngs` by name; its attention is ours as well
+
+
+class Lm1bBlock(nnx.Module):
+    def __init__(self, *, rngs: nnx.Rngs):
+        attention = gj.AttentionConfig(D, num_heads=4, dropout_rate=RATE)
+        self.ln1 = nnx.LayerNorm(D, rngs=rngs)
+        self.attention = gj.Attention(attention, rngs=rngs)
+        self.ln2 = nnx.LayerNorm(D, rngs=rngs)
+        self.mlp = gj.FeedForward(ffn("relu", use_bias=True), rngs=rngs)
+        self.dropout = nnx.Dropout(RATE)
+
+    def __call__(self, inputs, *, rngs: nnx.Rngs | None = None):
+        x = self.attention(self.ln1(inputs), rngs=rngs)
+        x = self.dropout(x, rngs=rngs) + inputs
+        return x + self.mlp(self.ln2(x), rngs=rngs)
+
+
+class Lm1b(nnx.Module):
+    def __init__(self, *, rngs: nnx.Rngs):
+        for lyr in range(LAYERS):
+            setattr(self, f"encoderdecoderblock_{lyr}", Lm1bBlock(rngs=rngs))
+        self.encoderdecoder_norm = nnx.LayerNorm(D, rngs=rngs)
+
+    def __call__(self, x, rngs: nnx.Rngs | None = None):
+        for lyr in range(LAYERS):
+            x = getattr(self, f"encoderdecoderblock_{lyr}")(x, rngs=rngs)
+        return self.encoderdecoder_norm(x)
+
+
 # vision_transformer: Linen, `deterministic` by name
 
 
@@ -164,28 +194,36 @@ class MaxText(nn.Module):
 # equinox: a module is a tree of arrays with methods; one token at a time, under `vmap`
 
 
-@jax.tree_util.register_dataclass
-@dataclass
-class EquinoxMLP:
-    gate: jax.Array
-    up: jax.Array
-    down: jax.Array
+class EquinoxMLP(eqx.Module):
+    norm: eqx.nn.LayerNorm
+    gate: eqx.nn.Linear
+    up: eqx.nn.Linear
+    down: eqx.nn.Linear
 
-    def __call__(self, x, key=None):
+    def __init__(self, key):
+        keys = jax.random.split(key, 3)
+        self.norm = eqx.nn.LayerNorm(D)
+        self.gate = eqx.nn.Linear(D, F, use_bias=False, key=keys[0])
+        self.up = eqx.nn.Linear(D, F, use_bias=False, key=keys[1])
+        self.down = eqx.nn.Linear(F, D, key=keys[2])
+
+    def __call__(self, x, *, key=None):
+        w_in, w_out = (self.gate.weight.T, self.up.weight.T), self.down.weight.T
         rate = {"dropout_rate": RATE, "dropout_key": key}
-        return x + gj.feed_forward(x, (self.gate, self.up), self.down, variant="swiglu", **rate)
+        h = self.norm(x)
+        return x + gj.feed_forward(h, w_in, w_out, variant="swiglu", b_out=self.down.bias, **rate)
 
 
 def equinox_init(key: Any) -> dict[str, Any]:
-    shapes = {"gate": (D, F), "up": (D, F), "down": (F, D)}
-    keys = jax.random.split(key, 3)
-    draw = {n: jax.random.normal(k, s) / 4 for k, (n, s) in zip(keys, shapes.items(), strict=True)}
-    return {"mlp": draw}
+    arrays = eqx.filter(EquinoxMLP(key), eqx.is_array)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(arrays)}
 
 
 def equinox_apply(params: Any, x: Any, key: Any = None) -> Any:
-    model = EquinoxMLP(**params["mlp"])
-    return jax.vmap(lambda x: model(x, key))(x)
+    like, static = eqx.partition(EquinoxMLP(jax.random.key(0)), eqx.is_array)
+    leaves = [params[jax.tree_util.keystr(path)] for path, _ in jax.tree.leaves_with_path(like)]
+    model = eqx.combine(jax.tree.unflatten(jax.tree.structure(like), leaves), static)
+    return jax.vmap(jax.vmap(lambda x: model(x, key=key)))(x)
 
 
 # haiku: a pure function of a dict of parameters
@@ -251,6 +289,7 @@ def with_key(module: Any, x: Any, key: Any) -> Any:
 
 MODELS = {
     "flax gemma": of_nnx(Gemma, with_streams),
+    "flax lm1b": of_nnx(Lm1b, with_streams),
     "bonsai vit": of_nnx(ViTEncoder, with_key),
     "bonsai qwen3": of_nnx(ScannedQwen3, with_streams),
     "vision_transformer": of_linen(ViT()),

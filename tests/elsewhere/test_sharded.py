@@ -36,7 +36,7 @@ def test_blocks_compute_the_same_and_send_the_same():
     for case, by_kind in found("blocks").items():
         assert by_kind["Auto"][0], case
         assert by_kind["Explicit"][0], case
-        if case.startswith("feed-forward"):
+        if not case.startswith("chunked"):  # of which Auto sends more
             assert by_kind["Explicit"][1] == by_kind["Auto"][1], case
 
 
