@@ -677,7 +677,9 @@ def test_help_names_the_commands(shell: Shell):
     done = shell("--help")
     assert done.code == 0
     text = " ".join("\n".join(done.out).split())
-    assert "{compare,train,configs,plan,generate,report,tokenize,numerics,audit}" in text
+    assert (
+        "{compare,train,configs,plan,generate,report,tokenize,numerics,audit,activations}" in text
+    )
     for command in commands.COMMANDS:
         assert f"• {command} " in text
     detail = " ".join("\n".join(shell("compare", "--help").out).split())
