@@ -54,7 +54,7 @@ class Entry:
             "mlx.nn": self.mlx,
         }
         qualified = (f"{module}.{name}" for module, names in modules.items() for name in names)
-        return (self.name, *self.hf, *self.other, *qualified)
+        return tuple(dict.fromkeys([self.name, *self.hf, *self.other, *qualified]))
 
 
 CATALOGUE = (

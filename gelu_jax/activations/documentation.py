@@ -28,6 +28,20 @@ Raises:
 """
 """What the docstring of an equation leaves out, because it holds for every activation."""
 
+PLAIN_CONTRACT = """\
+Args:
+  x: floating-point array of any shape, or a Python float. float64 is computed in float64,
+    everything else in float32.
+
+Returns:
+  An array of the shape and dtype of `x`, rounded once. The backward pass keeps `x` and nothing
+  else.
+
+Raises:
+  TypeError: `x` is not floating.
+"""
+"""The same for an activation of a person's own, of which no exactness is known."""
+
 
 class _Annotation(str):
     """An annotation that `help` shows as it is written, without quotes."""
@@ -72,7 +86,8 @@ def documented_by(equation: Callable[..., Any]) -> Callable[[Elementwise], Eleme
         update_wrapper(f, equation, ("__module__", "__name__", "__qualname__"), updated=())
         # as objects, because the module of the equation need not know these names
         f.__annotations__ = {"x": ArrayLike, "return": Array}
-        f.__doc__ = f"{text}{CONTRACT}\n{heading}{examples}"
+        contract = CONTRACT if equation.__module__.startswith("gelu_jax.") else PLAIN_CONTRACT
+        f.__doc__ = f"{text.rstrip()}\n\n{contract}\n{heading}{examples}"
         return f
 
     return decorate

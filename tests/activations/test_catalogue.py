@@ -34,7 +34,7 @@ def test_every_activation_is_in_the_table():
         == {*ACTIVATIONS, *OF_PARAMETERS}
         == {*ACTIVATIONS, *_PARAMETRIC}
     )
-    names = [name for entry in CATALOGUE for name in dict.fromkeys(entry.names)]
+    names = [name for entry in CATALOGUE for name in entry.names]
     assert len(names) == len(set(names))
 
 
