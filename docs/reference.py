@@ -12,10 +12,31 @@ from pathlib import Path
 from flax import nnx
 
 import gelu_jax as gj
+from gelu_jax.activations.catalogue import CATALOGUE
 from gelu_jax.cli import main
 from gelu_jax.cli.commands import COMMANDS
 
 PACKAGE = Path(gj.__file__).parent
+
+
+def activation_table() -> str:
+    """Every activation: who uses it, what it is, its names elsewhere, its promise and its cost."""
+    libraries = ("torch", "hf", "flax", "keras", "mlx")
+    titles = {
+        "torch": "torch",
+        "hf": "ACT2FN",
+        "flax": "flax, jax.nn",
+        "keras": "keras",
+        "mlx": "mlx",
+    }
+    header = ["ours", "f(x)", "used by", *titles.values(), "promise", "cost"]
+    lines = [header, ["---"] * len(header)]
+    for entry in CATALOGUE:
+        names = [", ".join(f"`{n}`" for n in getattr(entry, each)) for each in libraries]
+        cost = "–" if entry.cost is None else " / ".join(f"{ratio:.2f}" for ratio in entry.cost)
+        ours = f"[`{entry.name}`][gelu_jax.{entry.name}]"
+        lines.append([ours, entry.definition, entry.used_by, *names, entry.promise, cost])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def public_names() -> dict[str, list[str]]:

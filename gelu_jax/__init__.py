@@ -14,8 +14,10 @@ from gelu_jax import signals as _signals  # noqa: F401 # pyright: ignore[reportU
 from gelu_jax import linen
 from gelu_jax.activations import (
     ACTIVATIONS,
+    IN_FLOAT32,
     activation,
     celu,
+    elementwise,
     elu,
     fatrelu,
     gelu,
@@ -60,6 +62,7 @@ from gelu_jax.version import __version__
 
 __all__ = [
     "ACTIVATIONS",
+    "IN_FLOAT32",
     "MLP",
     "VARIANTS",
     "Attention",
@@ -84,6 +87,7 @@ __all__ = [
     "branches",
     "celu",
     "cost",
+    "elementwise",
     "elu",
     "fatrelu",
     "feed_forward",

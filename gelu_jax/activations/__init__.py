@@ -3,6 +3,8 @@
 from gelu_jax.activations.capped import situ as situ
 from gelu_jax.activations.capped import softcap_25 as softcap_25
 from gelu_jax.activations.documentation import Elementwise as Elementwise
+from gelu_jax.activations.elementwise import IN_FLOAT32 as IN_FLOAT32
+from gelu_jax.activations.elementwise import elementwise as elementwise
 from gelu_jax.activations.gaussian import gelu as gelu
 from gelu_jax.activations.gaussian import gelu_10 as gelu_10
 from gelu_jax.activations.gaussian import laplace as laplace

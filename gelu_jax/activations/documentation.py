@@ -28,6 +28,20 @@ Raises:
 """
 """What the docstring of an equation leaves out, because it holds for every activation."""
 
+PLAIN_CONTRACT = """\
+Args:
+  x: floating-point array of any shape, or a Python float. float64 is computed in float64,
+    everything else in float32.
+
+Returns:
+  An array of the shape and dtype of `x`, rounded once. The backward pass keeps `x` and nothing
+  else.
+
+Raises:
+  TypeError: `x` is not floating.
+"""
+"""The same for an activation of a person's own, of which no exactness is known."""
+
 
 class _Annotation(str):
     """An annotation that `help` shows as it is written, without quotes."""
@@ -65,14 +79,16 @@ def documented_by(equation: Callable[..., Any]) -> Callable[[Elementwise], Eleme
     Returns:
       A decorator for the function.
     """
-    text, contract, examples = _parts(equation, CONTRACT)
+    ours = equation.__module__.startswith("gelu_jax.")
+    text, contract, examples = _parts(equation, CONTRACT if ours else PLAIN_CONTRACT)
 
     def decorate(f: Elementwise) -> Elementwise:
         as_written(f)
         update_wrapper(f, equation, ("__module__", "__name__", "__qualname__"), updated=())
         # as objects, because the module of the equation need not know these names
         f.__annotations__ = {"x": ArrayLike, "return": Array}
-        f.__doc__ = f"{text}{contract}\n{examples}"
+        f.__doc__ = f"{text}{contract}
+{examples}"
         return f
 
     return decorate
@@ -111,6 +127,7 @@ def _parts(equation: Callable[..., Any], contract: str) -> tuple[str, str, str]:
     """The docstring's text, the contract with the docstring's own arguments, and the examples."""
     text, heading, examples = inspect.cleandoc(equation.__doc__ or "").partition("Examples:")
     text, _, own = text.partition("Args:\n")
+    text = f"{text.rstrip()}\n\n"
     ours, returns, rest = contract.partition("\n\nReturns:")
     own = f"\n{own.rstrip()}" if own else ""
     return text, f"{ours}{own}{returns}{rest}", f"{heading}{examples}"

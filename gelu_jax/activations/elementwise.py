@@ -121,10 +121,10 @@ def _upcast(x: Array) -> Array:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-def _evaluate(equation: Equation, x: Array, bfloat16_in_float32: bool) -> Array:
+def _evaluate(equation: Equation, x: Array, in_float32: tuple[str, ...]) -> Array:
     """The equation's result in float32 or float64, good for one more rounding to the dtype of x."""
     number, bfloat16 = _upcast(x), x.dtype == jnp.bfloat16
-    in_double_words = x.dtype != number.dtype and not (bfloat16 and bfloat16_in_float32)
+    in_double_words = x.dtype != number.dtype and x.dtype.name not in in_float32
     if in_double_words:
         # the significand has at most 11 bits, so the input is its own upper half
         number = DoubleWord(number, is_split=True, guard_bits_only=bfloat16)
@@ -132,6 +132,10 @@ def _evaluate(equation: Equation, x: Array, bfloat16_in_float32: bool) -> Array:
     if isinstance(result, Scaled):
         return result.unscaled(_rounded(result.number, in_double_words))
     return _rounded(result, in_double_words)
+
+
+IN_FLOAT32 = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
+"""Every narrow dtype, for `elementwise`."""
 
 
 def require_floating(x: ArrayLike, function: str) -> Array:
@@ -162,28 +166,40 @@ def require_floating(x: ArrayLike, function: str) -> Array:
 
 
 def elementwise(
-    derivative: Equation, *, bfloat16_in_float32: bool = False
+    derivative: Equation, *, in_float32: tuple[str, ...] = ()
 ) -> Callable[[Equation], Elementwise]:
     """Makes an activation of its equation and the equation of its derivative.
 
     Args:
       derivative: the derivative's equation.
-      bfloat16_in_float32: whether bfloat16 is computed in float32 arrays rather than double words,
-        where no true bfloat16 result is within 2 ulp of float32 of the middle between two numbers.
+      in_float32: the 16-bit dtypes that are computed in float32 arrays rather than double words:
+        "bfloat16" where no true bfloat16 result is within 2 ulp of float32 of the middle between
+        two numbers; `IN_FLOAT32`, all of them, for equations written for arrays, whose results may
+        then be wrong in the last bit.
 
     Returns:
       A decorator for the value's equation. The activation has its name and docstring.
+
+    Examples:
+      >>> def _slope(x):
+      ...     return 1 / jnp.square(1 + jnp.abs(x))
+      >>> @elementwise(derivative=_slope, in_float32=IN_FLOAT32)
+      ... def softsign(x):
+      ...     "x/(1 + |x|)."
+      ...     return x / (1 + jnp.abs(x))
+      >>> softsign(jnp.bfloat16(3)), jax.grad(softsign)(jnp.bfloat16(3))
+      (Array(0.75, dtype=bfloat16), Array(0.0625, dtype=bfloat16))
     """
 
     def decorate(value: Equation) -> Elementwise:
         # without `checkpoint` the backward pass would keep the derivative beside the input
         @jax.checkpoint
         def tangent(x: Array, dx: Array) -> Array:
-            return (_evaluate(derivative, x, bfloat16_in_float32) * _upcast(dx)).astype(x.dtype)
+            return (_evaluate(derivative, x, in_float32) * _upcast(dx)).astype(x.dtype)
 
         @jax.custom_jvp
         def activation(x: Array) -> Array:
-            return _evaluate(value, x, bfloat16_in_float32).astype(x.dtype)
+            return _evaluate(value, x, in_float32).astype(x.dtype)
 
         @activation.defjvp
         def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:  # pyright: ignore[reportUnusedFunction]

@@ -234,7 +234,7 @@ def gelu(approximate: bool | Literal["none", "tanh"] = False) -> Elementwise:
         choices = 'False, True, "none" or "tanh"'
         raise ValueError(f"approximate = {approximate!r}: must be {choices}")
 
-    @elementwise(_gelu_derivative, bfloat16_in_float32=True)
+    @elementwise(_gelu_derivative, in_float32=("bfloat16",))
     def gelu(x: Number) -> Scaled:
         return _gelu(x)
 
@@ -247,7 +247,7 @@ def _gelu_10_derivative(x: Number) -> Scaled:
     return Scaled(slope.number, jnp.where(above, jnp.zeros_like(slope.power), slope.power))
 
 
-@elementwise(_gelu_10_derivative, bfloat16_in_float32=True)
+@elementwise(_gelu_10_derivative, in_float32=("bfloat16",))
 def gelu_10(x: Number) -> Scaled:
     """`gelu` cut off at 10.
 
@@ -277,7 +277,7 @@ def _laplace_derivative(x: Number) -> Scaled:
     return Scaled(gaussian * _INVERSE_SQRT_2PI * _INVERSE_DEVIATION, _C)
 
 
-@elementwise(_laplace_derivative, bfloat16_in_float32=True)
+@elementwise(_laplace_derivative, in_float32=("bfloat16",))
 def laplace(x: Number) -> Scaled:
     """A normal distribution function: a bounded and smooth stand-in for `relu_squared`.
 

@@ -161,7 +161,7 @@ def _gelu_sigmoid_derivative(x: Number) -> Scaled:
     return _gate_derivative(v, v)
 
 
-@elementwise(_gelu_sigmoid_derivative, bfloat16_in_float32=True)
+@elementwise(_gelu_sigmoid_derivative, in_float32=("bfloat16",))
 def gelu_sigmoid(x: Number) -> Scaled:
     """The sigmoid approximation of `gelu`, within 0.0203 of it; also called quick GELU.
 
@@ -199,7 +199,7 @@ def _gelu_tanh_derivative(x: Number) -> Scaled:
     return _gate_derivative(v, w)
 
 
-@elementwise(_gelu_tanh_derivative, bfloat16_in_float32=True)
+@elementwise(_gelu_tanh_derivative, in_float32=("bfloat16",))
 def gelu_tanh(x: Number) -> Scaled:
     """The tanh approximation of `gelu`, within 4.73e-4 of it; GPT-2's activation.
 

@@ -7,6 +7,7 @@ from functools import cache, partial
 from types import MappingProxyType
 
 from gelu_jax.activations.capped import situ, softcap_25
+from gelu_jax.activations.catalogue import CATALOGUE
 from gelu_jax.activations.documentation import Elementwise
 from gelu_jax.activations.gaussian import gelu, gelu_10, laplace
 from gelu_jax.activations.gompertz import golu
@@ -48,29 +49,7 @@ _FUNCTIONS = (
 ACTIVATIONS: Mapping[str, Elementwise] = MappingProxyType({f.__name__: f for f in _FUNCTIONS})
 """Canonical name → function, for every activation without learned parameters."""
 
-_ALIASES = {
-    "linear": "identity",
-    "none": "identity",
-    "relu2": "relu_squared",
-    "squared_relu": "relu_squared",
-    "relu_sq": "relu_squared",
-    "gelu_exact": "gelu",
-    "gelu_erf": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_python_tanh": "gelu_tanh",
-    "gelu_approx": "gelu_tanh",
-    "quick_gelu": "gelu_sigmoid",
-    "swish": "silu",
-    "hardsigmoid": "hard_sigmoid",
-    "hardswish": "hard_silu",
-    "hard_swish": "hard_silu",
-    "hardsilu": "hard_silu",
-    "sqrtsoftplus": "sqrt_softplus",
-}
+_ALIASES = {alias: entry.name for entry in CATALOGUE for alias in entry.names}
 
 # the function alone, with default parameters, would silently drop what a checkpoint has learned
 _PARAMETRIC = {
@@ -84,8 +63,9 @@ def activation(name: str) -> Elementwise:
     """Looks an activation up by its name.
 
     Args:
-      name: a canonical name, such as "gelu_tanh", or an alias in use elsewhere, such as "gelu_new";
-        with its parameters in parentheses, such as "leaky_relu(0.2)", "elu(alpha=0.5)" or
+      name: a canonical name, such as "gelu_tanh", or one in use elsewhere, such as "gelu_new" of
+        config.json files or "flax.nnx.gelu" (`gelu-jax activations` lists them); with its
+        parameters in parentheses, such as "leaky_relu(0.2)", "elu(alpha=0.5)" or
         "gelu(approximate='tanh')".
 
     Returns:
@@ -104,16 +84,15 @@ def activation(name: str) -> Elementwise:
     """
     if "(" in name:
         return _with_parameters(name)
+    name = _ALIASES.get(name, name)
     if name in _PARAMETRIC:
         raise ValueError(
             f"activation = {name!r}: {_PARAMETRIC[name]}; call gelu_jax.activations.{name}"
         )
     try:
-        return ACTIVATIONS[_ALIASES.get(name, name)]
+        return ACTIVATIONS[name]
     except KeyError:
-        raise ValueError(
-            f"activation = {name!r}: unknown; {nearest(name, [*ACTIVATIONS, *_ALIASES])}"
-        ) from None
+        raise ValueError(f"activation = {name!r}: unknown; {nearest(name, _ALIASES)}") from None
 
 
 @cache

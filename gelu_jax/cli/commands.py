@@ -10,6 +10,7 @@ from typing import TextIO
 import tyro
 
 from gelu_jax import signals
+from gelu_jax.cli.activations import activations_command
 from gelu_jax.cli.arguments import in_order
 from gelu_jax.cli.audit import audit_command
 from gelu_jax.cli.compare import compare_command
@@ -32,6 +33,7 @@ COMMANDS = {
     "tokenize": tokenize_command,
     "numerics": numerics_command,
     "audit": audit_command,
+    "activations": activations_command,
 }
 
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from numpy.typing import NDArray
@@ -28,8 +29,14 @@ JAX_NN: Mapping[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "softplus": jax.nn.softplus,
     "mish": jax.nn.mish,
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),
+    "leaky_relu_squared": lambda x: jnp.square(jax.nn.leaky_relu(x, 0.5)),
+    "golu": lambda x: x * jnp.exp(-jnp.exp(-x)),
+    "powlu": lambda x: jax.nn.sigmoid(x) * jnp.where(x > 0, x ** (3 / (jnp.sqrt(x) + 1)), x),
+    "situ": lambda x: 4 * jnp.tanh(x / 4) * jax.nn.sigmoid(x),
+    "softcap_25": lambda x: 25 * jnp.tanh(x / 25),
 }
-"""Our name → what `jax.nn` offers under it; for `gelu_sigmoid`, what users write with `jax.nn`."""
+"""Our name → what `jax.nn` offers under it; where it has no such function, what users write."""
 
 
 def torch_functions() -> Mapping[str, Callable[[Any], Any]]:

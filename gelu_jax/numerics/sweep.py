@@ -21,7 +21,7 @@ from rich.table import Table
 
 from gelu_jax.activations.names import ACTIVATIONS
 from gelu_jax.numerics.peers import JAX_NN, torch_functions, torch_value_and_derivative
-from gelu_jax.numerics.reference import REFERENCES, Float64, Function
+from gelu_jax.numerics.reference import REFERENCES, Float64, Function, Reference
 
 Array16 = NDArray[Any]  # of float16, or of bfloat16, which NumPy's types cannot name
 Implementation = Callable[[Any], Any]
@@ -112,6 +112,7 @@ def _errors(
     true = _true(function, x)
     want, at_zero = rounded(true, dtype), rounded(_true(function, np.zeros(1)), dtype)
     wrong = (got != want) & ~(np.isnan(got) & np.isnan(x))
+    wrong &= ~np.isnan(true) | np.isnan(x)
     least = _MIN_EXPONENT[dtype]
     exponent = np.maximum(np.frexp(true)[1] - 1, least)
     unit = np.ldexp(1.0, exponent - _SIGNIFICAND_BITS[dtype] + 1)
@@ -192,7 +193,35 @@ def assess(
     Returns:
       The result.
     """
-    x, reference = inputs(dtype).astype(np.float64), REFERENCES[function]
+    x = inputs(dtype)
+    return compare(value, derivative, x, REFERENCES[function], function, dtype, source)
+
+
+@np.errstate(invalid="ignore")
+def compare(
+    value: Array16,
+    derivative: Array16,
+    inputs: Array16,
+    reference: Reference,
+    function: str,
+    dtype: str,
+    source: str,
+) -> SweepResult:
+    """Compares results at any inputs with a reference.
+
+    Args:
+      value: the values, an array (n,) of a 16-bit dtype.
+      derivative: the derivatives, likewise.
+      inputs: the inputs, likewise.
+      reference: the true value and derivative; where it is NaN, nothing is compared.
+      function: what the activation is called.
+      dtype: "bfloat16" or "float16".
+      source: whose implementation it is.
+
+    Returns:
+      The result.
+    """
+    x = inputs.astype(np.float64)
     wrong, ulp = _errors(value, x, reference.value, dtype)
     wrong_slope, slope_ulp = _errors(derivative, x, reference.derivative, dtype)
     i, j = int(ulp.argmax()), int(slope_ulp.argmax())

@@ -1,4 +1,4 @@
-"""Figures for a paper: the curves of a comparison, the laws of a ladder."""
+"""Figures for a paper: the curves of a comparison, the laws of a ladder, an activation."""
 
 import io
 import math
@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.curves import LOSSES, Band, band
@@ -86,6 +87,40 @@ def scaling(analysis: LadderAnalysis) -> Figure:
         _draw_laws(left, analysis)
         for axes in right:
             _draw_speed_ups(axes, analysis)
+    return figure
+
+
+def activation_figure(
+    name: str,
+    x: NDArray[Any],
+    value: NDArray[Any],
+    derivative: NDArray[Any],
+    second: NDArray[Any],
+) -> Figure:
+    """Draws an activation, its derivative and its second derivative.
+
+    Args:
+      name: of the activation.
+      x: an array (n,).
+      value: f(x), likewise; the next two likewise.
+      derivative: f′(x).
+      second: f″(x).
+
+    Returns:
+      A matplotlib figure, 4.2 × 2.9 inches.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(4.2, 2.9), layout="constrained")
+        axes = figure.subplots()
+        drawn = {name: value, "derivative": derivative, "second derivative": second}
+        for index, (label, y) in enumerate(drawn.items()):
+            axes.plot(x, y, label=label, linewidth=1.2, **_style(index))
+        axes.set_xlim(-6, 6)
+        near = np.concatenate([y[np.abs(x) <= 6] for y in drawn.values()])
+        near = near[np.isfinite(near)]
+        axes.set_ylim(max(-4, near.min() - 0.2), min(6, near.max() + 0.2))
+        axes.set_xlabel("x")
+        axes.legend()
     return figure
 
 

@@ -677,13 +677,51 @@ def test_help_names_the_commands(shell: Shell):
     done = shell("--help")
     assert done.code == 0
     text = " ".join("\n".join(done.out).split())
-    assert "{compare,train,configs,plan,generate,report,tokenize,numerics,audit}" in text
+    assert (
+        "{compare,train,configs,plan,generate,report,tokenize,numerics,audit,activations}" in text
+    )
     for command in commands.COMMANDS:
         assert f"• {command} " in text
     detail = " ".join("\n".join(shell("compare", "--help").out).split())
     assert "CONFIG [KEY=VALUE ...]" in detail
     assert "--overwrite" in detail
     assert "--no-overwrite" not in detail
+
+
+def test_activations_are_listed_by_any_name(shell: Shell):
+    done = shell("activations", "--name", "gelu_pytorch_tanh")
+    text = "\n".join(done.out)
+    assert done.code == 0
+    assert "gelu_tanh" in text
+    assert "GPT-2" in text
+    assert "softcap_25" not in text
+    assert "softcap_25" in "\n".join(shell("activations").out)
+    (line,) = shell.refuses("activations", "--name", "geul")
+    assert line.startswith("name = 'geul': unknown; did you mean gelu, ")
+
+
+def test_numerics_of_a_function_of_ones_own(shell: Shell):
+    (shell.folder / "own_activation.py").write_text(
+        "import jax.numpy as jnp\n"
+        "def f(x):\n    return x / (1 + jnp.abs(x))\n"
+        "def total(x):\n    return x.sum()\n"
+    )
+    numerics = ("numerics", "--dtype", "f16", "--function")
+    done = shell(*numerics, "own_activation:f", "--plot", "f.png")
+    text = "\n".join(done.out)
+    assert done.code == 0
+    assert "compared with: itself in float64, rounded once" in text
+    assert "at -inf: nan, slope nan; at +inf: nan, slope nan" in text
+    assert "never falls" in text
+    assert (shell.folder / "f.png").read_bytes().startswith(b"\x89PNG")
+    (line,) = shell.refuses(*numerics, "own_activation:total")
+    assert "it must keep shape and dtype" in line
+    (line,) = shell.refuses(*numerics, "own_activation:absent")
+    assert line.startswith("function = 'own_activation:absent': cannot be imported")
+    (line,) = shell.refuses(*numerics, "gelu", "--plot", "f.png")
+    assert line == "plot = 'f.png': only with --function module:function"
+    (line,) = shell.refuses(*numerics, "own_activation:f", "--plot", "f.gif")
+    assert line == "plot = 'f.gif': must end in .png, .svg, .pdf"
 
 
 @pytest.mark.parametrize(
