@@ -106,6 +106,8 @@ def outcome(base: Path, values: dict[str, Any], inputs: dict[str, Any]) -> Any:
         if sum(s.numel() for s in shapes.values()) > 10_000_000:
             return "error"
         model = kind(config).eval()
+        if tensors.keys() & set(model.all_tied_weights_keys or {}):  # a copy that differs
+            model = kind.from_pretrained(base, config=config)
         missing, unexpected = model.load_state_dict(tensors, strict=False)
         model.tie_weights()
         tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
