@@ -159,8 +159,8 @@ def apply_layers(
     context["deterministic"] = deterministic
 
     def layer(x: Array, inputs: tuple[Any, Cache | None, Any, Any, Array | None]):
-        block, cache, memory, own, key = inputs
-        block = shared if block is None else block
+        own_block, cache, memory, own, key = inputs
+        block: Any = shared if own_block is None else own_block
         x = with_sharding_constraint(x, "b t d")
         return block.attend(x, cache, memory=memory, values=own, dropout_key=key, **context)
 

@@ -196,7 +196,9 @@ class VisionTransformer(Stochastic):
         key = self.key_of_call(c.block.highest_dropout_rate, deterministic, rngs, dropout_key)
         layers = self.layers if num_layers is None else first_layers(self.layers, num_layers)
         drop: dict[str, Any] = {"deterministic": key is None, "dropout_key": key}
-        return apply_layers(layers, self._embed(images, hidden_patches), scan=c.scan_layers, **drop)[0]
+        return apply_layers(
+            layers, self._embed(images, hidden_patches), scan=c.scan_layers, **drop
+        )[0]
 
     def _embed(self, images: Array, hidden_patches: Array | None) -> Array:
         c = self.config
