@@ -7,7 +7,7 @@ prints the table of families, and the largest difference of each.
 
 import json
 import sys
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import jax
@@ -37,9 +37,10 @@ def encoder(model, tokens, mask, token_types, **_):
     hidden = model(tokens, mask=mask, token_types=token_types)
     heads = {
         "pooled": model.pool if model.pooler else None,
+        "replaced_logits": model.replaced_logits if model.replaced_head else None,
         "masked_logits": model.masked_logits if model.masked_head else None,
         "next_sentence_logits": model.next_sentence_logits if model.next_sentence_head else None,
-        "class_logits": model.class_logits if model.classifier else None,
+        "class_logits": partial(model.class_logits, mask=mask) if model.classifier else None,
         "token_logits": model.token_logits if model.token_classifier else None,
         "span_logits": model.span_logits if model.span_head else None,
     }
@@ -49,8 +50,11 @@ def encoder(model, tokens, mask, token_types, **_):
 def image(model, pixels, **_):
     """Hidden states, and pooled states or class logits."""
     hidden = model(_last(pixels))
-    top = {"pooled": model.pool(hidden)} if model.pooler else {"logits": model.logits(hidden)}
-    return {"hidden": hidden} | top
+    heads = {
+        "pooled": model.pool if model.pooler else None,
+        "logits": model.logits if model.classifier else None,
+    }
+    return {"hidden": hidden} | {name: head(hidden) for name, head in heads.items() if head}
 
 
 def features(model, pixels, **_):
@@ -69,6 +73,29 @@ def dual_encoder(model, tokens, pixels, **_):
         "image": model.embed_images(images),
         "logits": model(images, tokens),
     }
+
+
+def sigmoid_dual_encoder(model, tokens, pixels, **_):
+    """Each tower's hidden states and embedding, and the scores."""
+    images = _last(pixels)
+    return {
+        "text_hidden": model.text(tokens),
+        "image_hidden": model.image(images),
+        "text": model.embed_texts(tokens),
+        "image": model.embed_images(images),
+        "logits": model(images, tokens),
+    }
+
+
+def text_tower(model, tokens, **_):
+    """Hidden states, and the vector of each text."""
+    return {"hidden": model(tokens), "pooled": model.embed(tokens)}
+
+
+def pooled_images(model, pixels, **_):
+    """Hidden states, and the vector of each image."""
+    images = _last(pixels)
+    return {"hidden": model(images), "pooled": model.embed(images)}
 
 
 def encoder_decoder(model, tokens, mask, targets=None, **_):
@@ -103,14 +130,24 @@ def _last(pixels):
 
 
 KINDS = {
+    "albert": encoder,
     "bert": encoder,
     "clip": dual_encoder,
     "clip_vision_model": image_tower,
     "efficientnet": features,
+    "deit": image,
+    "dinov2": image,
     "distilbert": encoder,
+    "electra": encoder,
+    "modernbert": encoder,
+    "mt5": encoder_decoder,
+    "nomic_bert": encoder,
     "llava": vision_language,
     "mpnet": encoder,
     "roberta": encoder,
+    "siglip": sigmoid_dual_encoder,
+    "siglip_text_model": text_tower,
+    "siglip_vision_model": pooled_images,
     "xlm-roberta": encoder,
     "t5": encoder_decoder,
     "vit": image,
@@ -119,7 +156,7 @@ CASES = sorted(path.name for path in FIXTURES.iterdir())
 # "sentence" is compared in families/test_embeddings.py
 _INPUTS = {"tokens", "mask", "token_types", "targets", "pixels", "sentence"}
 _MASKED = {"causal": {"hidden", "logits"}, "encoder": set()}
-_MASKED["encoder"] = {"hidden", "masked_logits", "token_logits", "span_logits"}
+_MASKED["encoder"] = {"hidden", "masked_logits", "token_logits", "span_logits", "replaced_logits"}
 _MASKED["encoder_decoder"] = {"hidden"}
 
 

@@ -26,6 +26,7 @@ FLOORS = {  # the longest prefix that fits counts
     "gelu_jax.nn.vision": 3,
     "gelu_jax.nn.vision_language": 3,
     "gelu_jax.nn.dual_encoder": 3,
+    "gelu_jax.nn.sigmoid_dual_encoder": 3,
     "gelu_jax.nn.transformer": 3,
     "gelu_jax.nn.mlp": 3,
     "gelu_jax.linen": 4,

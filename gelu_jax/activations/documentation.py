@@ -87,8 +87,7 @@ def documented_by(equation: Callable[..., Any]) -> Callable[[Elementwise], Eleme
         update_wrapper(f, equation, ("__module__", "__name__", "__qualname__"), updated=())
         # as objects, because the module of the equation need not know these names
         f.__annotations__ = {"x": ArrayLike, "return": Array}
-        f.__doc__ = f"{text}{contract}
-{examples}"
+        f.__doc__ = f"{text}{contract}\n{examples}"
         return f
 
     return decorate

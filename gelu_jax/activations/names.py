@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Mapping
 from functools import cache, partial
 from types import MappingProxyType
+from typing import Any
 
 from gelu_jax.activations.capped import situ, softcap_25
 from gelu_jax.activations.catalogue import CATALOGUE
@@ -110,7 +111,7 @@ def _with_parameters(call: str) -> Elementwise:
             f"activation = {call!r}: not a name with numbers or strings in parentheses, {example}"
         ) from None
     name = parsed.func.id
-    f = fatrelu if name == "fatrelu" else activation(name)
+    f: Any = fatrelu if name == "fatrelu" else activation(name)
     try:
         bound = inspect.signature(f).bind(0.0, *args, **named).arguments
         chosen = {key: value for key, value in bound.items() if key != "x"}

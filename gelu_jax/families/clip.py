@@ -94,7 +94,7 @@ def _block(hf: HFConfig, *, causal: bool) -> BlockConfig:
     return bert_block(hf, epsilon=1e-5, activation="quick_gelu", causal=causal)
 
 
-_LAYER = (
+LAYER = (
     *norm("attention_norm", "layer_norm1"),
     *attention("attention", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj"),
     *norm("feed_forward_norm", "layer_norm2"),
@@ -104,7 +104,7 @@ _LAYER = (
 _TEXT = (
     Entry("embedding", "embeddings.token_embedding.weight"),
     Entry("positions", "embeddings.position_embedding.weight"),
-    *prefixed(_LAYER, "layers.", "encoder.layers.{}."),
+    *prefixed(LAYER, "layers.", "encoder.layers.{}."),
     *norm("final_norm", "final_layer_norm"),
 )
 
@@ -113,7 +113,7 @@ VISION = (
     Entry("positions", "embeddings.position_embedding.weight"),
     Entry("w_patch", "embeddings.patch_embedding.weight", "d c p q -> p q c d"),
     *norm("embedding_norm", "pre_layrnorm"),
-    *prefixed(_LAYER, "layers.", "encoder.layers.{}."),
+    *prefixed(LAYER, "layers.", "encoder.layers.{}."),
     *norm("final_norm", "post_layernorm"),
 )
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from gelu_jax.errors import ConfigError, Problem
@@ -127,6 +128,65 @@ def _beside(hf: HFConfig) -> dict[str, Any]:
     return {name: hf.values[name] for name in names if hf.given(name) is not None}
 
 
+def rotary_of_kinds(
+    hf: HFConfig,
+    thetas: tuple[float, float],
+    old: tuple[str, str],
+    stretch: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[RotaryConfig, RotaryConfig]:
+    """Rotary positions of full and of sliding layers, each with a section of ``rope_parameters``.
+
+    Args:
+      hf: the fields.
+      thetas: of either, where the fields have none.
+      old: the fields that have them in files of old.
+      stretch: fields of the section of full layers, from elsewhere.
+
+    Returns:
+      The rotations.
+
+    Raises:
+      ConfigError: as in `rotary_of`.
+    """
+    nested = hf.section("rope_parameters") if hf.given("rope_parameters") else HFConfig({})
+    full, sliding = (_part(nested, f"{kind}_attention") for kind in ("full", "sliding"))
+    sections = full.with_values(**stretch), sliding
+    made = (
+        rotary_of(section.with_defaults(rope_theta=hf.number(field, theta)), hf, theta)
+        for section, theta, field in zip(sections, thetas, old, strict=True)
+    )
+    return next(made), next(made)
+
+
+def _part(nested: HFConfig, name: str) -> HFConfig:
+    return nested.section(name) if nested.given(name) else HFConfig({}, nested.prefix)
+
+
+def rotated_share(hf: HFConfig, head_size: int, default: float = 1.0) -> tuple[float, HFConfig]:
+    """The share of each head that is rotated.
+
+    Args:
+      hf: the fields.
+      head_size: entries of a head.
+      default: where the fields have none.
+
+    Returns:
+      The share, and the fields without it.
+
+    Raises:
+      ConfigError: it is not a number above 0, or leaves half a pair.
+    """
+    field = "partial_rotary_factor"
+    name = "rope_scaling" if hf.given("rope_scaling") else "rope_parameters"
+    rope = dict(hf.given(name) or {})
+    found = rope.pop(field, hf.values.get(field))
+    share = default if found is None else HFConfig({field: found}, hf.prefix).number(field)
+    if int(share * head_size) % 2:
+        reason = f"must make an even number of a head's {head_size} entries"
+        raise ConfigError([Problem(hf.prefix + field, share, reason)])
+    return share, hf.with_values(**{name: rope, field: None})
+
+
 def rotary_of(rope: HFConfig, hf: HFConfig, theta: float) -> RotaryConfig:
     """Rotary positions, from their section.
 
@@ -234,13 +294,36 @@ def with_layer_types(
     Raises:
       ConfigError: the list has another length, or other kinds in it.
     """
+    return with_pattern(config, layer_kinds(config, hf, kinds, default))
+
+
+def layer_kinds(
+    config: TransformerConfig,
+    hf: HFConfig,
+    kinds: Mapping[str, LayerKind],
+    default: Sequence[str],
+) -> list[LayerKind]:
+    """The kind of each layer, as ``layer_types`` lists them.
+
+    Args:
+      config: of the model.
+      hf: the fields.
+      kinds: what may stand in the list.
+      default: the list where the fields have none.
+
+    Returns:
+      The kinds.
+
+    Raises:
+      ConfigError: the list has another length, or other kinds in it.
+    """
     found = hf.given("layer_types") or list(default)
     if not isinstance(found, list) or len(found) != config.num_layers:
         reason = f"must be a list of {config.num_layers} kinds of layers"
         raise ConfigError([Problem(f"{hf.prefix}layer_types", found, reason)])
     for kind in found:
         HFConfig({"layer_types": kind}, hf.prefix).one_of("layer_types", kinds, "")
-    return with_pattern(config, [kinds[kind] for kind in found])
+    return [kinds[kind] for kind in found]
 
 
 def with_pattern(config: TransformerConfig, layers: Sequence[LayerKind]) -> TransformerConfig:
@@ -256,7 +339,7 @@ def with_pattern(config: TransformerConfig, layers: Sequence[LayerKind]) -> Tran
     n = len(layers)
     repeats = (p for p in range(1, n + 1) if all(layers[i] == layers[i % p] for i in range(n)))
     period = next(repeats)
-    if period == 1:
+    if period == 1 and layers[0].normed:
         return with_attention(config, window=layers[0].window, rotary=layers[0].rotary)
     return replace(config, pattern=tuple(layers[:period]))
 

@@ -7,7 +7,7 @@ layer; Gemma 3 has QK-norms in place of the bounds, and a window in five layers 
 from collections.abc import Collection
 from dataclasses import replace
 
-from gelu_jax.families.common import gated, rotary_of, with_attention, with_layer_types
+from gelu_jax.families.common import gated, rotary_of_kinds, with_attention, with_layer_types
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.llama import LLAMA
 from gelu_jax.nn.attention import QKNormConfig
@@ -100,18 +100,8 @@ def _with_windows(
 
 def _rotations(hf: HFConfig) -> tuple[RotaryConfig, RotaryConfig]:
     """Those of full and of sliding layers; files of old stretch the former alone."""
-    nested = hf.section("rope_parameters") if hf.given("rope_parameters") else HFConfig({})
     old = hf.section("rope_scaling").values if hf.given("rope_scaling") else {}
-    full = _part(nested, "full_attention")
-    full = full.with_values(**old).with_defaults(rope_theta=hf.number("rope_theta", 1e6))
-    sliding = _part(nested, "sliding_attention")
-    local = hf.number("rope_local_base_freq", 1e4)
-    sliding = sliding.with_defaults(rope_theta=local)
-    return rotary_of(full, hf, 1e6), rotary_of(sliding, hf, 1e4)
-
-
-def _part(nested: HFConfig, name: str) -> HFConfig:
-    return nested.section(name) if nested.given(name) else HFConfig({}, nested.prefix)
+    return rotary_of_kinds(hf, (1e6, 1e4), ("rope_theta", "rope_local_base_freq"), old)
 
 
 GEMMA = replace(LLAMA, model_type="gemma", config=_gemma)

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.families.common import with_attention
+from gelu_jax.families.common import num_heads, rotated_share, with_attention
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.llama import LLAMA, decoder_map
 from gelu_jax.families.weight_map import Entry, WeightMap
@@ -12,7 +12,8 @@ from gelu_jax.nn.transformer import TransformerConfig
 
 
 def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
-    fraction, hf = _rotated_share(hf)
+    d = hf.integer("hidden_size")
+    fraction, hf = rotated_share(hf, hf.integer("head_dim", None) or d // num_heads(hf, d))
     base = LLAMA.config(hf.with_defaults(rms_norm_eps=1e-5), tensors)
     rotary = base.block.attention.rotary
     assert rotary is not None
@@ -21,16 +22,6 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
         raise ConfigError([Problem("rope_parameters", rotary.scaling, reason)])
     rotary = replace(rotary, fraction=fraction)
     return with_attention(base, rotary=rotary, window=hf.integer("sliding_window", None))
-
-
-def _rotated_share(hf: HFConfig) -> tuple[float, HFConfig]:
-    """The share of each head that is rotated, and the fields without it."""
-    field = "partial_rotary_factor"
-    name = "rope_scaling" if hf.given("rope_scaling") else "rope_parameters"
-    rope = dict(hf.given(name) or {})
-    found = rope.pop(field, hf.values.get(field))
-    share = 1.0 if found is None else HFConfig({field: found}, hf.prefix).number(field)
-    return share, hf.with_values(**{name: rope, field: None})
 
 
 _ATTENTION, _MLP = "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight"

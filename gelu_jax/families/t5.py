@@ -23,6 +23,9 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> EncoderDecoderConfig:
     """
     d, num_layers = hf.integer("d_model"), hf.integer("num_layers")
     tied = hf.flag("tie_word_embeddings", True)
+    has_decoder = not tensors or any(name.startswith(_DECODER) for name in tensors)
+    if has_decoder:
+        hf.require("is_encoder_decoder", True)
     own_head = "lm_head.weight" in tensors and not _EMBEDDINGS.isdisjoint(tensors)
     return EncoderDecoderConfig(
         vocab_size=hf.integer("vocab_size"),
@@ -43,7 +46,7 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> EncoderDecoderConfig:
             hf.integer("relative_attention_num_buckets", 32),
             hf.integer("relative_attention_max_distance", 128),
         ),
-        has_decoder=not tensors or any(name.startswith(_DECODER) for name in tensors),
+        has_decoder=has_decoder,
         tie_embeddings=not own_head if tensors else tied,
         logit_scale=d**-0.5 if hf.flag("scale_decoder_outputs", tied) else 1.0,
     )
@@ -105,7 +108,7 @@ T5 = Family(
     _config,
     EncoderDecoder,
     _weight_map,
-    without_effect=frozenset({"is_encoder_decoder"}),  # the tensors tell
+    without_effect=frozenset({"is_encoder_decoder"}),  # of an encoder alone
     float32=r".*\.feed_forward\.w_out",  # as in transformers
     # a table that the first releases hold and never used
     ignored=r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",

@@ -18,8 +18,17 @@ from gelu_jax.families.weight_map import (
 from gelu_jax.nn.vision import VisionConfig, VisionEncoder, VisionEncoderConfig
 
 
-def _config(hf: HFConfig, tensors: Collection[str]) -> VisionEncoderConfig:
-    """Whether there is a pooler or a classifier, the tensors tell."""
+def vision_encoder_config(hf: HFConfig, tensors: Collection[str]) -> VisionEncoderConfig:
+    """The encoder that ViT's fields describe.
+
+    Args:
+      hf: the fields.
+      tensors: the names of the tensors that are there, which tell whether there is a pooler or a
+        classifier.
+
+    Returns:
+      The encoder.
+    """
     pooler = has_tensor(tensors, "pooler.dense.weight")
     if pooler:
         hf.require("pooler_act", "tanh")
@@ -39,41 +48,51 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> VisionEncoderConfig:
     return VisionEncoderConfig(vision, pooler=pooler, num_classes=classes)
 
 
-_LAYER = (
+ATTENTION = attention(
+    "attention",
+    "attention",
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "output.dense",
+)
+
+LAYER = (
     *norm("attention_norm", "layernorm_before"),
-    *attention(
-        "attention",
-        "attention",
-        "attention.query",
-        "attention.key",
-        "attention.value",
-        "output.dense",
-    ),
+    *ATTENTION,
     *norm("feed_forward_norm", "layernorm_after"),
     *feed_forward("feed_forward", ["intermediate.dense"], "output.dense"),
 )
 
-_PATCH = "vit.embeddings.patch_embeddings.projection"
 
+def vision_map(name: str, layer: WeightMap) -> WeightMap:
+    """The entries of a vision encoder, and of the heads that have one name in all.
 
-def _weight_map(_: VisionEncoderConfig) -> WeightMap:
+    Args:
+      name: the encoder in transformers.
+      layer: the entries of a layer.
+
+    Returns:
+      The entries.
+    """
+    patch = f"{name}.embeddings.patch_embeddings.projection"
     return (
-        Entry("vision.class_token", "vit.embeddings.cls_token", "1 1 d -> d"),
-        Entry("vision.positions", "vit.embeddings.position_embeddings", "1 t d -> t d"),
-        Entry("vision.w_patch", f"{_PATCH}.weight", "d c p q -> p q c d"),
-        Entry("vision.b_patch", f"{_PATCH}.bias"),
-        *prefixed(_LAYER, "vision.layers.", "vit.encoder.layer.{}."),
-        *norm("vision.final_norm", "vit.layernorm"),
-        *linear("pooler.{}", "vit.pooler.dense"),
+        Entry("vision.class_token", f"{name}.embeddings.cls_token", "1 1 d -> d"),
+        Entry("vision.positions", f"{name}.embeddings.position_embeddings", "1 t d -> t d"),
+        Entry("vision.w_patch", f"{patch}.weight", "d c p q -> p q c d"),
+        Entry("vision.b_patch", f"{patch}.bias"),
+        *prefixed(layer, "vision.layers.", f"{name}.encoder.layer.{{}}."),
+        *norm("vision.final_norm", f"{name}.layernorm"),
+        *linear("pooler.{}", f"{name}.pooler.dense"),
         *linear("classifier.{}", "classifier"),
     )
 
 
 VIT = Family(
     "vit",
-    _config,
+    vision_encoder_config,
     VisionEncoder,
-    _weight_map,
+    lambda _: vision_map("vit", LAYER),
     aliases=((r"^vit\.", ""),),
     without_effect=frozenset({"encoder_stride"}),  # of the head of masked images
 )

@@ -31,12 +31,17 @@ class Entry:
         counted from 0 (``{1}`` from 1), and the parameter has a leading layer axis.
       pattern: from the tensor to the parameter (without its layer axis), as `rearrange` reads it.
       axis: the axis of the tensor that entries are concatenated along.
+      whole: from the tensor to one of concatenated entries, n of them, where they are not so in
+        files: ``"(h n k) ... -> (n h k) ..."`` where each head's are together.
+      first: the first layer that has such a tensor; the rows of those before it are not used.
     """
 
     path: str
     name: str
     pattern: str = _UNCHANGED
     axis: int = 0
+    whole: str = _UNCHANGED
+    first: int = 0
 
     def tensor_name(self, layer: int = 0) -> str:
         """The tensor of one layer.
@@ -108,6 +113,30 @@ def attention(path: str, name: str, query: str, key: str, value: str, out: str) 
         *linear(path + ".{}_query", f"{name}.{query}", *into_heads),
         *linear(path + ".{}_key", f"{name}.{key}", *into_heads),
         *linear(path + ".{}_value", f"{name}.{value}", *into_heads),
+        *linear(path + ".{}_out", f"{name}.{out}", "d (h k) -> h k d"),
+    )
+
+
+def fused_attention(
+    path: str, name: str, fused: str, out: str, *, whole: str = _UNCHANGED
+) -> WeightMap:
+    """The entries of an attention whose queries, keys and values come from one torch.nn.Linear.
+
+    Args:
+      path: the module in our model.
+      name: the module in transformers.
+      fused: in it, what gives queries, keys and values.
+      out: what is applied to the heads' outputs.
+      whole: as in `Entry`.
+
+    Returns:
+      The kernels and biases.
+    """
+    weight, bias = f"{name}.{fused}.weight", f"{name}.{fused}.bias"
+    parts = ("query", "key", "value")
+    return (
+        *(Entry(f"{path}.w_{p}", weight, "(h k) d -> d h k", whole=whole) for p in parts),
+        *(Entry(f"{path}.b_{p}", bias, "(h k) -> h k", whole=whole) for p in parts),
         *linear(path + ".{}_out", f"{name}.{out}", "d (h k) -> h k d"),
     )
 
@@ -221,7 +250,7 @@ def tensor_parts(
             continue
         layers, shape = [None], shapes[path]
         if "{" in entry.name:
-            layers, shape = range(shape[0])[:most_layers], shape[1:]
+            layers, shape = range(shape[0])[entry.first : most_layers], shape[1:]
         for layer in layers:
             name = entry.tensor_name(layer or 0)
             tensors.setdefault(name, []).append(Part(entry, layer, shape))
@@ -275,9 +304,11 @@ def from_tensor(tensor: Array, parts: Sequence[Part]) -> list[Array]:
     Returns:
       The value of each part.
     """
+    axis, whole = parts[0].entry.axis, parts[0].entry.whole
+    if whole != _UNCHANGED:
+        tensor = rearrange(tensor, whole, n=len(parts), **_axis_sizes(parts[0]))
     pieces = [tensor]
     if len(parts) > 1:
-        axis = parts[0].entry.axis
         sizes = [part.stored_shape[axis] for part in parts]
         pieces = np.split(tensor, np.cumsum(sizes)[:-1], axis)
     return [
@@ -300,7 +331,11 @@ def to_tensor(values: Sequence[Array], parts: Sequence[Part]) -> Array:
         rearrange(value, inverse(part.entry.pattern))
         for value, part in zip(values, parts, strict=True)
     ]
-    return np.concatenate(pieces, parts[0].entry.axis) if len(pieces) > 1 else pieces[0]
+    axis, whole = parts[0].entry.axis, parts[0].entry.whole
+    tensor = np.concatenate(pieces, axis) if len(pieces) > 1 else pieces[0]
+    if whole == _UNCHANGED:
+        return tensor
+    return rearrange(tensor, inverse(whole), n=len(parts), **_axis_sizes(parts[0]))
 
 
 def _axis_sizes(part: Part) -> dict[str, int]:

@@ -61,11 +61,14 @@ class LayerValues(NamedTuple):
       window: a token attends to tokens closer than this alone.
       frequencies: of the rotary positions, (r/2,); 0 for a pair that is not rotated.
       magnitude: multiplies rotated queries and keys.
+      normed: whether attention sees the normed stream, or else the stream itself; None where it
+        does in all layers.
     """
 
     window: Int[Array, ""]
     frequencies: Float[Array, " r"]
     magnitude: Float[Array, ""]
+    normed: Bool[Array, ""] | None = None
 
 
 def attention(

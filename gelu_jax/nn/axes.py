@@ -129,7 +129,7 @@ def with_sharding_constraint(x: Array, axes: str) -> Array:
     return x if not get_logical_axis_rules() else jax.sharding.reshard(x, place)
 
 
-def is_explicit(*arrays: Array) -> bool:
+def is_explicit(*arrays: Any) -> bool:
     """Whether the types of arrays say how they are sharded (`jax.sharding.AxisType.Explicit`).
 
     Args:
@@ -224,7 +224,8 @@ def matmul(
     (2, 3, 6)
     """
     tokens, x = x.shape[: x.ndim - features], flatten_tokens(x, features=features)
-    if x.dtype != w.dtype and isinstance(w, Array):
+    kernel: Any = w
+    if x.dtype != w.dtype and isinstance(kernel, Array):
         wider = jnp.promote_types(x.dtype, w.dtype)
         x, w = x.astype(wider), w.astype(wider)
     if out_sharding is None and is_explicit(x, w):

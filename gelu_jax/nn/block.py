@@ -1,19 +1,21 @@
-"""The transformer block: the residual wiring of attention and feed-forward, in three styles."""
+"""The transformer block: the residual wiring of attention and feed-forward, in six styles."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, LayerValues
+from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout, split_key
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from gelu_jax.nn.norm import Norm, NormConfig
-from gelu_jax.nn.parameters import add
+from gelu_jax.nn.parameters import add, cast, constant
 
 Part = Callable[[Array], Array]
 
@@ -43,6 +45,17 @@ def _parallel(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn
     return add(x, ffn(h))
 
 
+def _parallel_norms(
+    block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn: Part
+) -> Array:
+    """GPT-NeoX: the parts side by side, a norm for each (Black et al. 2022, section 2.1)."""
+    h = block.attention_norm(x)
+    y = add(x, attn(h))
+    if cross_attn is not None:
+        y = add(y, cross_attn(h))
+    return add(y, ffn(block.feed_forward_norm(x)))
+
+
 def _branch_norm(block: "Block", x: Array, attn: Part, cross_attn: Part | None, ffn: Part) -> Array:
     """OLMo 2: what each part adds to the stream is normed (Liu et al. 2022, section 3.2)."""
     x = x + block.attention_norm(attn(x))
@@ -62,12 +75,13 @@ _STYLES: Mapping[str, Callable[..., Array]] = {
     "pre_norm": _pre_norm,
     "post_norm": _post_norm,
     "parallel": _parallel,
+    "parallel_norms": _parallel_norms,
     "branch_norm": _branch_norm,
     "sandwich": _sandwich,
 }
 
 
-Style = Literal["pre_norm", "post_norm", "parallel", "branch_norm", "sandwich"]
+Style = Literal["pre_norm", "post_norm", "parallel", "parallel_norms", "branch_norm", "sandwich"]
 
 
 @dataclass(frozen=True)
@@ -78,11 +92,13 @@ class BlockConfig:
       norm: the block's norms.
       attention: the self-attention.
       feed_forward: the feed-forward block.
-      style: "pre_norm" (GPT-2, LLaMA), "post_norm" (BERT), "parallel" (PaLM), "branch_norm"
-        (OLMo 2) or "sandwich" (Gemma 2).
+      style: "pre_norm" (GPT-2, LLaMA), "post_norm" (BERT), "parallel" (PaLM), "parallel_norms"
+        (GPT-NeoX), "branch_norm" (OLMo 2) or "sandwich" (Gemma 2).
       dropout_rate: dropout of what each part adds to the residual stream, in [0, 1).
       cross_attention: attention to an encoder's output, between the other two (the decoder of
         T5); None for none.
+      layer_scale: whether what each part adds is multiplied by a vector, λ·part(x) (Touvron et al.
+        2021b, equation 5).
 
     Raises:
       ConfigError: a field has a wrong value, or widths differ.
@@ -94,6 +110,7 @@ class BlockConfig:
     style: Style = "pre_norm"
     dropout_rate: float = 0.0
     cross_attention: AttentionConfig | None = None
+    layer_scale: bool = False
 
     def __post_init__(self):
         checks.field_types(self)
@@ -129,7 +146,8 @@ class BlockConfig:
 class Block(Stochastic):
     """The block as an NNX module: ``attention``, ``feed_forward``, and a norm before or after each.
 
-    The residual stream keeps the dtype of x; each part computes in its own.
+    Where the config asks for them: ``attention_scale`` (d,) and ``feed_forward_scale`` (d,). The
+    residual stream keeps the dtype of x; each part computes in its own.
 
     Args:
       config: the block's config.
@@ -140,6 +158,8 @@ class Block(Stochastic):
     >>> Block(BlockConfig(*parts), rngs=nnx.Rngs(0))(jnp.ones((1, 3, 8))).shape
     (1, 3, 8)
     """
+
+    axes: ClassVar[Axes] = {"attention_scale": "d", "feed_forward_scale": "d"}
 
     def __init__(self, config: BlockConfig, *, rngs: nnx.Rngs):
         c = self.config = config
@@ -156,6 +176,8 @@ class Block(Stochastic):
         self.cross_attention_norm: Any = (
             None if cross is None or one_norm else Norm(c.norm, rngs=rngs)
         )
+        self.attention_scale = _layer_scale(c)
+        self.feed_forward_scale = _layer_scale(c)
 
     def __call__(
         self,
@@ -236,11 +258,14 @@ class Block(Stochastic):
 
         def attn(h: Array) -> Array:
             nonlocal cache
+            if values is not None and values.normed is not None:
+                h = jnp.where(values.normed, h, x.astype(h.dtype))
             y, cache = self.attention.attend(h, cache, **context, dropout_key=keys[4])
-            return dropout(y, rate, keys[0])
+            return dropout(_scaled(y, self.attention_scale), rate, keys[0])
 
         def ffn(h: Array) -> Array:
-            return dropout(self.feed_forward(h, off, dropout_key=keys[1]), rate, keys[2])
+            y = _scaled(self.feed_forward(h, off, dropout_key=keys[1]), self.feed_forward_scale)
+            return dropout(y, rate, keys[2])
 
         def cross_attn(h: Array) -> Array:
             assert self.cross_attention is not None
@@ -251,3 +276,13 @@ class Block(Stochastic):
         cross = None if self.cross_attention is None else cross_attn
         y = _STYLES[self.config.style](self, x, attn, cross, ffn)
         return y.astype(x.dtype), cache
+
+
+def _layer_scale(config: BlockConfig) -> nnx.Param[Array] | None:
+    if not config.layer_scale:
+        return None
+    return constant(1.0, (config.d_model,), config.norm.param_dtype, "d")
+
+
+def _scaled(y: Array, scale: nnx.Param[Array] | None) -> Array:
+    return y if scale is None else y * cast(scale, y.dtype)

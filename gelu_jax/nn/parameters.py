@@ -129,7 +129,7 @@ def cast(param: nnx.Param[Array], dtype: DTypeLike) -> Array:
       An array of the parameter's shape; what a library for quantized weights has put into the place
       of the parameter, as it is.
     """
-    value = param[...]
+    value: Any = param[...]
     return value.astype(dtype) if isinstance(value, Array) else value
 
 

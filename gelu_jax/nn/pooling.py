@@ -6,6 +6,8 @@ from types import MappingProxyType
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from gelu_jax.nn.parameters import wide_dtype
+
 
 def mean_pool(hidden: Float[Array, "b t d"], mask: Bool[Array, "b t"]) -> Float[Array, "b d"]:
     """The mean Σ mᵢhᵢ / Σ mᵢ of the hidden states of each row's real tokens, in float32.
@@ -57,7 +59,7 @@ def _at(hidden: Array, token: Array) -> Array:
 
 
 def _wide(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(wide_dtype(x.dtype))
 
 
 POOLINGS: Mapping[str, Callable[[Array, Array], Array]] = MappingProxyType(

@@ -26,10 +26,13 @@ class LayerKind:
     Attributes:
       window: a token attends to tokens closer than this alone; None for no limit.
       rotary: rotary positions; None for none.
+      normed: whether attention sees the normed stream; False for the stream itself, where the
+        embeddings were normed just before (the first layer of ModernBERT).
     """
 
     window: int | None = None
     rotary: RotaryConfig | None = None
+    normed: bool = True
 
 
 def layer_values(
@@ -59,6 +62,9 @@ def layer_values(
         window=jnp.array([pattern[i].window or _NO_WINDOW for i in layers], jnp.int32),
         frequencies=jnp.array([turning[i][0] for i in layers], jnp.float32),
         magnitude=jnp.array([turning[i][1] for i in layers], jnp.float32),
+        normed=None
+        if all(kind.normed for kind in pattern)
+        else jnp.array([pattern[i].normed for i in layers]),
     )
 
 
@@ -109,7 +115,7 @@ def first_layers(layers: Block, num_layers: int) -> Block:
     return jax.tree.map(lambda leaf: leaf[:num_layers], layers)
 
 
-@compiled_once("scan", "deterministic")
+@compiled_once("scan", "deterministic", "repeats")
 def apply_layers(
     layers: Block,
     x: Float[Array, "b t d"],
@@ -124,6 +130,7 @@ def apply_layers(
     deterministic: bool | None = None,
     dropout_key: Key[Array, ""] | None = None,
     scan: bool | None = None,
+    repeats: int | None = None,
 ) -> tuple[Float[Array, "b t d"], Cache | None]:
     """Applies all blocks of a stack, one after another.
 
@@ -142,23 +149,29 @@ def apply_layers(
       dropout_key: PRNG key of all dropout.
       scan: True compiles one block for all layers, False unrolls them; None scans where there are
         more than `MAX_UNROLLED`. The results are the same.
+      repeats: how often a stack of one block is applied; None applies each block once.
     Returns:
       The residual stream after the last block, (b, t, d); and the cache with the keys and values
       of x added, or None.
     """
-    num_layers = layers.attention.w_query.shape[0]
+    num_layers = layers.attention.w_query.shape[0] if repeats is None else repeats
+    shared = None if repeats is None else jax.tree.map(lambda leaf: leaf[0], layers)
     keys = None if dropout_key is None else jax.random.split(dropout_key, num_layers)
     context: dict[str, Any] = {"mask": mask, "positions": positions, "bias": bias}
     context |= {"segment_ids": segment_ids, "deterministic": deterministic}
 
-    def layer(x: Array, inputs: tuple[Block, Cache | None, Any, Any, Array | None]):
-        block, cache, memory, own, key = inputs
+    def layer(x: Array, inputs: tuple[Any, Cache | None, Any, Any, Array | None]):
+        own_block, cache, memory, own, key = inputs
+        block: Any = shared if own_block is None else own_block
         x = with_sharding_constraint(x, "b t -")
         return block.attend(x, cache, memory=memory, values=own, dropout_key=key, **context)
 
     scan = num_layers > MAX_UNROLLED if scan is None else scan
     unroll = 1 if scan else num_layers
-    return jax.lax.scan(layer, x, (layers, cache, memory, values, keys), unroll=unroll)
+    each = layers if shared is None else None
+    return jax.lax.scan(
+        layer, x, (each, cache, memory, values, keys), length=num_layers, unroll=unroll
+    )
 
 
 def empty_cache(layers: Block, batch_size: int, length: int) -> Cache:

@@ -1,7 +1,7 @@
 """The transformer: embed → blocks → norm → head; a decoder or an encoder, as its attention is."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -17,7 +17,7 @@ from gelu_jax.nn.attention import Cache, LayerValues
 from gelu_jax.nn.axes import Axes, matmul, take_rows, with_sharding_constraint
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dropout import Rngs, Stochastic
-from gelu_jax.nn.linear import linear_head, require_part
+from gelu_jax.nn.linear import Linear, LinearConfig, linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import add_bias, cast, kernel, wide_dtype
 from gelu_jax.nn.pooling import pool
@@ -52,6 +52,9 @@ class TransformerConfig:
       has_head: whether there are logits; False for hidden states alone.
       num_classes: classes of a linear head on the last real token (reward models); None for none.
       logit_soft_cap: c, which turns logits l into c·tanh(l/c) (Gemma 2); None for none.
+      embedding_size: width e of the tables and the norm before the first block, which a linear map
+        takes to d (ELECTRA, ALBERT); None for d, without a map.
+      shared_layers: whether all layers are one block, applied again and again (ALBERT).
       kind: "transformer", which tells model configs apart in a config file.
 
     Raises:
@@ -76,6 +79,8 @@ class TransformerConfig:
     has_head: bool = True
     num_classes: int | None = None
     logit_soft_cap: float | None = None
+    embedding_size: int | None = None
+    shared_layers: bool = False
     kind: Literal["transformer"] = "transformer"
 
     def __post_init__(self):
@@ -92,9 +97,20 @@ class TransformerConfig:
             init_std=self.init_std,
             num_classes=self.num_classes,
             logit_soft_cap=self.logit_soft_cap,
+            embedding_size=self.embedding_size,
         )
         yield from checks.not_negative(position_offset=self.position_offset)
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+
+    @property
+    def embedding_width(self) -> int:
+        """Width e of the tokens' embeddings."""
+        return self.embedding_size or self.block.d_model
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that have weights of their own."""
+        return 1 if self.shared_layers else self.num_layers
 
     @property
     def max_tokens(self) -> int | None:
@@ -113,11 +129,11 @@ class Transformer(Stochastic):
     from v on or a position beyond ``max_positions`` gives NaN, and a cache that is full overwrites
     its last slots.
 
-    Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``positions`` (t, d) and
-    ``token_types`` (n, d), or None; ``layers``, one `Block` with a leading layer axis;
-    ``relative`` (buckets, h), or None; ``classifier``, or None; ``embedding_norm``, or None;
-    ``final_norm``, None where a post-norm stack ends in its last
-    block's norm.
+    Parameters: ``embedding`` (v, e); ``head`` (v, e), None where tied; ``positions`` (t, e) and
+    ``token_types`` (n, e), or None; ``embedding_projection`` (e, d), None where e = d;
+    ``layers``, one `Block` with a leading layer axis; ``relative`` (buckets, h), or None;
+    ``classifier``, or None; ``embedding_norm``, or None; ``final_norm``, None where a post-norm
+    stack ends in its last block's norm.
 
     Args:
       config: the model's config.
@@ -134,8 +150,8 @@ class Transformer(Stochastic):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         self.config = config
-        norm = config.block.norm
-        d, std, dtype = norm.d_model, config.init_std, config.param_dtype
+        norm, d = config.block.norm, config.embedding_width
+        std, dtype = config.init_std, config.param_dtype
 
         def table(name: str, rows: int) -> nnx.Param[Array]:
             axes = self.axes[name]
@@ -146,9 +162,10 @@ class Transformer(Stochastic):
         self.embedding = table("embedding", v)
         self.head = table("head", v) if own_head else None
         self.positions = None if t is None else table("positions", t)
-        self.layers = init_layers(config.block, config.num_layers, rngs=rngs)
+        self.layers = init_layers(config.block, config.num_blocks, rngs=rngs)
         self.token_types = None if n is None else table("token_types", n)
-        self.embedding_norm = Norm(norm, rngs=rngs) if config.embedding_norm else None
+        own_norm = replace(norm, d_model=d)
+        self.embedding_norm = Norm(own_norm, rngs=rngs) if config.embedding_norm else None
         post_norm = config.block.style == "post_norm"
         self.final_norm = None if post_norm else Norm(norm, rngs=rngs)
         self.relative = _relative_table(config, rngs=rngs)
@@ -156,6 +173,7 @@ class Transformer(Stochastic):
         self.classifier = (
             None if classes is None else linear_head(config, classes, use_bias=False, rngs=rngs)
         )
+        self.embedding_projection = _embedding_projection(config, rngs=rngs)
 
     def __call__(
         self,
@@ -270,15 +288,18 @@ class Transformer(Stochastic):
           ConfigError: the model has no positions for so many tokens.
         """
         check(self._too_long(length))
-        return empty_cache(self.layers, batch_size, length)
+        cache = empty_cache(self.layers, batch_size, length)
+        if not self.config.shared_layers:
+            return cache
+        return jax.tree.map(lambda leaf: jnp.repeat(leaf, self.config.num_layers, 0), cache)
 
-    def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t d"]:
+    def embed(self, tokens: Int[Array, "b t"]) -> Float[Array, "b t e"]:
         """Looks up the tokens' embeddings and scales them; positions are not added.
 
         Args:
           tokens: (b, t), integers in [0, v).
         Returns:
-          Embeddings (b, t, d).
+          Embeddings (b, t, e).
         """
         scale = jnp.asarray(self.config.embedding_scale, self.config.dtype)
         return self._rows(self.embedding, "v", tokens) * scale
@@ -295,7 +316,7 @@ class Transformer(Stochastic):
 
     def apply_layers(
         self,
-        embeddings: Float[Array, "b t d"],
+        embeddings: Float[Array, "b t e"],
         cache: Cache | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
@@ -309,7 +330,7 @@ class Transformer(Stochastic):
         """Computes the final hidden states of embedded tokens, or of vectors in their place.
 
         Args:
-          embeddings: (b, t, d), as `embed` returns them.
+          embeddings: (b, t, e), as `embed` returns them.
           cache: keys and values of earlier tokens; None for none.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           positions: of the tokens, as in `__call__`.
@@ -339,6 +360,7 @@ class Transformer(Stochastic):
             deterministic=key is None,
             dropout_key=key,
             scan=c.scan_layers,
+            repeats=c.num_layers if c.shared_layers else None,
         )
         return self.final_hidden(x), cache
 
@@ -354,9 +376,11 @@ class Transformer(Stochastic):
           num_layers + 1 arrays (b, t, d); the final norm is not applied.
         """
         found = [self.block_input(self.embed(tokens), mask=mask)]
-        layers, bias = (self.layers, self.layer_values), self.position_bias(tokens.shape[1])
+        bias = self.position_bias(tokens.shape[1])
         for i in range(self.config.num_layers):
-            layer, own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], layers)
+            own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], self.layer_values)
+            place = 0 if self.config.shared_layers else i
+            layer = jax.tree.map(lambda leaf, i=place: leaf[i : i + 1], self.layers)
             given: dict[str, Any] = {"mask": mask, "bias": bias, "values": own}
             found.append(apply_layers(layer, found[-1], deterministic=True, **given)[0])
         return found
@@ -384,7 +408,7 @@ class Transformer(Stochastic):
 
     def block_input(
         self,
-        embeddings: Float[Array, "b t d"],
+        embeddings: Float[Array, "b t e"],
         cache: Cache | None = None,
         *,
         mask: Bool[Array, "b t"] | None = None,
@@ -392,10 +416,10 @@ class Transformer(Stochastic):
         segment_ids: Int[Array, "b t"] | None = None,
         token_types: Int[Array, "b t"] | None = None,
     ) -> Float[Array, "b t d"]:
-        """The input of the first block: learned positions and token types added, normed.
+        """The input of the first block: positions and token types added, normed, mapped to d.
 
         Args:
-          embeddings: (b, t, d), as `embed` returns them.
+          embeddings: (b, t, e), as `embed` returns them.
           cache: keys and values of earlier tokens; None for none.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           positions: of the tokens, as in `__call__`.
@@ -420,7 +444,8 @@ class Transformer(Stochastic):
         if self.token_types is not None:
             types = 0 if token_types is None else token_types
             x = add_bias(x, take_rows(cast(self.token_types, dtype), jnp.asarray(types)))
-        return x if self.embedding_norm is None else self.embedding_norm(x)
+        x = x if self.embedding_norm is None else self.embedding_norm(x)
+        return x if self.embedding_projection is None else self.embedding_projection(x)
 
     def final_hidden(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Applies the final norm, where there is one.
@@ -466,6 +491,21 @@ class Transformer(Stochastic):
         mask = jnp.ones(hidden.shape[:2], bool) if mask is None else mask
         last = pool(hidden, mask, "lasttoken").astype(hidden.dtype)
         return require_part(self.classifier, "classifier")(last).astype(jnp.float32)
+
+
+def _embedding_projection(config: TransformerConfig, *, rngs: nnx.Rngs) -> Linear | None:
+    if config.embedding_size is None:
+        return None
+    return Linear(
+        LinearConfig(
+            config.embedding_size,
+            config.block.d_model,
+            init_std=config.init_std,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+        ),
+        rngs=rngs,
+    )
 
 
 def _relative_table(config: TransformerConfig, *, rngs: nnx.Rngs) -> nnx.Param[Array] | None:

@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dropout import Rngs, Stochastic
-from gelu_jax.nn.linear import linear_head, require_part
+from gelu_jax.nn.linear import Linear, LinearConfig, linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import add_bias, cast, constant, kernel
 from gelu_jax.nn.stack import apply_layers, first_layers, init_layers
@@ -52,6 +52,9 @@ class VisionConfig:
       channels: of an image.
       patch_bias: whether the patch embedding has a bias (ViT).
       embedding_norm: whether there is a norm before the first block (CLIP).
+      class_token: whether a learned token comes before the patches.
+      distillation_token: whether a second one does, which DeiT trains to agree with a teacher.
+      mask_token: whether there is a token that stands for hidden patches (DINOv2).
       scan_layers: True compiles one block for all layers, False unrolls them; None scans more than
         8 layers.
       init_std: standard deviation of the patch embedding, the class token and the positions; None
@@ -70,6 +73,9 @@ class VisionConfig:
     channels: int = 3
     patch_bias: bool = True
     embedding_norm: bool = False
+    class_token: bool = True
+    distillation_token: bool = False
+    mask_token: bool = False
     scan_layers: bool | None = None
     init_std: float | None = None
     dtype: DTypeLike = jnp.float32
@@ -95,13 +101,18 @@ class VisionConfig:
         """Number of patches n of one image."""
         return (self.image_size // self.patch_size) ** 2
 
+    @property
+    def num_tokens(self) -> int:
+        """Patches n and the learned tokens before them."""
+        return self.num_patches + self.class_token + self.distillation_token
+
 
 class VisionTransformer(Stochastic):
     """The stack as an NNX module.
 
-    Parameters: ``w_patch`` (p, p, c, d); ``b_patch`` (d,), or None; ``class_token`` (d,);
-    ``positions`` (1 + n, d); ``layers``, one `Block` with a leading layer axis;
-    ``embedding_norm``, or None; ``final_norm``.
+    Parameters: ``w_patch`` (p, p, c, d); ``b_patch``, ``class_token``, ``distillation_token`` and
+    ``mask_token`` (d,), or None; ``positions`` (t, d), for all t tokens; ``layers``, one `Block`
+    with a leading layer axis; ``embedding_norm``, or None; ``final_norm``.
 
     Args:
       config: the stack's config.
@@ -109,7 +120,8 @@ class VisionTransformer(Stochastic):
     """
 
     axes: ClassVar[Axes] = {
-        "w_patch": "p q c d", "b_patch": "d", "class_token": "d", "positions": "t d",
+        "w_patch": "p q c d", "b_patch": "d", "class_token": "d", "distillation_token": "d",
+        "mask_token": "d", "positions": "t d",
     }  # fmt: skip
 
     def __init__(self, config: VisionConfig, *, rngs: nnx.Rngs):
@@ -122,11 +134,14 @@ class VisionTransformer(Stochastic):
 
         self.w_patch = drawn("w_patch", (p, p, c.channels, d), p * p * c.channels)
         self.b_patch = constant(0.0, (d,), dtype, axes["b_patch"]) if c.patch_bias else None
-        self.class_token = drawn("class_token", (d,), d)
-        self.positions = drawn("positions", (1 + c.num_patches, d), d)
+        self.class_token = drawn("class_token", (d,), d) if c.class_token else None
+        self.positions = drawn("positions", (c.num_tokens, d), d)
         self.layers = init_layers(c.block, c.num_layers, rngs=rngs)
         self.embedding_norm = Norm(c.block.norm, rngs=rngs) if c.embedding_norm else None
         self.final_norm = Norm(c.block.norm, rngs=rngs)
+        second = c.distillation_token
+        self.distillation_token = drawn("distillation_token", (d,), d) if second else None
+        self.mask_token = drawn("mask_token", (d,), d) if c.mask_token else None
 
     def __call__(
         self,
@@ -145,7 +160,7 @@ class VisionTransformer(Stochastic):
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout.
         Returns:
-          Hidden states (b, 1 + n, d): the class token's, then the patches'.
+          Hidden states (b, t, d): the class token's, then the patches'.
         Raises:
           ValueError: dropout is on, and there is no key.
         """
@@ -159,6 +174,7 @@ class VisionTransformer(Stochastic):
         deterministic: bool | None = None,
         *,
         num_layers: int | None = None,
+        hidden_patches: Bool[Array, "b p"] | None = None,
         rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b n d"]:
@@ -168,10 +184,11 @@ class VisionTransformer(Stochastic):
           images: (b, height, width, channels).
           deterministic: whether dropout is off, as in `__call__`.
           num_layers: number of layers to apply, from the first on; None applies all.
+          hidden_patches: (b, n), True where the mask token stands for a patch; None for nowhere.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout.
         Returns:
-          Hidden states (b, 1 + n, d): the class token's, then the patches'.
+          Hidden states (b, t, d): the class token's, then the patches'.
         Raises:
           ValueError: dropout is on, and there is no key.
         """
@@ -179,14 +196,23 @@ class VisionTransformer(Stochastic):
         key = self.key_of_call(c.block.highest_dropout_rate, deterministic, rngs, dropout_key)
         layers = self.layers if num_layers is None else first_layers(self.layers, num_layers)
         drop: dict[str, Any] = {"deterministic": key is None, "dropout_key": key}
-        return apply_layers(layers, self._embed(images), scan=c.scan_layers, **drop)[0]
+        return apply_layers(
+            layers, self._embed(images, hidden_patches), scan=c.scan_layers, **drop
+        )[0]
 
-    def _embed(self, images: Array) -> Array:
+    def _embed(self, images: Array, hidden_patches: Array | None) -> Array:
         c = self.config
         x = patch_embedding(images.astype(c.dtype), cast(self.w_patch, c.dtype))
         x = add_bias(x, None if self.b_patch is None else cast(self.b_patch, c.dtype))
-        token = jnp.broadcast_to(cast(self.class_token, c.dtype), (x.shape[0], 1, x.shape[-1]))
-        x = add_bias(jnp.concatenate([token, x], axis=1), cast(self.positions, c.dtype))
+        if hidden_patches is not None:
+            token = cast(require_part(self.mask_token, "mask_token"), c.dtype)
+            x = jnp.where(hidden_patches[..., None], token, x)
+        first = [
+            token for token in (self.class_token, self.distillation_token) if token is not None
+        ]
+        shape = (x.shape[0], 1, x.shape[-1])
+        tokens = [jnp.broadcast_to(cast(token, c.dtype), shape) for token in first]
+        x = add_bias(jnp.concatenate([*tokens, x], axis=1), cast(self.positions, c.dtype))
         return x if self.embedding_norm is None else self.embedding_norm(x)
 
 
@@ -198,6 +224,9 @@ class VisionEncoderConfig:
       vision: the vision transformer itself.
       pooler: whether there is a pooler, tanh of a linear map of the class token's state.
       num_classes: classes of the classifier; None for no classifier.
+      patch_mean: whether the classifier sees the mean of the patches' states too (DINOv2).
+      distilled: whether a second classifier sees the distillation token's state, and the logits are
+        the mean of both (DeiT).
       kind: "vision", which tells model configs apart in a config file.
 
     Raises:
@@ -207,6 +236,8 @@ class VisionEncoderConfig:
     vision: VisionConfig
     pooler: bool = False
     num_classes: int | None = None
+    patch_mean: bool = False
+    distilled: bool = False
     kind: Literal["vision"] = "vision"
 
     def __post_init__(self):
@@ -227,7 +258,11 @@ class VisionEncoder(nnx.Module):
         v, classes = config.vision, config.num_classes
         self.vision = VisionTransformer(v, rngs=rngs)
         self.pooler = linear_head(v, v.block.d_model, rngs=rngs) if config.pooler else None
-        self.classifier = None if classes is None else linear_head(v, classes, rngs=rngs)
+        self.classifier = _classifier(config, rngs=rngs)
+        distilled = config.distilled and classes is not None
+        self.distillation_classifier = (
+            linear_head(v, classes or 1, rngs=rngs) if distilled else None
+        )
 
     def __call__(
         self,
@@ -246,7 +281,7 @@ class VisionEncoder(nnx.Module):
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout.
         Returns:
-          Hidden states (b, 1 + n, d): the class token's, then the patches'.
+          Hidden states (b, t, d): the class token's, then the patches'.
         Raises:
           ValueError: dropout is on, and there is no key.
         """
@@ -256,7 +291,7 @@ class VisionEncoder(nnx.Module):
         """Pools the class token's state: tanh(h₀ W + b).
 
         Args:
-          hidden: final hidden states, (b, 1 + n, d).
+          hidden: final hidden states, (b, t, d).
         Returns:
           An array (b, d).
         Raises:
@@ -265,13 +300,28 @@ class VisionEncoder(nnx.Module):
         return jnp.tanh(require_part(self.pooler, "pooler")(hidden[:, 0]))
 
     def logits(self, hidden: Float[Array, "b n d"]) -> Float[Array, "b e"]:
-        """Classifies images by the class token's state.
+        """Classifies images by the class token's state, and by what else the config says.
 
         Args:
-          hidden: final hidden states, (b, 1 + n, d).
+          hidden: final hidden states, (b, t, d).
         Returns:
           Logits (b, classes) in float32.
         Raises:
           ValueError: the model has no classifier.
         """
-        return require_part(self.classifier, "classifier")(hidden[:, 0]).astype(jnp.float32)
+        x = hidden[:, 0]
+        if self.config.patch_mean:
+            x = jnp.concatenate([x, hidden[:, 1:].mean(1)], axis=-1)
+        logits = require_part(self.classifier, "classifier")(x).astype(jnp.float32)
+        if self.distillation_classifier is None:
+            return logits
+        return (logits + self.distillation_classifier(hidden[:, 1]).astype(jnp.float32)) / 2
+
+
+def _classifier(config: VisionEncoderConfig, *, rngs: nnx.Rngs) -> Linear | None:
+    v, classes = config.vision, config.num_classes
+    if classes is None or not config.patch_mean:
+        return None if classes is None else linear_head(v, classes, rngs=rngs)
+    dtypes: dict[str, Any] = {"dtype": v.dtype, "param_dtype": v.param_dtype}
+    of_both = LinearConfig(2 * v.block.d_model, classes, init_std=v.init_std, **dtypes)
+    return Linear(of_both, rngs=rngs)

@@ -94,8 +94,11 @@ def _transformer(model: Transformer, inputs: Any) -> tuple[Array, _Statistics]:
         place = {"segment_ids": segments, "bias": bias, "values": own}
         return block.attend(x, **place, deterministic=True)[0], statistics
 
+    layers, num_layers = model.layers, model.config.num_layers
+    if model.config.shared_layers:
+        layers = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_layers, 0), layers)
     x = model.block_input(model.embed(tokens), segment_ids=segments)
-    x, statistics = jax.lax.scan(layer, x, (model.layers, values))
+    x, statistics = jax.lax.scan(layer, x, (layers, values))
     return model.logits(model.final_hidden(x)), statistics
 
 
@@ -195,5 +198,6 @@ def _alignment(gate: Float[Array, "d f"], up: Float[Array, "d f"]) -> Float[Arra
 
 def _norms(gradient: Any) -> Float[Array, " layers"]:
     if isinstance(gradient, Transformer):
-        return jax.vmap(optax.tree.norm)(gradient.layers)
+        norms = jax.vmap(optax.tree.norm)(gradient.layers)  # of one block, where layers share it
+        return jnp.broadcast_to(norms, (gradient.config.num_layers,))
     return jnp.stack([optax.tree.norm(layer) for layer in gradient.layers])

@@ -79,7 +79,11 @@ def encoder(model: Any) -> Outputs:
         extra["span_logits"] = torch.stack([out.start_logits, out.end_logits], -1)
     if hasattr(out, "logits"):
         wide = out.logits.shape[-1] == model.config.vocab_size
-        extra["masked_logits" if wide else _HEADS[out.logits.dim()]] = out.logits
+        name = "masked_logits" if wide else _HEADS[out.logits.dim()]
+        of_each = out.logits.shape == tokens.shape  # ELECTRA's
+        extra["replaced_logits" if of_each else name] = out.logits
+    if hasattr(out, "sop_logits"):
+        extra["next_sentence_logits"] = out.sop_logits
     return {
         "tokens": tokens,
         "mask": mask,
@@ -104,10 +108,12 @@ def image(model: Any) -> Outputs:
     """Hidden states and class logits, or pooled states, of two images."""
     pixels = torch.randn(2, 3, 12, 12)
     out = model(pixels, output_hidden_states=True)
-    base = getattr(model, "vit", model)
+    base = getattr(model, model.config.model_type, model)
     outputs = {"pixels": pixels, "hidden": base(pixels).last_hidden_state}
     if hasattr(out, "logits"):
         return outputs | {"logits": out.logits}
+    if getattr(base, "pooler", None) is None:
+        return outputs
     return outputs | {"pooled": out.pooler_output}
 
 
@@ -148,6 +154,13 @@ def text_tower(model: Any) -> Outputs:
     tokens, mask = _tokens(56, left=False)
     out = model(tokens, attention_mask=mask)
     return {"tokens": tokens, "mask": mask, "hidden": out.last_hidden_state}
+
+
+def unmasked_texts(model: Any) -> Outputs:
+    """Final hidden states of SigLIP's text tower alone, and its vector of each text."""
+    tokens, _ = _tokens(56, left=False)
+    out = model(tokens)
+    return {"tokens": tokens, "hidden": out.last_hidden_state, "pooled": out.pooler_output}
 
 
 def image_tower(model: Any) -> Outputs:
@@ -218,8 +231,15 @@ def _clip(act: str, eos_token_id: int, width: int = 16) -> Any:
     return hf.CLIPModel(hf.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
 
 
-def _t5(proj: str, *, tied: bool, encoder: bool = False) -> Any:
-    config = hf.T5Config(
+def _siglip() -> Any:
+    vision = VISION | {"hidden_size": 20}
+    return hf.SiglipModel(
+        hf.SiglipConfig(text_config=TEXT | {"projection_size": 20}, vision_config=vision)
+    )
+
+
+def _t5(proj: str, *, tied: bool, encoder: bool = False, kind: str = "T5") -> Any:
+    config = getattr(hf, f"{kind}Config")(
         d_model=16,
         d_kv=6,
         d_ff=24,
@@ -234,8 +254,8 @@ def _t5(proj: str, *, tied: bool, encoder: bool = False) -> Any:
         tie_word_embeddings=tied,
     )
     if encoder:
-        return hf.T5EncoderModel(config)
-    model = hf.T5ForConditionalGeneration(config)
+        return getattr(hf, f"{kind}EncoderModel")(config)
+    model = getattr(hf, f"{kind}ForConditionalGeneration")(config)
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(torch.empty(56, 16))
     return model
@@ -289,6 +309,16 @@ YARN |= {"original_max_position_embeddings": 8}
 
 def _model(name: str, config: str, fields: Mapping[str, Any], **more: Any) -> Callable[[], Any]:
     return lambda: getattr(hf, name)(getattr(hf, config)(**{**fields, **more}))
+
+
+FACTORISED = TEXT | {"embedding_size": 12}
+NEOX = SMALL | {"max_position_embeddings": 32, "bos_token_id": 1, "eos_token_id": 2}
+NEOX |= {"num_attention_heads": 2}
+OPT = {"hidden_size": 16, "ffn_dim": 40, "num_hidden_layers": 3, "num_attention_heads": 4}
+OPT |= {"vocab_size": 56, "max_position_embeddings": 32} | SPECIAL
+MODERN = TEXT | {"local_attention": 4, "cls_token_id": 1, "sep_token_id": 2}
+NOMIC = {k: v for k, v in TEXT.items() if k not in ("bos_token_id", "eos_token_id")}
+DINO = {k: v for k, v in VISION.items() if k != "intermediate_size"}
 
 
 Make = Callable[[], Any]
@@ -466,6 +496,78 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
         ),
         states,
     ),
+    "starcoder2": (
+        _model("Starcoder2ForCausalLM", "Starcoder2Config", GROUPED, sliding_window=4),
+        causal,
+    ),
+    "gpt_neox": (_model("GPTNeoXForCausalLM", "GPTNeoXConfig", NEOX), causal),
+    "gpt_neox_in_turn": (
+        _model(
+            "GPTNeoXForCausalLM",
+            "GPTNeoXConfig",
+            NEOX,
+            use_parallel_residual=False,
+            attention_bias=False,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 1},
+        ),
+        causal,
+    ),
+    "opt": (_model("OPTForCausalLM", "OPTConfig", OPT), causal),
+    "opt_post_norm": (
+        _model("OPTForCausalLM", "OPTConfig", OPT, do_layer_norm_before=False),
+        causal,
+    ),
+    "electra": (_model("ElectraForPreTraining", "ElectraConfig", FACTORISED), encoder),
+    "electra_generator": (_model("ElectraForMaskedLM", "ElectraConfig", FACTORISED), encoder),
+    "electra_texts": (
+        _model("ElectraForSequenceClassification", "ElectraConfig", TEXT, embedding_size=16),
+        encoder,
+    ),
+    "albert": (_model("AlbertForPreTraining", "AlbertConfig", FACTORISED), encoder),
+    "albert_model": (_model("AlbertModel", "AlbertConfig", TEXT, embedding_size=16), encoder),
+    "albert_texts": (
+        _model("AlbertForSequenceClassification", "AlbertConfig", FACTORISED, num_labels=3),
+        encoder,
+    ),
+    "modernbert": (_model("ModernBertForMaskedLM", "ModernBertConfig", MODERN), encoder),
+    "modernbert_model": (_model("ModernBertModel", "ModernBertConfig", MODERN), encoder),
+    "modernbert_rank": (
+        _model(
+            "ModernBertForSequenceClassification",
+            "ModernBertConfig",
+            MODERN,
+            num_labels=1,
+            classifier_pooling="mean",
+            classifier_bias=True,
+        ),
+        encoder,
+    ),
+    "modernbert_tokens": (
+        _model("ModernBertForTokenClassification", "ModernBertConfig", MODERN),
+        encoder,
+    ),
+    "nomic_bert": (_model("NomicBertForMaskedLM", "NomicBertConfig", NOMIC), encoder),
+    "nomic_bert_model": (_model("NomicBertModel", "NomicBertConfig", NOMIC), encoder),
+    "deit": (
+        _model("DeiTForImageClassificationWithTeacher", "DeiTConfig", VISION, num_labels=5),
+        image,
+    ),
+    "deit_model": (_model("DeiTModel", "DeiTConfig", VISION), image),
+    "dinov2": (_model("Dinov2Model", "Dinov2Config", DINO), image),
+    "dinov2_classes": (
+        _model(
+            "Dinov2ForImageClassification",
+            "Dinov2Config",
+            DINO,
+            use_swiglu_ffn=True,
+            use_mask_token=False,
+            num_labels=5,
+        ),
+        image,
+    ),
+    "siglip": (_siglip, dual_encoder),
+    "siglip_text": (_model("SiglipTextModel", "SiglipTextConfig", TEXT), unmasked_texts),
+    "siglip_vision": (_model("SiglipVisionModel", "SiglipVisionConfig", VISION), image_tower),
     "vit": (
         lambda: hf.ViTForImageClassification(hf.ViTConfig(**VISION, num_labels=5)),
         image,
@@ -478,6 +580,11 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
     "clip_open": (lambda: _clip("gelu", 51, width=20), dual_encoder),
     "t5_v1_1": (lambda: _t5("gated-gelu", tied=False), encoder_decoder),
     "t5": (lambda: _t5("relu", tied=True), encoder_decoder),
+    "mt5": (lambda: _t5("gated-gelu", tied=False, kind="MT5"), encoder_decoder),
+    "mt5_encoder": (
+        lambda: _t5("gated-gelu", tied=False, encoder=True, kind="MT5"),
+        text_encoder,
+    ),
     "t5_encoder": (lambda: _t5("gated-gelu", tied=False, encoder=True), text_encoder),
     "clip_text": (_model("CLIPTextModel", "CLIPTextConfig", TEXT), text_tower),
     "clip_vision": (_model("CLIPVisionModel", "CLIPVisionConfig", VISION), image_tower),

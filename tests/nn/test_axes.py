@@ -1,5 +1,7 @@
 """Axis names: on every parameter of every module, and in the metadata of flax where rules ask."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -12,6 +14,12 @@ from gelu_jax.nn.convolution import ConvNorm, ConvNormConfig
 from gelu_jax.nn.dual_encoder import DualEncoder, DualEncoderConfig
 from gelu_jax.nn.encoder import Encoder, EncoderConfig
 from gelu_jax.nn.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from gelu_jax.nn.sigmoid_dual_encoder import (
+    ImageTowerConfig,
+    SigmoidDualEncoder,
+    SigmoidDualEncoderConfig,
+    TextTowerConfig,
+)
 from gelu_jax.nn.vision import VisionConfig, VisionEncoder, VisionEncoderConfig
 
 RULES = tuple((letter, letter.upper()) for letter in "bdefghkpqvt")
@@ -29,6 +37,20 @@ MODELS = {
     "EncoderDecoder": (EncoderDecoder, EncoderDecoderConfig(11, 2, 2, BLOCK)),
     "VisionEncoder": (VisionEncoder, VisionEncoderConfig(VISION, True, 3)),
     "DualEncoder": (DualEncoder, DualEncoderConfig(STACK, VISION, d_common=4)),
+    "SigmoidDualEncoder": (
+        SigmoidDualEncoder,
+        SigmoidDualEncoderConfig(
+            TextTowerConfig(replace(STACK, embedding_size=4), 8),
+            ImageTowerConfig(
+                replace(
+                    VISION,
+                    block=replace(BLOCK, layer_scale=True),
+                    mask_token=True,
+                    distillation_token=True,
+                )
+            ),
+        ),
+    ),
     "ConvNorm": (ConvNorm, ConvNormConfig(3, 8)),
 }
 

@@ -13,6 +13,12 @@ from random_models import random_model
 import gelu_jax as gj
 from gelu_jax.nn.dual_encoder import DualEncoder, DualEncoderConfig
 from gelu_jax.nn.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from gelu_jax.nn.sigmoid_dual_encoder import (
+    ImageTowerConfig,
+    SigmoidDualEncoder,
+    SigmoidDualEncoderConfig,
+    TextTowerConfig,
+)
 from gelu_jax.nn.vision import VisionConfig, VisionEncoder, VisionEncoderConfig
 from gelu_jax.nn.vision_language import VisionLanguage, VisionLanguageConfig
 
@@ -145,6 +151,13 @@ def two_towers(of_text, of_images):
     return DualEncoderConfig(text, vision, 8)
 
 
+def pooled_towers(of_text, of_images):
+    towers = two_towers(of_text, of_images)
+    return SigmoidDualEncoderConfig(
+        TextTowerConfig(towers.text, 8), ImageTowerConfig(towers.vision)
+    )
+
+
 def vision_language(of_text, of_images):
     towers = two_towers(of_text, of_images)
     return VisionLanguageConfig(towers.vision, towers.text, image_token=10, vision_layers=1)
@@ -166,6 +179,7 @@ MODELS = {
     EncoderDecoder: (translator, lambda model, **mode: model(TOKENS, TOKENS + 1, **mode)),
     VisionEncoder: (vision_encoder, lambda model, **mode: model(IMAGES, **mode)),
     DualEncoder: (two_towers, lambda model, **mode: model(IMAGES, TOKENS, **mode)),
+    SigmoidDualEncoder: (pooled_towers, lambda model, **mode: model(IMAGES, TOKENS, **mode)),
     VisionLanguage: (
         vision_language,
         lambda model, **mode: model(jnp.hstack([TOKENS, PATCHES]), images=IMAGES, **mode),

@@ -16,6 +16,13 @@ from gelu_jax.nn.decoding import generate
 from gelu_jax.nn.dual_encoder import DualEncoder, DualEncoderConfig
 from gelu_jax.nn.encoder import Encoder, EncoderConfig
 from gelu_jax.nn.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from gelu_jax.nn.sigmoid_dual_encoder import (
+    ImageTowerConfig,
+    SigmoidDualEncoder,
+    SigmoidDualEncoderConfig,
+    TextTowerConfig,
+)
+from gelu_jax.nn.stack import LayerKind
 from gelu_jax.nn.vision import VisionConfig, VisionEncoder, VisionEncoderConfig
 from gelu_jax.nn.vision_language import VisionLanguage, VisionLanguageConfig
 
@@ -98,6 +105,23 @@ CALLS = {
         lambda m: m(TOKENS, images=IMAGES[:0], mask=MASK),
     ),
     "clip": (DualEncoder, DualEncoderConfig(TEXT, VISION, 5), lambda m: m(IMAGES, TOKENS)),
+    "siglip": (
+        SigmoidDualEncoder,
+        SigmoidDualEncoderConfig(TextTowerConfig(TEXT, 8), ImageTowerConfig(VISION)),
+        lambda m: m(IMAGES, TOKENS),
+    ),
+    "modernbert": (
+        Encoder,
+        EncoderConfig(
+            replace(TEXT, pattern=(LayerKind(normed=False), LayerKind(2)), embedding_size=4),
+            pooler=True,
+            pooling="mean",
+            pooler_norm=True,
+            num_classes=2,
+            replaced_head="gelu",
+        ),
+        lambda m: (m.class_logits(m(TOKENS), mask=MASK), m.replaced_logits(m(TOKENS))),
+    ),
     "bert": (
         Encoder,
         EncoderConfig(TEXT, pooler=True, masked_head="gelu"),

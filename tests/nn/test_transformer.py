@@ -10,7 +10,7 @@ from random_models import random_arrays, random_model
 import gelu_jax as gj
 from gelu_jax.nn.stack import init_layers
 
-STYLES = ["pre_norm", "post_norm", "parallel"]
+STYLES = ["pre_norm", "post_norm", "parallel", "parallel_norms"]
 
 
 def config(style="pre_norm", causal=True, variant="swiglu", num_layers=3, **fields):
@@ -47,7 +47,7 @@ def test_a_decoder_never_looks_ahead_and_an_encoder_looks_everywhere(style, caus
 
 
 def wired(style, x, norm, attn, cross, ffn):
-    """The papers' own lines: GPT-2 and LLaMA, BERT, PaLM."""
+    """The papers' own lines: GPT-2 and LLaMA, BERT, PaLM, GPT-NeoX."""
     if style == "pre_norm":
         x = x + attn(norm["attention"](x))
         x = x + cross(norm["cross_attention"](x))
@@ -57,7 +57,8 @@ def wired(style, x, norm, attn, cross, ffn):
         x = norm["cross_attention"](x + cross(x))
         return norm["feed_forward"](x + ffn(x))
     h = norm["attention"](x)
-    return x + attn(h) + cross(h) + ffn(h)
+    own = norm["feed_forward"](x) if style == "parallel_norms" else h
+    return x + attn(h) + cross(h) + ffn(own)
 
 
 @pytest.mark.parametrize("style", STYLES)
