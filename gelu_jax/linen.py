@@ -53,8 +53,9 @@ class LinenModule(nn.Module):
     config: Any
     nnx_class: ClassVar[Any] = None
 
-    def __init_subclass__(cls, **kwargs: Any):
-        for name, method in inspect.getmembers(cls.__dict__.get("nnx_class"), inspect.isfunction):
+    def __init_subclass__(cls, nnx_class: Any = None, **kwargs: Any):
+        cls.nnx_class = nnx_class or cls.nnx_class  # a subclass of a subclass keeps its own
+        for name, method in inspect.getmembers(nnx_class, inspect.isfunction):
             if name == "__call__" or not (name.startswith("_") or hasattr(nnx.Module, name)):
                 setattr(cls, name, _linen_method(method))
         super().__init_subclass__(**kwargs)
@@ -182,43 +183,37 @@ def _of_lists(scope: Scope, skeleton: _Skeleton) -> dict[_Path, Any] | None:
     return found
 
 
-class FeedForward(LinenModule):
+class FeedForward(LinenModule, nnx_class=feed_forward.FeedForward):
     """`gelu_jax.FeedForward` in Linen."""
 
     config: feed_forward.FeedForwardConfig
-    nnx_class: ClassVar[Any] = feed_forward.FeedForward
 
 
-class Norm(LinenModule):
+class Norm(LinenModule, nnx_class=norm.Norm):
     """`gelu_jax.Norm` in Linen."""
 
     config: norm.NormConfig
-    nnx_class: ClassVar[Any] = norm.Norm
 
 
-class Attention(LinenModule):
+class Attention(LinenModule, nnx_class=attention.Attention):
     """`gelu_jax.Attention` in Linen."""
 
     config: attention.AttentionConfig
-    nnx_class: ClassVar[Any] = attention.Attention
 
 
-class Block(LinenModule):
+class Block(LinenModule, nnx_class=block.Block):
     """`gelu_jax.Block` in Linen."""
 
     config: block.BlockConfig
-    nnx_class: ClassVar[Any] = block.Block
 
 
-class Transformer(LinenModule):
+class Transformer(LinenModule, nnx_class=transformer.Transformer):
     """`gelu_jax.Transformer` in Linen."""
 
     config: transformer.TransformerConfig
-    nnx_class: ClassVar[Any] = transformer.Transformer
 
 
-class MLP(LinenModule):
+class MLP(LinenModule, nnx_class=mlp.MLP):
     """`gelu_jax.MLP` in Linen."""
 
     config: mlp.MLPConfig
-    nnx_class: ClassVar[Any] = mlp.MLP

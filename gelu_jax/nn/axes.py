@@ -133,11 +133,11 @@ def is_explicit(*arrays: Any) -> bool:
     """Whether the types of arrays say how they are sharded (`jax.sharding.AxisType.Explicit`).
 
     Args:
-      *arrays: of any shape.
+      *arrays: of any shape; what only stands for an array, such as a quantized one, says nothing.
     Returns:
       True where at least one is sharded along an explicit axis of the mesh in use.
     """
-    typed = [jax.typeof(x) for x in arrays if isinstance(x, Array)]  # quantized ones are trees
+    typed = [jax.typeof(x) for x in arrays if isinstance(x, Array)]
     return any(place is not None for aval in typed for place in aval.sharding.spec)
 
 
@@ -196,7 +196,7 @@ def flatten_tokens(x: Array, *, features: int = 1) -> Array:
 
 def matmul(
     x: Array,
-    w: Array,
+    w: Any,
     out_sharding: Any = None,
     *,
     features: int = 1,
@@ -208,7 +208,7 @@ def matmul(
 
     Args:
       x: (..., d).
-      w: (d, f).
+      w: (d, f); an array, or what `dot_general` knows as one, such as a quantized kernel.
       out_sharding: a sharding or `PartitionSpec` of the result; None as in `einsum`.
       features: how many of the last axes of x and of the first of w are summed over, as in
         `jnp.tensordot`.

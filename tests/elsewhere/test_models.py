@@ -83,4 +83,5 @@ def test_orbax_without_a_target(found, programs, params, tmp_path):
 
 def test_export(name, params, found):
     exported = jax.export.export(jax.jit(MODELS[name].apply))(params, X)
-    np.testing.assert_allclose(exported.call(params, X), found["output"], atol=1e-5)
+    read = jax.export.deserialize(exported.serialize())
+    np.testing.assert_allclose(read.call(params, X), found["output"], atol=1e-5)
