@@ -1,17 +1,13 @@
-"""How fast a sweep is: against a process for every run, and against torch.
+"""How fast a sweep is, against a process for every run.
 
-    python benchmarks/sweep.py --torch ~/torch/bin/python
-    python benchmarks/sweep.py --torch ~/torch/bin/python --quick
+    python benchmarks/sweep.py
+    python benchmarks/sweep.py --quick
 
-The first part trains `configs/compare_activations.yaml` at one learning rate, 3 arms × 8 seeds, as
+It trains `configs/compare_activations.yaml` at one learning rate, 3 arms × 8 seeds, as
 one `gelu-jax compare` in one process and by a local worker for each core, and runs of it each in a
 process of its own, which only imports, reads the data, compiles, trains and evaluates: it writes no
 checkpoint and no report. Such processes are timed before and after the sweeps, as many of each arm;
 their mean times 24 is the sum. All must end at the very same losses.
-
-The second part is the tokens per second of `configs/byte_lm.yaml` beside nanoGPT's model in torch
-(`sweep_torch.py`) of the same shape, batch and data, eager and compiled, each training a chunk of
-steps in turn; medians of the chunks, and of the rounds' ratios.
 
 Writes benchmarks/results/sweep.json and .md; --quick writes nothing.
 """
@@ -23,21 +19,16 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import NamedTuple
 
-import jax
-import numpy as np
 import tyro
 
 from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.experiment import prepare
-from gelu_jax.compare.matching import parameters
 from gelu_jax.compare.records import read_results
 from gelu_jax.runs.environment import environment
 from gelu_jax.training.config import read_config, write_config
-from gelu_jax.training.data import load_data
-from gelu_jax.training.trainer import Keys, TrainConfig, Trainer
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parent / "configs"
@@ -56,16 +47,14 @@ print(point.validation_loss)
 
 class Size(NamedTuple):
     """How much is measured: seeds and steps of the sweep, runs of each arm that are timed alone
-    (on either side of the sweep), rounds and steps of a chunk beside torch."""
+    (on either side of the sweep)."""
 
     seeds: int
     steps: int
     alone: int
-    rounds: int
-    chunk: int
 
 
-FULL, QUICK = Size(8, 300, 2, 7, 50), Size(2, 50, 1, 2, 10)
+FULL, QUICK = Size(8, 300, 2), Size(2, 50, 1)
 
 
 # --- A sweep against a process for every run --------------------------------------------------
@@ -115,120 +104,32 @@ def sweep(size, folder):
     }
 
 
-# --- The default language model against torch -------------------------------------------------
-
-
-class Torch:
-    """The process of `sweep_torch.py`."""
-
-    def __init__(self, python, config, data, folder):
-        model, block = config.model, config.model.block
-        shape = {
-            "layers": model.num_layers,
-            "heads": block.attention.num_heads,
-            "d_model": block.d_model,
-            "d_ff": 4 * block.d_model,
-            "context": config.data.context,
-            "vocab": model.vocab_size,
-            "batch": config.batch_size,
-            "learning_rate": config.optimizer.learning_rate,
-        }
-        tokens = folder / "tokens"
-        tokens.write_bytes(np.asarray(data.train).tobytes())
-        self.process = subprocess.Popen(
-            [python, HERE / "sweep_torch.py", json.dumps(shape), tokens],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def train(self, kind, steps):
-        print(kind, steps, file=self.process.stdin, flush=True)
-        return json.loads(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
-class Ours:
-    """The compiled chunk of the config, as `fit` runs it."""
-
-    def __init__(self, config, data):
-        self.trainer, self.keys = Trainer(config, data), Keys.of(0)
-        self.state = self.trainer.programs.init(self.keys)
-        self.rate = jax.numpy.float32(config.optimizer.learning_rate)
-
-    def train(self):
-        start = time.perf_counter()
-        chunk = self.trainer.programs.chunk
-        self.state, losses = chunk(self.state, self.trainer.data, self.keys, self.rate)
-        loss = float(losses[-1])
-        return {"seconds": time.perf_counter() - start, "loss": loss}
-
-
-def beside_torch(size, python, folder):
-    """Tokens per second of ours, torch eager and torch compiled, and the ratios of ours to them."""
-    config = read_config(CONFIGS / "byte_lm.yaml", TrainConfig)
-    config = replace(config, steps=size.chunk * 100, eval_every=size.chunk)
-    data = load_data(config.data, config.batch_size)
-    ours, torch = Ours(config, data), Torch(python, config, data, folder)
-    rounds = []
-    for _ in range(size.rounds + 1):
-        answers = {kind: torch.train(kind, size.chunk) for kind in ("eager", "compiled")}
-        rounds.append({"ours": ours.train(), **answers})
-    torch.close()
-    times = {name: [r[name]["seconds"] for r in rounds[1:]] for name in rounds[0]}  # first: warm-up
-    tokens = size.chunk * data.tokens_per_step
-    last = rounds[-1]
-    return {
-        "parameters": {"ours": parameters(config), "torch": last["eager"]["parameters"]},
-        "torch": last["eager"]["torch"],
-        "loss_at_the_end": {name: answer["loss"] for name, answer in last.items()},
-        "tokens_per_second": {name: tokens / median(t) for name, t in times.items()},
-        "times_faster": {
-            name: median(t / o for t, o in zip(times[name], times["ours"], strict=True))
-            for name in ("eager", "compiled")
-        },
-    }
-
-
 def table(found):
     rows, where = ["| what | measured |", "|---|---|"], found["environment"]
-    if swept := found["sweep"]:
-        rows += [
-            f"| {swept['runs']} runs, a process each | {swept['alone_seconds_in_all']:.0f} s |",
-            *(
-                f"| one sweep, {how} | {taken:.0f} s, {swept['ratio'][how]:.2f} of that |"
-                for how, taken in swept["sweep_seconds"].items()
-            ),
-        ]
-    if beside := found["beside_torch"]:
-        speeds = beside["tokens_per_second"]
-        rows += [f"| tokens per second, {name} | {speed:,.0f} |" for name, speed in speeds.items()]
-        rows += [
-            f"| ours to torch {name} | {ratio:.2f} × |"
-            for name, ratio in beside["times_faster"].items()
-        ]
+    swept = found["sweep"]
+    rows += [
+        f"| {swept['runs']} runs, a process each | {swept['alone_seconds_in_all']:.0f} s |",
+        *(
+            f"| one sweep, {how} | {taken:.0f} s, {swept['ratio'][how]:.2f} of that |"
+            for how, taken in swept["sweep_seconds"].items()
+        ),
+    ]
     return "\n".join(rows) + (
         f"\n\n{where['device']}; Python {where['python']}, jax {where['jax']}; commit "
         f"{where['commit']}; {where['date']}. `python benchmarks/sweep.py` repeats it.\n"
     )
 
 
-def main(torch: Path | None = None, quick: bool = False):
-    """Measures both parts; the second one where there is a torch.
+def main(quick: bool = False):
+    """Measures it.
 
     Args:
-        torch: a Python that has torch.
         quick: small numbers, to see that it works; writes nothing.
     """
     size = QUICK if quick else FULL
     with tempfile.TemporaryDirectory() as folder:
-        found = {
-            "size": size._asdict(),
-            "beside_torch": beside_torch(size, torch, Path(folder)) if torch else None,
-            "sweep": sweep(size, Path(folder)),
-            "environment": environment(),
-        }
+        swept = sweep(size, Path(folder))
+    found = {"size": size._asdict(), "sweep": swept, "environment": environment()}
     if not quick:
         (HERE / "results" / "sweep.json").write_text(json.dumps(found, indent=2) + "\n")
         (HERE / "results" / "sweep.md").write_text(table(found))

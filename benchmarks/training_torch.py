@@ -1,6 +1,6 @@
-"""nanoGPT's model and loop as a plain torch program, run by `sweep.py` in a second process.
+"""nanoGPT's model and loop as a plain torch program, run by `training.py` in a second process.
 
-    python benchmarks/sweep_torch.py SHAPE TOKENS
+    python benchmarks/training_torch.py SHAPE TOKENS
 
 SHAPE is a JSON object (layers, heads, d_model, d_ff, context, vocab, batch, learning_rate), TOKENS
 a file of bytes to train on. Each line "eager N" or "compiled N" on standard input trains N steps
