@@ -258,24 +258,43 @@ def step_memory() -> str:
 
 
 def training() -> str:
-    """A training step, the host's share of it, compile times, and torch beside them."""
-    found, sweep, data = result("training"), result("sweep"), result("data")
-    depths = found["compile_seconds_by_layers"]
-    faster = sweep["beside_torch"]["times_faster"]
-    torch = sweep["beside_torch"]["torch"].partition("+")[0]
+    """A training step of two sizes: ours, torch, flax's own layers and the matrix products alone."""
+    sizes = result("training")["sizes"]
+    torch = next(iter(sizes.values()))["torch"].partition("+")[0]
+    names = {
+        "ours": "ours",
+        "flax nnx": "the same from flax.nnx's layers",
+        "torch eager": f"nanoGPT's model in torch {torch}, eager",
+        "torch compiled": f"nanoGPT's model in torch {torch}, compiled",
+        "floor": "the matrix products alone",
+    }
+
+    def cell(size: dict[str, Any], name: str) -> str:
+        times = f"{size['milliseconds_per_step'][name]:,.1f} ms"
+        return times if name == "ours" else f"{times}, {size['times_faster'][name]:.2f} × ours"
+
+    rows = [[names[name], *(cell(s, name) for s in sizes.values())] for name in names]
+    return table(["a step", *sizes], rows)
+
+
+def step_parts() -> str:
+    """Where the time of a training step goes, by a profile."""
+    sizes = result("training")["sizes"].values()
+    parts = dict.fromkeys(part for size in sizes for part in size["profile"])
+    rows = [[part, *(f"{size['profile'].get(part, 0):.0%}" for size in sizes)] for part in parts]
+    return table(["share of a step", *result("training")["sizes"]], rows)
+
+
+def loop() -> str:
+    """What a run costs beside its steps."""
+    found = result("training")
+    depths = ", ".join(f"{n} layers {s:.1f} s" for n, s in found["compile_seconds"].items())
     return table(
         ["what", "measured"],
         [
-            ["step of `byte_lm`", f"{found['milliseconds_per_step']:.1f} ms"],
-            ["tokens per second", f"{found['tokens_per_second']:,.0f}"],
-            ["share of a step that the host takes", f"{found['host_share']:.1%}"],
-            *(
-                [f"compile time, {layers} layers", f"{seconds:.1f} s"]
-                for layers, seconds in depths.items()
-            ),
-            [f"tokens per second over torch {torch}, eager", f"{faster['eager']:.2f}"],
-            [f"tokens per second over torch {torch}, compiled", f"{faster['compiled']:.2f}"],
-            ["share of a step that reading tokens from disk takes", _percent(data)],
+            ["share of `byte_lm`'s loop that the host takes", f"{found['host_share']:.1%}"],
+            ["compiling a run", depths],
+            ["share of a step that reading tokens from disk takes", _percent(result("data"))],
         ],
     )
 
