@@ -7,17 +7,17 @@
 this Python has it.
 
 Every implementation computes the same: y = FFN(x), or y with the gradients of x and of all weights
-for a given cotangent of y. All JAX ones run in this process, torch in a second one that sleeps
-while this one works. A round runs each once, in turn; the table gives the median time and the
-median of the rounds' ratios, so that a machine that slows down slows all of them. CPU time of all
-threads is given beside the wall clock, because other processes on the machine disturb it less.
-"kept" is the growth of the compiled program's temporary memory from a scan of 2 layers to one of 6
+for a given cotangent of y, where x has the axes (b, t, d), as in every transformer. All JAX ones
+run in this process, torch in a second one that sleeps while this one works. A round runs each
+once, in turn; the table gives the median time and the median of the rounds' ratios, so that a
+machine that slows down slows all of them. CPU time of all threads is given beside the wall clock,
+because other processes on the machine disturb it less. "kept" is the growth of the compiled program's temporary memory from a scan of 2 layers to one of 6
 (torch: the tensors that autograd saves), in tensors of d_ff compute-dtype entries per token; x and
 the weights are not counted.
 
-The floor is the same matmuls alone. On an accelerator one pass over the d_ff-wide tensors, at the
-bandwidth at which a copy was measured, is added to it, and a run is ten calls in a row, so that the
-host's part does not count.
+The floor is the same matmuls alone, of tokens flattened to (b·t, d). On an accelerator one pass
+over the d_ff-wide tensors, at the bandwidth at which a copy was measured, is added to it, and a run
+is ten calls in a row, so that the host's part does not count.
 """
 
 import json
@@ -47,12 +47,19 @@ from gelu_jax.nn.cost import measured_bytes_kept
 
 
 class Shape(NamedTuple):
-    """Tokens, d_model, the d_ff of an ungated block, and of a gated one (None: matched)."""
+    """Rows, tokens in each, d_model, the d_ff of an ungated block, and of a gated one (None:
+    matched)."""
 
-    tokens: int
+    batch: int
+    length: int
     d_model: int
     d_ff: int
     gated_d_ff: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows."""
+        return self.batch * self.length
 
 
 class Case(NamedTuple):
@@ -72,13 +79,16 @@ class Case(NamedTuple):
 
 
 SHAPES = {
-    "smoke": [Shape(64, 64, 256)],
-    "cpu": [Shape(512, 512, 2048), Shape(512, 1024, 4096)],
-    "cpu_long": [Shape(4096, 512, 2048)],
-    "accelerator_1024": [Shape(16384, 1024, 4096, 2816)],
-    "accelerator_2048": [Shape(16384, 2048, 5632, 5632)],
-    "accelerator_4096": [Shape(16384, 4096, 11008, 11008), Shape(16384, 4096, 14336, 14336)],
-    "accelerator_8192": [Shape(16384, 8192, 28672, 28672)],
+    "smoke": [Shape(2, 32, 64, 256)],
+    "cpu": [Shape(32, 64, 64, 256, 168), Shape(8, 64, 512, 2048), Shape(8, 64, 1024, 4096)],
+    "cpu_long": [Shape(8, 512, 512, 2048)],
+    "accelerator_1024": [Shape(8, 2048, 1024, 4096, 2816)],
+    "accelerator_2048": [Shape(8, 2048, 2048, 5632, 5632)],
+    "accelerator_4096": [
+        Shape(8, 2048, 4096, 11008, 11008),
+        Shape(8, 2048, 4096, 14336, 14336),
+    ],
+    "accelerator_8192": [Shape(8, 2048, 8192, 28672, 28672)],
 }
 BACKENDS = ("xla", "triton", "mosaic", "cutedsl")  # of tokamax
 FLOOR = "floor"
@@ -164,10 +174,12 @@ def floor(case: Case) -> Callable[..., Any]:
 
     def forward(x: jax.Array, w: Weights) -> Any:
         # every product is returned, so that none can be left out
+        x = x.reshape(-1, x.shape[-1])
         ps = [x @ k for k in w["w_in"]]
         return ps[0] @ w["w_out"], ps[1:]
 
     def both(x: jax.Array, w: Weights, dy: jax.Array) -> Any:
+        x, dy = (a.reshape(-1, a.shape[-1]) for a in (x, dy))
         ps = [x @ k for k in w["w_in"]]
         # a cotangent for each branch, of distinct values, so that no two products are one
         dps = [dy @ w["w_out"].T, *ps[1:]]
@@ -226,11 +238,13 @@ def arrays(case: Case) -> tuple[jax.Array, Weights, jax.Array]:
     d, f, n = case.shape.d_model, case.d_ff, len(gj.branches(case.variant))
     keys = iter(jax.random.split(jax.random.key(0), n + 3))
 
-    def draw(rows: int, columns: int, std: float) -> jax.Array:
-        return (std * jax.random.normal(next(keys), (rows, columns))).astype(case.dtype)
+    def draw(*shape: int, std: float) -> jax.Array:
+        return (std * jax.random.normal(next(keys), shape)).astype(case.dtype)
 
-    w = {"w_in": [draw(d, f, d**-0.5) for _ in range(n)], "w_out": draw(f, d, f**-0.5)}
-    return draw(case.shape.tokens, d, 1.0), w, draw(case.shape.tokens, d, 1.0)
+    w_in = [draw(d, f, std=d**-0.5) for _ in range(n)]
+    w = {"w_in": w_in, "w_out": draw(f, d, std=f**-0.5)}
+    tokens = case.shape.batch, case.shape.length, d
+    return draw(*tokens, std=1.0), w, draw(*tokens, std=1.0)
 
 
 def blocks(case: Case) -> dict[str, Block]:
@@ -257,7 +271,7 @@ def kept(case: Case, block: Block) -> float:
     """In tensors of d_ff entries a token; of the width's own blocks, over the tokens of 4096."""
     like = partial(jax.tree.map, lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype))
     _, w, _ = jax.eval_shape(lambda: arrays(case))
-    x = jax.ShapeDtypeStruct((4096, case.shape.d_model), case.dtype)
+    x = jax.ShapeDtypeStruct((8, 512, case.shape.d_model), case.dtype)
     size = measured_bytes_kept(lambda x, w, _: x + block(x, w), x, like(w))
     return size / (4096 * case.d_ff * jnp.dtype(case.dtype).itemsize)
 
@@ -304,7 +318,7 @@ class Torch:
         return json.loads(self.process.stdout.readline())
 
     def runners(self, case: Case) -> dict[str, Runner]:
-        settings = [*case.shape[:2], case.d_ff, case.variant, case.dtype, case.backward]
+        settings = [*case.shape[:3], case.d_ff, case.variant, case.dtype, case.backward]
         names = self.ask(prepare=settings)
 
         def run(name: str) -> Seconds:
@@ -385,7 +399,8 @@ def markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     ]
     last = None
     for row in rows:
-        case = [row[key] for key in ("variant", "dtype", "backward", "tokens", "d_model", "width")]
+        keys = ("variant", "dtype", "backward", "batch", "length", "d_model", "width")
+        case = [row[key] for key in keys]
         if case != last:
             last = case
             lines += heading(*case, row["rounds"])
@@ -405,12 +420,19 @@ def markdown(facts: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 
 def heading(
-    variant: str, dtype: str, backward: bool, tokens: int, d_model: int, width: int, rounds: int
+    variant: str,
+    dtype: str,
+    backward: bool,
+    batch: int,
+    length: int,
+    d_model: int,
+    width: int,
+    rounds: int,
 ) -> list[str]:
     passes = "forward and backward" if backward else "forward"
     return [
         "",
-        f"**{variant}, {dtype}, {passes}**: {tokens} tokens, d_model {d_model}, d_ff {width}, "
+        f"**{variant}, {dtype}, {passes}**: x ({batch}, {length}, {d_model}), d_ff {width}, "
         f"{rounds} rounds",
         "",
         "| implementation | ms | ours ÷ this | this ÷ floor | ours ÷ this, CPU time "

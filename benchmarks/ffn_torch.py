@@ -29,10 +29,10 @@ def liger(x, w_in, w_out):
 
 
 class Bench:
-    def __init__(self, tokens, d, f, variant, dtype, backward):
+    def __init__(self, batch, length, d, f, variant, dtype, backward):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         make = lambda *shape: torch.randn(shape, device=device).to(getattr(torch, dtype))  # noqa: E731
-        self.x, self.dy, self.backward = make(tokens, d), make(tokens, d), backward
+        self.x, self.dy, self.backward = make(batch, length, d), make(batch, length, d), backward
         self.w_in = [make(f, d) / d**0.5 for _ in range(2 if variant == "swiglu" else 1)]
         self.w_out = make(d, f) / f**0.5
         for tensor in (self.x, *self.w_in, self.w_out):

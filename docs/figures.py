@@ -258,7 +258,7 @@ def step_memory() -> str:
 
 
 def training() -> str:
-    """A training step of two sizes: ours, torch, flax's own layers and the matrix products alone."""
+    """A training step of two sizes: ours, torch, flax's layers and the matrix products alone."""
     sizes = result("training")["sizes"]
     torch = next(iter(sizes.values()))["torch"].partition("+")[0]
     names = {

@@ -1,6 +1,9 @@
 """Scripts that wait for an accelerator, by tiny models on the CPU: slow, half a minute each."""
 
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +41,16 @@ def test_a_sweep_at_once():
     found = measured("sweep")
     assert list(found["seconds_per_step"]) == ["relu", "gelu", "swiglu"]
     assert found["sweep_over_one_run"] > 0
+
+
+def test_all_that_wants_a_gpu(tmp_path: Path):
+    """The one script, with tiny shapes: every part ends well and leaves its results."""
+    variables = os.environ | {"SMOKE": "1", "PYTHON": sys.executable}
+    script = BENCHMARKS / "on_gpu.sh"
+    subprocess.run([script, tmp_path / "out"], env=variables, check=True)
+    parts = (tmp_path / "out/summary.txt").read_text().splitlines()
+    assert len(parts) == 5
+    failed = [part for part in parts if "exit 0" not in part]
+    assert not failed, [(tmp_path / f"out/{p.partition(':')[0]}.log").read_text() for p in failed]
+    for name in ("ffn.json", "ffn.md", "attention.json", "attention.md"):
+        assert (tmp_path / "out" / name).stat().st_size
