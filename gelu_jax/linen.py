@@ -25,6 +25,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from flax import nnx
 from flax.core import Scope, meta
@@ -106,8 +107,13 @@ class _Skeleton(NamedTuple):
 
     def filled(self, values: Mapping[_Path, jax.Array]) -> nnx.Module:
         state: Any = nnx.to_flat_state(self.state)
-        flat = [(path, v.replace(jnp.asarray(values[path]))) for path, v in state]
+        flat = [(path, v.replace(_on_device(values[path]))) for path, v in state]
         return nnx.merge(self.graph, nnx.from_flat_state(flat))
+
+
+def _on_device(value: Any) -> Any:
+    """What was read from a file as an array of jax; what stands for an array, as it is."""
+    return jnp.asarray(value) if isinstance(value, np.ndarray) else value
 
 
 @cache

@@ -138,6 +138,23 @@ IN_FLOAT32 = ("bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
 """Every narrow dtype, for `elementwise`."""
 
 
+def refuse_jet(x: ArrayLike, function: str) -> None:
+    """Says what jax would not: the Taylor coefficients would be those of masks of bits.
+
+    Args:
+      x: what the user passed.
+      function: the name of the function, for the message.
+
+    Raises:
+      NotImplementedError: `x` comes from `jax.experimental.jet`.
+    """
+    if type(x).__name__ == "JetTracer":
+        raise NotImplementedError(
+            f"{function}: jax.experimental.jet does not call the rules of `jax.custom_jvp`, by "
+            "which derivatives are defined here; nested jax.jvp gives the same coefficients"
+        )
+
+
 def require_floating(x: ArrayLike, function: str) -> Array:
     """The input of an activation as an array.
 
@@ -152,11 +169,7 @@ def require_floating(x: ArrayLike, function: str) -> Array:
       TypeError: `x` is not floating.
       NotImplementedError: `x` comes from `jax.experimental.jet`.
     """
-    if type(x).__name__ == "JetTracer":
-        raise NotImplementedError(
-            f"{function}: jax.experimental.jet does not call the rules of `jax.custom_jvp`, by "
-            "which derivatives are defined here; nested jax.jvp gives the same coefficients"
-        )
+    refuse_jet(x, function)
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from gelu_jax.activations import Elementwise
+from gelu_jax.activations.elementwise import refuse_jet
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, DotGeneral, Precision, flatten_tokens, matmul
@@ -99,12 +100,14 @@ def feed_forward(
       An array (..., e) of the dtype of x.
     Raises:
       ValueError: an unknown variant or choice, or a wrong number of kernels.
+      NotImplementedError: x comes from `jax.experimental.jet`.
 
     >>> x, gate, up, out = jnp.ones((2, 4)), jnp.ones((4, 8)), jnp.ones((4, 8)), jnp.ones((8, 4))
     >>> feed_forward(x, (gate, up), out, variant="swiglu").shape
     (2, 4)
     """
     check(_choice_problems(residuals, residual_dtype, chunk_size, rounding))
+    refuse_jet(x, "feed_forward")
 
     product = partial(matmul, precision=precision, dot_general=dot_general)
 

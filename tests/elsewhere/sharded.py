@@ -120,11 +120,13 @@ def blocks():
     """Whether values and gradients are those of one device, and what is sent, for each block."""
     feed_forward = gj.FeedForwardConfig(D, F, "swiglu", use_bias=True)
     attention = gj.AttentionConfig(D, 4, num_kv_heads=2, rotary=gj.RotaryConfig(), use_bias=True)
+    dropped = gj.AttentionConfig(D, 4, num_kv_heads=2, value_head_dim=6, dropout_rate=0.5)
     chunked = gj.FeedForwardConfig(D, F, "swiglu", chunk_size=2)
     cases = {
         "feed-forward": (gj.FeedForward, feed_forward, (ROWS, BOTH, TOKENS)),
         "chunked": (gj.FeedForward, chunked, (ROWS, TOKENS)),
         "attention": (gj.Attention, attention, (ROWS, TOKENS)),
+        "dropped attention": (gj.Attention, dropped, (ROWS,)),
     }
     return {
         f"{name} {spec}": on_both_meshes(module, config, spec)
@@ -137,8 +139,11 @@ def on_both_meshes(module, config, spec):
     def make():
         return module(config, rngs=nnx.Rngs(0))
 
+    def apply(module, x):
+        return module(x, dropout_key=jax.random.key(1))
+
     def both(module, x):
-        return jax.value_and_grad(lambda m, x: jnp.square(m(x)).sum(), (0, 1))(module, x)
+        return jax.value_and_grad(lambda m, x: jnp.square(apply(m, x)).sum(), (0, 1))(module, x)
 
     expected, found = jax.jit(both)(make(), X), {}
     for kind, mesh in meshes():
@@ -146,7 +151,7 @@ def on_both_meshes(module, config, spec):
             made = nnx.jit(make)()
             x = jax.device_put(X, NamedSharding(mesh, spec))
             compiled = jax.jit(both).lower(made, x).compile()
-            forward = jax.jit(lambda m, x: m(x)).lower(made, x).compile()
+            forward = jax.jit(lambda m, x: apply(m, x)).lower(made, x).compile()
             found[kind] = close(compiled(made, x), expected, 1e-3), collectives(forward)
     return found
 

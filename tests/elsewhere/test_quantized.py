@@ -165,6 +165,28 @@ def test_qwix_adapts_every_kernel(variant, dtype):
 
 
 @pytest.mark.live
+@pytest.mark.parametrize("variant", FFN)
+def test_qwix_in_linen(variant):
+    """Trained and stored in 8 bits, and adapted: parameters under the names of the kernels."""
+    import qwix
+
+    model = gj.linen.FeedForward(FFN[variant])
+    variables = model.init(jax.random.key(0), X)
+    kernels = [name for name in variables["params"] if name.startswith("w_")]
+    rule = qwix.QuantizationRule(module_path=".*", weight_qtype="int8", act_qtype="int8")
+    trained = qwix.quantize_model(model, qwix.QtProvider([rule]))
+    stored = qwix.quantize_model(model, qwix.PtqProvider([rule]))
+    like = stored.init(jax.random.key(0), X)["params"]
+    assert {type(like[name]).__name__ for name in kernels} == {"WithAux"}
+    params = {"params": qwix.quantize_params(variables["params"], like)}
+    for y in (trained.apply(variables, X), stored.apply(params, X)):
+        assert 1e-4 < relative(y, model.apply(variables, X)) < 0.03
+    adapter = qwix.LoraProvider(module_path=".*", rank=4, alpha=2.0)
+    adapted = qwix.apply_lora_to_model(model, adapter).init(jax.random.key(0), X)["params"]
+    assert {n for n in adapted if "lora" in n} == {f"{n}_lora_{ab}" for n in kernels for ab in "ab"}
+
+
+@pytest.mark.live
 @pytest.mark.parametrize("provider", ["PtqProvider", "LoraProvider"])
 def test_qwix_finds_the_kernels_of_attention(provider):
     import qwix

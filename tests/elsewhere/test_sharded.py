@@ -14,7 +14,8 @@ FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_lev
 
 
 def found(check: str) -> Any:
-    path = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent)))
+    own = filter(None, [os.environ.get("PYTHONPATH")])
+    path = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent, *own)))
     done = subprocess.run(
         [sys.executable, str(HERE / "sharded.py"), check], capture_output=True, text=True,
         timeout=550, env=os.environ | {"XLA_FLAGS": FLAGS, "PYTHONPATH": path},

@@ -12,6 +12,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from jax.experimental import jet
 from random_models import random_arrays, random_model
 from scipy.special import erf, expit
 
@@ -558,3 +559,31 @@ def test_the_norm_is_off_unless_asked_for():
     assert gj.FeedForward(gj.FeedForwardConfig(8, 24), rngs=nnx.Rngs(0)).hidden_norm is None
     with pytest.raises(gj.ConfigError, match="hidden_norm_epsilon = 0: must be above 0"):
         gj.FeedForwardConfig(8, 24, hidden_norm_epsilon=0)
+
+
+@pytest.mark.parametrize("residuals", ["preactivation", "input", "all"])
+def test_jet_is_refused_and_nested_jvp_is_right(residuals):
+    """Taylor coefficients of a block along a line, beside those of jax's own functions by jet."""
+    config = gj.FeedForwardConfig(4, 8, "swiglu", residuals=residuals)
+    block = random_model(gj.FeedForward, config)
+    x, v = random_arrays((2, 4), (2, 4))
+    with pytest.raises(NotImplementedError, match=r"feed_forward: jax.experimental.jet"):
+        jet.jet(block, (x,), ([v, jnp.zeros_like(v)],))
+    with pytest.raises(Exception, match=r"remat|barrier|checkpoint|racer|rule"):
+        jet.jet(jax.jit(lambda x: block(x)), (x,), ([v, jnp.zeros_like(v)],))
+
+    def theirs(x):
+        gate, up = x @ block.w_in_0[...], x @ block.w_in_1[...]
+        return (gate / (1 + jnp.exp(-gate)) * up) @ block.w_out[...]
+
+    def nested(t):
+        return block(x + t * v)
+
+    zero, one = jnp.zeros(()), jnp.ones(())
+    found = []
+    for _ in range(3):
+        found.append(jax.jit(nested)(zero))
+        nested = lambda t, f=nested: jax.jvp(f, (t,), (one,))[1]  # noqa: E731
+    y, series = jet.jet(theirs, (x,), ([v, jnp.zeros_like(v)],))
+    for ours, expected in zip(found, [y, *series], strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=2e-4, atol=2e-5)
