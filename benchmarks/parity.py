@@ -27,6 +27,7 @@ def measure(case: str) -> dict[str, object]:
     assert len(floats) + len(tokens) == len(found), f"{case}: greedy decoding differs"
     return {
         "case": case,
+        "model_type": json.loads((path / "config.json").read_text())["model_type"],
         "variant": parity.variants(parity.loaded(path).config),
         "compared": [name.replace("_", " ") for name in (*floats, *tokens)],
         "difference": max(floats.values()),

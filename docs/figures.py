@@ -354,12 +354,18 @@ def scaling() -> str:
 def parity() -> str:
     """The largest difference to transformers, by fixture."""
     return table(
-        ["fixture", "feed-forward", "compared", "largest difference"],
+        ["model_type", "fixture", "feed-forward", "compared", "largest difference"],
         [
-            [f"`{r['case']}`", r["variant"], ", ".join(r["compared"]), _short(r)]
+            [
+                f"`{r['model_type']}`",
+                f"`{r['case']}`",
+                r["variant"],
+                ", ".join(r["compared"]),
+                _short(r),
+            ]
             for r in result("parity")["rows"]
         ],
-        words=3,
+        words=4,
     )
 
 

@@ -9,6 +9,7 @@ differently is a field of a config in `gelu_jax.nn`, or a module there made of t
 """
 
 from gelu_jax.families.auditing import audit, differences
+from gelu_jax.families.cross_encoder import CrossEncoder, load_cross_encoder
 from gelu_jax.families.embeddings import SentenceEncoder, sentence_embeddings
 from gelu_jax.families.files import WeightsError
 from gelu_jax.families.load_plan import config
@@ -19,12 +20,14 @@ from gelu_jax.families.sentence_encoder import load_sentence_encoder
 
 __all__ = [
     "FAMILIES",
+    "CrossEncoder",
     "SentenceEncoder",
     "WeightsError",
     "audit",
     "config",
     "differences",
     "load",
+    "load_cross_encoder",
     "load_feed_forward",
     "load_sentence_encoder",
     "save",

@@ -274,6 +274,23 @@ def with_attention(config: TransformerConfig, **changes: Any) -> TransformerConf
     return replace(config, block=replace(config.block, attention=attention))
 
 
+def sliding_window(
+    hf: HFConfig, config: TransformerConfig, default: int | None = None
+) -> int | None:
+    """The window of ``sliding_window``.
+
+    Args:
+      hf: the fields.
+      config: of the model: without causality, transformers does not count the token itself.
+      default: where the fields have none.
+
+    Returns:
+      The window; None for no limit.
+    """
+    window = hf.with_defaults(sliding_window=default).integer("sliding_window", None)
+    return window if window is None or config.block.attention.causal else window + 1
+
+
 def with_layer_types(
     config: TransformerConfig,
     hf: HFConfig,

@@ -7,7 +7,13 @@ layer; Gemma 3 has QK-norms in place of the bounds, and a window in five layers 
 from collections.abc import Collection
 from dataclasses import replace
 
-from gelu_jax.families.common import gated, rotary_of_kinds, with_attention, with_layer_types
+from gelu_jax.families.common import (
+    gated,
+    rotary_of_kinds,
+    sliding_window,
+    with_attention,
+    with_layer_types,
+)
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.llama import LLAMA
 from gelu_jax.nn.attention import QKNormConfig
@@ -44,7 +50,7 @@ def _gemma2(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     hf = hf.with_defaults(attn_logit_softcapping=50.0, final_logit_softcapping=30.0)
     base = _sandwich(hf, tensors)
     rotary = base.block.attention.rotary
-    return _with_windows(base, hf, _window(hf, base), 2, rotary, rotary)
+    return _with_windows(base, hf, sliding_window(hf, base, 4096), 2, rotary, rotary)
 
 
 def _gemma3(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
@@ -53,7 +59,7 @@ def _gemma3(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     norms = QKNormConfig(epsilon=base.block.norm.epsilon, zero_centered=True)
     both_ways = bool(hf.given("use_bidirectional_attention"))
     base = with_attention(base, qk_norm=norms, causal=base.block.attention.causal and not both_ways)
-    window = _window(hf, base)
+    window = sliding_window(hf, base, 4096)
     if both_ways and window is not None:
         window = hf.integer("sliding_window", 4096) // 2 + 1  # on either side
     interval = hf.with_defaults(sliding_window_pattern=6).integer("sliding_window_pattern")
@@ -67,13 +73,6 @@ def _sandwich(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     scale = hf.number("query_pre_attn_scalar") ** -0.5
     scores, logits = (_cap(hf, f"{name}_logit_softcapping") for name in ("attn", "final"))
     return replace(with_attention(base, scale=scale, soft_cap=scores), logit_soft_cap=logits)
-
-
-def _window(hf: HFConfig, config: TransformerConfig) -> int | None:
-    window = hf.with_defaults(sliding_window=4096).integer("sliding_window", None)
-    if window is not None and not config.block.attention.causal:
-        window += 1  # which transformers counts otherwise there
-    return window
 
 
 def _cap(hf: HFConfig, name: str) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from gelu_jax.families.common import with_attention
+from gelu_jax.families.common import sliding_window, with_attention
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.llama import LLAMA
 from gelu_jax.nn.transformer import TransformerConfig
@@ -11,10 +11,7 @@ from gelu_jax.nn.transformer import TransformerConfig
 
 def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     base = LLAMA.config(hf.with_defaults(num_key_value_heads=8), tensors)
-    window = hf.with_defaults(sliding_window=4096).integer("sliding_window", None)
-    if window is not None and not base.block.attention.causal:
-        window += 1  # which transformers counts otherwise there
-    return with_attention(base, window=window)
+    return with_attention(base, window=sliding_window(hf, base, 4096))
 
 
 MISTRAL = replace(LLAMA, model_type="mistral", config=_config)

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.families.common import num_heads, rotated_share, with_attention
+from gelu_jax.families.common import num_heads, rotated_share, sliding_window, with_attention
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.llama import LLAMA, decoder_map
 from gelu_jax.families.weight_map import Entry, WeightMap
@@ -21,7 +21,7 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
         reason = "not supported; Phi-3 has none but longrope, which is not supported"
         raise ConfigError([Problem("rope_parameters", rotary.scaling, reason)])
     rotary = replace(rotary, fraction=fraction)
-    return with_attention(base, rotary=rotary, window=hf.integer("sliding_window", None))
+    return with_attention(base, rotary=rotary, window=sliding_window(hf, base))
 
 
 _ATTENTION, _MLP = "self_attn.qkv_proj.weight", "mlp.gate_up_proj.weight"

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from gelu_jax.families.common import with_attention, with_layer_types
+from gelu_jax.families.common import sliding_window, with_attention, with_layer_types
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.llama import LLAMA
 from gelu_jax.nn.attention import QKNormConfig
@@ -25,7 +25,7 @@ def _qwen3(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
 
 def _with_windows(config: TransformerConfig, hf: HFConfig) -> TransformerConfig:
     """Windows, where they are used at all, from a certain layer on."""
-    window = hf.with_defaults(sliding_window=4096).integer("sliding_window", None)
+    window = sliding_window(hf, config, 4096)
     window = window if hf.flag("use_sliding_window", False) else None
     first = hf.number("max_window_layers", 28) if hf.given("max_window_layers") != 0 else 0
     layers = range(config.num_layers)

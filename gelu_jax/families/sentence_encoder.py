@@ -56,11 +56,11 @@ def load_sentence_encoder(
         raise ConfigError([Problem("modules.json", first[0], reason)])
     model = load(folder / first[1], dtype=dtype, sharding=sharding)
     settings = _settings(folder / first[1])
-    own = tokenizer_of(_tokenizer_file(folder / first[1]) if tokenizer is None else tokenizer)
+    own = tokenizer_of(tokenizer_file(folder / first[1]) if tokenizer is None else tokenizer)
     if settings.flag("do_lower_case", False):
         own.normalizer = _lowercase(own.normalizer)
     pooling, stages = _stages(folder, others, dtype)
-    prompts = _optional(folder / "config_sentence_transformers.json")
+    prompts = optional_json(folder / "config_sentence_transformers.json")
     prompts.only("prompts", "default_prompt_name", *_NOT_OF_ENCODING)
     named = {"query": "", "document": ""} | (prompts.values.get("prompts") or {})
     default = prompts.values.get("default_prompt_name")
@@ -71,7 +71,7 @@ def load_sentence_encoder(
         own,
         pooling,
         stages,
-        max_tokens=_max_tokens(folder / first[1], settings, model),
+        max_tokens=max_tokens_of(folder / first[1], settings, model),
         prompts=named,
         default_prompt=default,
     )
@@ -150,11 +150,11 @@ def _dense(folder: Path, dtype: DTypeLike | None) -> Dense:
     d_in, d_out = hf.integer("in_features"), hf.integer("out_features")
     residual = hf.flag("use_residual", False)
     name = hf.string("activation_function", "torch.nn.modules.activation.Tanh")
-    if name not in _TORCH:
-        name = hf.one_of("activation_function", _TORCH, name)
+    if name not in TORCH_ACTIVATIONS:
+        name = hf.one_of("activation_function", TORCH_ACTIVATIONS, name)
     return Dense(
         _linear(folder, "linear", d_in, d_out, hf.flag("bias", True), dtype),
-        _TORCH[name],
+        TORCH_ACTIVATIONS[name],
         residual=residual,
         projection=_linear(folder, "residual", d_in, d_out, False, dtype)
         if residual and d_in != d_out
@@ -162,7 +162,7 @@ def _dense(folder: Path, dtype: DTypeLike | None) -> Dense:
     )
 
 
-_TORCH = {
+TORCH_ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": "identity",
     "torch.nn.modules.activation.Tanh": "tanh",
     "torch.nn.modules.activation.ReLU": "relu",
@@ -197,7 +197,7 @@ def _layer_norm(folder: Path, dtype: DTypeLike | None) -> Norm:
 
 
 def _normalize(folder: Path, _: DTypeLike | None) -> Unit:
-    hf = _optional(folder / "config.json")
+    hf = optional_json(folder / "config.json")
     hf.only(*_NAMES)
     _of_sentences(hf)
     return Unit()
@@ -234,7 +234,7 @@ def _tensors(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, A
 
 def _settings(folder: Path) -> HFConfig:
     """sentence_bert_config.json: how texts reach the model."""
-    hf = _optional(folder / "sentence_bert_config.json")
+    hf = optional_json(folder / "sentence_bert_config.json")
     hf.only("max_seq_length", "do_lower_case", *_DEFAULTS)
     for name, value in _DEFAULTS.items():
         if hf.values.get(name) not in (None, {}):
@@ -253,12 +253,21 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def _max_tokens(folder: Path, settings: HFConfig, model: Any) -> int | None:
-    """What sentence-transformers cuts texts to: as it is set, or as the tokenizer and model say."""
+def max_tokens_of(folder: Path, settings: HFConfig, model: Any) -> int | None:
+    """What sentence-transformers cuts texts to: as it is set, or as the tokenizer and model say.
+
+    Args:
+      folder: of the model.
+      settings: of its sentence_bert_config.json.
+      model: the model.
+
+    Returns:
+      The number of tokens; None for no limit.
+    """
     if settings.values.get("max_seq_length") is not None:
         return settings.integer("max_seq_length")
     limits = [
-        _optional(folder / "tokenizer_config.json").values.get("model_max_length"),
+        optional_json(folder / "tokenizer_config.json").values.get("model_max_length"),
         read_json(folder / "config.json").get("max_position_embeddings"),
         max_positions(model),
     ]
@@ -266,7 +275,18 @@ def _max_tokens(folder: Path, settings: HFConfig, model: Any) -> int | None:
     return min(known, default=None)
 
 
-def _tokenizer_file(folder: Path) -> Path:
+def tokenizer_file(folder: Path) -> Path:
+    """The tokenizer.json of a directory.
+
+    Args:
+      folder: the directory.
+
+    Returns:
+      The file.
+
+    Raises:
+      ConfigError: there is none.
+    """
     file = folder / "tokenizer.json"
     if not file.exists():
         raise ConfigError([Problem("tokenizer.json", folder, no_such("file", str(file)))])
@@ -279,5 +299,16 @@ def _lowercase(normalizer: Any) -> Any:
     return Lowercase() if normalizer is None else Sequence([Lowercase(), normalizer])
 
 
-def _optional(file: Path) -> HFConfig:
+def optional_json(file: Path) -> HFConfig:
+    """The fields of a JSON file that need not be there.
+
+    Args:
+      file: the file.
+
+    Returns:
+      Its fields; none where it is not there.
+
+    Raises:
+      ConfigError: it is unreadable.
+    """
     return HFConfig(read_json(file) if file.exists() else {}, f"{file.name}: ")

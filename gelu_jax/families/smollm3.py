@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.families.common import with_pattern
+from gelu_jax.families.common import sliding_window, with_pattern
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.llama import LLAMA
 from gelu_jax.nn.stack import LayerKind
@@ -16,7 +16,7 @@ _DEFAULTS = {"num_key_value_heads": 4, "tie_word_embeddings": True, "rope_theta"
 def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     hf = hf.with_defaults(**_DEFAULTS)
     base = LLAMA.config(hf, tensors)
-    window = hf.integer("sliding_window", None) if hf.flag("use_sliding_window", False) else None
+    window = sliding_window(hf, base) if hf.flag("use_sliding_window", False) else None
     interval = hf.with_defaults(no_rope_layer_interval=4).integer("no_rope_layer_interval")
     default = [int((i + 1) % interval != 0) for i in range(base.num_layers)]
     placed = hf.given("no_rope_layers") or default

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from gelu_jax.families.common import with_attention
+from gelu_jax.families.common import sliding_window, with_attention
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.llama import LLAMA, decoder_map
 from gelu_jax.families.weight_map import WeightMap, attention, feed_forward
@@ -21,8 +21,7 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
         norm=NormConfig(base.block.d_model, use_bias=True, epsilon=hf.number("norm_epsilon", 1e-5)),
         feed_forward=replace(base.block.feed_forward, variant=act),
     )
-    window = hf.integer("sliding_window", None)
-    return with_attention(replace(base, block=block), window=window)
+    return with_attention(replace(base, block=block), window=sliding_window(hf, base))
 
 
 _PARTS = (

@@ -26,7 +26,7 @@ from gelu_jax.nn.vision import VisionEncoder, VisionTransformer
 from gelu_jax.nn.vision_language import VisionLanguage
 
 CHANGES = json.loads((FIXTURES.parent / "fields.json").read_text())
-SHARE = 6  # of those that change what is computed, by default one of so many is computed
+SHARE = 40  # of those that change what is computed, by default one of so many is computed
 
 
 @cache

@@ -106,11 +106,13 @@ def outcome(base: Path, values: dict[str, Any], inputs: dict[str, Any]) -> Any:
         if sum(s.numel() for s in shapes.values()) > 10_000_000:
             return "error"
         model = kind(config).eval()
-        if tensors.keys() & set(model.all_tied_weights_keys or {}):  # a copy that differs
+        tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
+        has_copies = tensors.keys() & tied  # that differ: only from_pretrained keeps them apart
+        if has_copies:
             model = kind.from_pretrained(base, config=config)
         missing, unexpected = model.load_state_dict(tensors, strict=False)
-        model.tie_weights()
-        tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
+        if not has_copies:
+            model.tie_weights()
         if unexpected or set(missing) - tied - {n for n, _ in model.named_buffers()}:
             return "error"
         with torch.no_grad():
