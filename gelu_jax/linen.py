@@ -31,7 +31,7 @@ from flax.core import Scope, meta
 from flax.errors import ScopeParamShapeError
 from flax.traverse_util import flatten_dict
 
-from gelu_jax.nn import attention, block, feed_forward, mlp, norm, transformer
+from gelu_jax.nn import attention, block, experts, feed_forward, mlp, norm, transformer
 from gelu_jax.nn.axes import (
     axis_names,
     have_rules,
@@ -187,6 +187,13 @@ class FeedForward(LinenModule):
 
     config: feed_forward.FeedForwardConfig
     nnx_class: ClassVar[Any] = feed_forward.FeedForward
+
+
+class MoE(LinenModule):
+    """`gelu_jax.MoE` in Linen."""
+
+    config: experts.MoEConfig
+    nnx_class: ClassVar[Any] = experts.MoE
 
 
 class Norm(LinenModule):

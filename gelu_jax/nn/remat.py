@@ -27,7 +27,7 @@ _RESIDUALS = ("preactivation", "input", "all")
 _RESIDUAL_DTYPES = ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16")
 _MAX_SQUARE = 256.0  # the greatest square stored; float8_e4m3fn ends at 448
 
-Function = Callable[..., Array]
+Function = Callable[..., Any]
 Quantized = tuple[UInt[Array, "... f"], Float[Array, "... 1"]]
 
 
