@@ -82,7 +82,7 @@ def _checkpoint(function: Function) -> Function:
     """
     checkpointed = jax.checkpoint(function)
 
-    def call(*args: Any) -> Array:
+    def call(*args: Any) -> Any:
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args))
         return (checkpointed if traced else function)(*args)
 
