@@ -11,9 +11,9 @@ for a given cotangent of y, where x has the axes (b, t, d), as in every transfor
 run in this process, torch in a second one that sleeps while this one works. A round runs each
 once, in turn; the table gives the median time and the median of the rounds' ratios, so that a
 machine that slows down slows all of them. CPU time of all threads is given beside the wall clock,
-because other processes on the machine disturb it less. "kept" is the growth of the compiled program's temporary memory from a scan of 2 layers to one of 6
-(torch: the tensors that autograd saves), in tensors of d_ff compute-dtype entries per token; x and
-the weights are not counted.
+because other processes on the machine disturb it less. "kept" is the growth of the compiled
+program's temporary memory from a scan of 2 layers to one of 6 (torch: the tensors that autograd
+saves), in tensors of d_ff compute-dtype entries per token; x and the weights are not counted.
 
 The floor is the same matmuls alone, of tokens flattened to (b·t, d). On an accelerator one pass
 over the d_ff-wide tensors, at the bandwidth at which a copy was measured, is added to it, and a run

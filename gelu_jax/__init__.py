@@ -49,13 +49,31 @@ from gelu_jax.activations import (
 )
 from gelu_jax.errors import ConfigError
 from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, attention
+from gelu_jax.nn.balance import (
+    RoutingStatistics,
+    auxiliary_loss,
+    expert_load,
+    updated_choice_bias,
+    z_loss,
+)
 from gelu_jax.nn.block import Block, BlockConfig
 from gelu_jax.nn.cost import cost, llama_width, matched_width
+from gelu_jax.nn.experts import MoE, MoEConfig, mixture_of_experts
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig, feed_forward
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.norm import Norm, NormConfig, layer_norm, rms_norm
 from gelu_jax.nn.position import RotaryConfig, rotary
 from gelu_jax.nn.replace import Replaced, replace_feed_forward
+from gelu_jax.nn.routers import (
+    Routing,
+    SigmoidRouterConfig,
+    SoftmaxRouterConfig,
+    SwitchRouterConfig,
+    TopKSoftmaxRouterConfig,
+    sigmoid_routing,
+    softmax_routing,
+    top_k_softmax_routing,
+)
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.variants import VARIANTS, Variant, branches
 from gelu_jax.version import __version__
@@ -74,21 +92,31 @@ __all__ = [
     "FeedForward",
     "FeedForwardConfig",
     "MLPConfig",
+    "MoE",
+    "MoEConfig",
     "Norm",
     "NormConfig",
     "Replaced",
     "RotaryConfig",
+    "Routing",
+    "RoutingStatistics",
+    "SigmoidRouterConfig",
+    "SoftmaxRouterConfig",
+    "SwitchRouterConfig",
+    "TopKSoftmaxRouterConfig",
     "Transformer",
     "TransformerConfig",
     "Variant",
     "__version__",
     "activation",
     "attention",
+    "auxiliary_loss",
     "branches",
     "celu",
     "cost",
     "elementwise",
     "elu",
+    "expert_load",
     "fatrelu",
     "feed_forward",
     "gelu",
@@ -107,6 +135,7 @@ __all__ = [
     "llama_width",
     "matched_width",
     "mish",
+    "mixture_of_experts",
     "powlu",
     "prelu",
     "relu",
@@ -117,11 +146,16 @@ __all__ = [
     "rotary",
     "selu",
     "sigmoid",
+    "sigmoid_routing",
     "silu",
     "situ",
     "softcap_25",
+    "softmax_routing",
     "softplus",
     "sqrt_softplus",
     "tanh",
+    "top_k_softmax_routing",
+    "updated_choice_bias",
     "xielu",
+    "z_loss",
 ]

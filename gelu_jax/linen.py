@@ -32,7 +32,7 @@ from flax.core import Scope, meta
 from flax.errors import ScopeParamShapeError
 from flax.traverse_util import flatten_dict
 
-from gelu_jax.nn import attention, block, feed_forward, mlp, norm, transformer
+from gelu_jax.nn import attention, block, experts, feed_forward, mlp, norm, transformer
 from gelu_jax.nn.axes import (
     axis_names,
     have_rules,
@@ -193,6 +193,12 @@ class FeedForward(LinenModule, nnx_class=feed_forward.FeedForward):
     """`gelu_jax.FeedForward` in Linen."""
 
     config: feed_forward.FeedForwardConfig
+
+
+class MoE(LinenModule, nnx_class=experts.MoE):
+    """`gelu_jax.MoE` in Linen."""
+
+    config: experts.MoEConfig
 
 
 class Norm(LinenModule, nnx_class=norm.Norm):

@@ -12,8 +12,10 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Attention, AttentionConfig, Cache, LayerValues
 from gelu_jax.nn.axes import Axes
+from gelu_jax.nn.balance import RoutingStatistics
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout, split_key
-from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
+from gelu_jax.nn.experts import MoE, MoEConfig, feed_forward_part
+from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.norm import Norm, NormConfig
 from gelu_jax.nn.parameters import add, cast, constant
 
@@ -91,7 +93,7 @@ class BlockConfig:
     Attributes:
       norm: the block's norms.
       attention: the self-attention.
-      feed_forward: the feed-forward block.
+      feed_forward: the feed-forward block, or a mixture of experts.
       style: "pre_norm" (GPT-2, LLaMA), "post_norm" (BERT), "parallel" (PaLM), "parallel_norms"
         (GPT-NeoX), "branch_norm" (OLMo 2) or "sandwich" (Gemma 2).
       dropout_rate: dropout of what each part adds to the residual stream, in [0, 1).
@@ -106,7 +108,7 @@ class BlockConfig:
 
     norm: NormConfig
     attention: AttentionConfig
-    feed_forward: FeedForwardConfig
+    feed_forward: FeedForwardConfig | MoEConfig
     style: Style = "pre_norm"
     dropout_rate: float = 0.0
     cross_attention: AttentionConfig | None = None
@@ -165,7 +167,7 @@ class Block(Stochastic):
         c = self.config = config
         cross, one_norm = c.cross_attention, c.style == "parallel"
         self.attention = Attention(c.attention, rngs=rngs)
-        self.feed_forward = FeedForward(c.feed_forward, rngs=rngs)
+        self.feed_forward = feed_forward_part(c.feed_forward, rngs=rngs)
         self.attention_norm = Norm(c.norm, rngs=rngs)
         # Any: None only where the block's style does not call it
         self.feed_forward_norm: Any = None if one_norm else Norm(c.norm, rngs=rngs)
@@ -212,6 +214,24 @@ class Block(Stochastic):
         return self.attend(x, **place, deterministic=key is None, dropout_key=key)[0]
 
     def attend(
+        self, x: Float[Array, "b t d"], cache: Cache | None = None, **options: Any
+    ) -> tuple[Float[Array, "b t d"], Cache | None]:
+        """Applies the block with a key/value cache.
+
+        Args:
+          x: residual stream, (b, t, d).
+          cache: keys and values of earlier tokens; None attends within x alone.
+          **options: as of `attend_with_routing`.
+        Returns:
+          The residual stream after the block, (b, t, d), of the dtype of x; and the cache with the
+          keys and values of x added, or None.
+        Raises:
+          ValueError: dropout is on, and there is no key.
+        """
+        y, cache, _ = self.attend_with_routing(x, cache, **options)
+        return y, cache
+
+    def attend_with_routing(
         self,
         x: Float[Array, "b t d"],
         cache: Cache | None = None,
@@ -224,13 +244,14 @@ class Block(Stochastic):
         values: LayerValues | None = None,
         deterministic: bool | None = None,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b t d"], Cache | None]:
-        """Applies the block with a key/value cache.
+    ) -> tuple[Float[Array, "b t d"], Cache | None, RoutingStatistics | None]:
+        """Applies the block with a key/value cache, and says what its router did.
 
         Args:
           x: residual stream, (b, t, d).
           cache: keys and values of earlier tokens; None attends within x alone.
-          mask: (b, t), True at real tokens, False at padding; None for no padding.
+          mask: (b, t), True at real tokens, False at padding, which passes no expert; None for no
+            padding.
           positions: of the tokens, as in `Attention.attend`.
           segment_ids: documents of the tokens, as in `Attention.attend`.
           bias: added to the scores of the self-attention, (b or 1, h or 1, t, s).
@@ -240,14 +261,16 @@ class Block(Stochastic):
           deterministic: whether dropout is off, as in `__call__`.
           dropout_key: PRNG key of all dropout in the block.
         Returns:
-          The residual stream after the block, (b, t, d), of the dtype of x; and the cache with the
-          keys and values of x added, or None.
+          The residual stream after the block, (b, t, d), of the dtype of x; the cache with the
+          keys and values of x added, or None; and the statistics of the routing, None where the
+          feed-forward block is no mixture of experts.
         Raises:
           ValueError: dropout is on, and there is no key.
         """
         rate, highest = self.config.dropout_rate, self.config.highest_dropout_rate
         dropout_key = self.key_of_call(highest, deterministic, None, dropout_key)
         off, keys = dropout_key is None, split_key(dropout_key, 6)
+        routing: RoutingStatistics | None = None
         context: dict[str, Any] = {"mask": mask, "positions": positions}
         context |= {
             "segment_ids": segment_ids,
@@ -264,8 +287,13 @@ class Block(Stochastic):
             return dropout(_scaled(y, self.attention_scale), rate, keys[0])
 
         def ffn(h: Array) -> Array:
-            y = _scaled(self.feed_forward(h, off, dropout_key=keys[1]), self.feed_forward_scale)
-            return dropout(y, rate, keys[2])
+            nonlocal routing
+            if isinstance(self.feed_forward, MoE):
+                own: dict[str, Any] = {"mask": mask, "dropout_key": keys[1]}
+                y, routing = self.feed_forward.with_routing(h, off, **own)
+            else:
+                y = self.feed_forward(h, off, dropout_key=keys[1])
+            return dropout(_scaled(y, self.feed_forward_scale), rate, keys[2])
 
         def cross_attn(h: Array) -> Array:
             assert self.cross_attention is not None
@@ -275,7 +303,7 @@ class Block(Stochastic):
 
         cross = None if self.cross_attention is None else cross_attn
         y = _STYLES[self.config.style](self, x, attn, cross, ffn)
-        return y.astype(x.dtype), cache
+        return y.astype(x.dtype), cache, routing
 
 
 def _layer_scale(config: BlockConfig) -> nnx.Param[Array] | None:

@@ -16,6 +16,7 @@ from gelu_jax.nn.attention import Cache
 from gelu_jax.nn.axes import Axes, matmul, take_rows
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dropout import Rngs, Stochastic, split_key
+from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.linear import require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, kernel, wide_dtype
@@ -126,6 +127,8 @@ class _Stack(nnx.Module):
 
 def _safe_in_float16(block: BlockConfig) -> BlockConfig:
     """T5's stream and the feed-forward's output exceed 65504, float16's end: in float32 there."""
+    if not isinstance(block.feed_forward, FeedForwardConfig):
+        return block
     if jnp.dtype(block.feed_forward.dtype) != jnp.float16:
         return block
     return replace(

@@ -106,34 +106,63 @@ def feed_forward(
     >>> feed_forward(x, (gate, up), out, variant="swiglu").shape
     (2, 4)
     """
-    check(_choice_problems(residuals, residual_dtype, chunk_size, rounding))
+    check(choice_problems(residuals, residual_dtype, chunk_size, rounding))
     refuse_jet(x, "feed_forward")
 
     product = partial(matmul, precision=precision, dot_general=dot_general)
+    options = dropout_rate, residuals, residual_dtype, rounding
+    out_product = partial(product, out_sharding=out_sharding)
+    output = output_part(out_product, add_bias, x.dtype, *options)
 
     # A checkpointed function keeps only its arguments for the backward pass, where it is computed
     # again: the residual choice is where the checkpoint begins.
 
     @checkpoint_if(residuals == "input")
     def block(x: Array, weights: Any, key: Any) -> Array:
-        w_in, b_in, phis, norm, w_out, b_out = weights
-        ps = _pre_activations(flatten_tokens(x), w_in, b_in, product)
-        y = output(ps, phis, norm, w_out, b_out, key)
+        w_in, b_in, *rest = weights
+        ps = pre_activations(flatten_tokens(x), w_in, b_in, product, add_bias)
+        y = output(ps, rest, key)
         return y.reshape(*x.shape[:-1], w_out.shape[-1])
 
+    apply = block if chunk_size is None else in_chunks(block, chunk_size, w_out.shape[-1])
+    phis = functions_of_branches(variant, w_in)
+    return apply(x, (w_in, b_in, phis, hidden_norm, w_out, b_out), dropout_key)
+
+
+def output_part(
+    product: Callable[..., Array],
+    add: Callable[..., Array],
+    dtype: DTypeLike,
+    dropout_rate: float,
+    residuals: Residuals,
+    residual_dtype: DTypeLike | None,
+    rounding: Rounding,
+) -> Callable[..., Array]:
+    """From the pre-activations pᵢ to the output, (∏ᵢ φᵢ(pᵢ)) W_out + b_out, as one function.
+
+    Args:
+      product: of rows and kernel.
+      add: adds b_out to that.
+      dtype: of the hidden layer and the output.
+      dropout_rate: as in `feed_forward`.
+      residuals: as in `feed_forward`.
+      residual_dtype: as in `feed_forward`.
+      rounding: as in `branch_product`.
+    Returns:
+      A function of the list of pᵢ, (..., f), the tuple (φs, hidden norm, W_out, b_out), a dropout
+      key or None, and optionally a factor of every row of the hidden layer, (..., 1).
+    """
+
     @checkpoint_if(residuals == "preactivation", residual_dtype)
-    def output(
-        ps: Sequence[Array], phis: Any, norm: Any, w_out: Array, b_out: Any, key: Any
-    ) -> Array:
+    def output(ps: Sequence[Array], weights: Any, key: Any, scale: Array | None = None) -> Array:
         # Masks wait for their pre-activations: else XLA draws those of all layers ahead of time.
         ps, key = jax.lax.optimization_barrier((ps, key))
-        h = _product(phis, ps, x.dtype, rounding)
+        phis, norm, w_out, b_out = weights
+        h = _product(phis, ps, dtype, rounding, scale)
         h = dropout(h if norm is None else norm(h), dropout_rate, key)
-        return add_bias(product(h, w_out, out_sharding), b_out).astype(x.dtype)
+        return add(product(h, w_out), b_out).astype(dtype)
 
-    apply = block if chunk_size is None else in_chunks(block, chunk_size, w_out.shape[-1])
-    phis = _functions(variant, w_in)
-    return apply(x, (w_in, b_in, phis, hidden_norm, w_out, b_out), dropout_key)
+    return output
 
 
 def branch_product(
@@ -165,13 +194,23 @@ def branch_product(
     Raises:
       ValueError: an unknown variant, or a wrong number of kernels.
     """
-    phis = _functions(variant, w_in)
+    phis = functions_of_branches(variant, w_in)
     product = partial(matmul, precision=precision, dot_general=dot_general)
-    ps = _pre_activations(flatten_tokens(x), w_in, b_in, product)
+    ps = pre_activations(flatten_tokens(x), w_in, b_in, product, add_bias)
     return _product(phis, ps, x.dtype, rounding).reshape(*x.shape[:-1], w_in[0].shape[-1])
 
 
-def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ...]:
+def functions_of_branches(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ...]:
+    """The branches of a variant as functions, one for each kernel.
+
+    Args:
+      variant: the branch activations, as in `branches`.
+      w_in: the kernels.
+    Returns:
+      The functions, which are JAX trees of their parameters.
+    Raises:
+      ValueError: an unknown variant, or a wrong number of kernels.
+    """
     phis = branches(variant)
     if len(w_in) != len(phis):
         raise ValueError(
@@ -180,23 +219,40 @@ def _functions(variant: Variant, w_in: Sequence[Array]) -> tuple[Elementwise, ..
     return branch_functions(phis)
 
 
-def _pre_activations(
+def pre_activations(
     x: Array,
     w_in: Sequence[Array],
     b_in: Sequence[Array] | None,
     product: Callable[..., Array],
+    add: Callable[..., Array],
 ) -> Sequence[Array]:
+    """The pre-activations x Wᵢ + bᵢ.
+
+    Args:
+      x: rows, (..., d).
+      w_in: one kernel for each branch.
+      b_in: one bias for each branch, or None.
+      product: of rows and kernel.
+      add: adds a bias to that.
+    Returns:
+      One array (..., f) for each branch.
+    """
     ps = [product(x, w) for w in w_in]
-    return ps if b_in is None else [add_bias(p, b) for p, b in zip(ps, b_in, strict=True)]
+    return ps if b_in is None else [add(p, b) for p, b in zip(ps, b_in, strict=True)]
 
 
 def _product(
-    phis: Sequence[Elementwise], ps: Sequence[Array], dtype: DTypeLike, rounding: Rounding
+    phis: Sequence[Elementwise],
+    ps: Sequence[Array],
+    dtype: DTypeLike,
+    rounding: Rounding,
+    scale: Array | None = None,
 ) -> Array:
     wide = wide_dtype(dtype)
     within = wide if rounding == "once" else dtype
     values = [phi(p.astype(wide)).astype(within) for phi, p in zip(phis, ps, strict=True)]
-    return reduce(mul, values).astype(dtype)
+    h = reduce(mul, values)
+    return (h if scale is None else h * scale.astype(h.dtype)).astype(dtype)
 
 
 @dataclass(frozen=True)
@@ -272,7 +328,7 @@ class FeedForwardConfig:
             yield from checks.one_of(("rms", "layer"), hidden_norm=self.hidden_norm)
         yield from checks.below_one(dropout_rate=self.dropout_rate)
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
-        yield from _choice_problems(
+        yield from choice_problems(
             self.residuals, self.residual_dtype, self.chunk_size, self.rounding
         )
         yield from variant_problems(self.variant)
@@ -297,9 +353,19 @@ class FeedForwardConfig:
         return n * d * f + f * e + biases + scales + num_learned(self.variant)
 
 
-def _choice_problems(
+def choice_problems(
     residuals: str, residual_dtype: DTypeLike | None, chunk_size: int | None, rounding: str
 ) -> Iterator[Problem]:
+    """Checks the choices that a block leaves to its caller.
+
+    Args:
+      residuals: as in `feed_forward`.
+      residual_dtype: as in `feed_forward`.
+      chunk_size: as in `feed_forward`.
+      rounding: as in `branch_product`.
+    Returns:
+      The problems found.
+    """
     yield from residual_problems(residuals, residual_dtype, chunk_size)
     yield from checks.one_of(("once", "hf"), rounding=rounding)
 

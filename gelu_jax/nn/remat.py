@@ -27,7 +27,7 @@ _RESIDUALS = ("preactivation", "input", "all")
 _RESIDUAL_DTYPES = ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16")
 _MAX_SQUARE = 256.0  # the greatest square stored; float8_e4m3fn ends at 448
 
-Function = Callable[..., Array]
+Function = Callable[..., Any]
 Quantized = tuple[UInt[Array, "... f"], Float[Array, "... 1"]]
 
 
@@ -82,7 +82,7 @@ def _checkpoint(function: Function) -> Function:
     """
     checkpointed = jax.checkpoint(function)
 
-    def call(*args: Any) -> Array:
+    def call(*args: Any) -> Any:
         traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args))
         return (checkpointed if traced else function)(*args)
 

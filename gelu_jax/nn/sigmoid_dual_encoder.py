@@ -12,7 +12,7 @@ from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Attention
 from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.dropout import Rngs, Stochastic, split_key
-from gelu_jax.nn.feed_forward import FeedForward
+from gelu_jax.nn.experts import feed_forward_part
 from gelu_jax.nn.linear import linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import cast, constant, kernel
@@ -40,7 +40,7 @@ class AttentionPool(nnx.Module):
         self.query = kernel(rngs, (d,), fan_in=d, std=std, dtype=dtype, axes="d")
         self.attention = Attention(block.attention, rngs=rngs)
         self.norm = Norm(block.norm, rngs=rngs)
-        self.feed_forward = FeedForward(block.feed_forward, rngs=rngs)
+        self.feed_forward = feed_forward_part(block.feed_forward, rngs=rngs)
 
     def __call__(self, hidden: Float[Array, "b n d"]) -> Float[Array, "b d"]:
         """Pools states: x + ffn(norm x), of x = attention(query; hidden).

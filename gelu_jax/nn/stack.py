@@ -12,8 +12,11 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from gelu_jax.nn.attention import Cache, LayerValues
 from gelu_jax.nn.axes import with_sharding_constraint
+from gelu_jax.nn.balance import RoutingStatistics
 from gelu_jax.nn.block import Block, BlockConfig
 from gelu_jax.nn.compiled import compiled_once
+from gelu_jax.nn.experts import MoEConfig
+from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.position import RotaryConfig, frequencies
 
 _NO_WINDOW = 2**30
@@ -98,9 +101,17 @@ def _scaled_for_depth(block: BlockConfig, num_layers: int) -> BlockConfig:
     return replace(
         block,
         attention=replace(block.attention, output_init_scale=scale),
-        feed_forward=replace(block.feed_forward, output_init_scale=scale),
+        feed_forward=_scaled(block.feed_forward, scale),
         cross_attention=None if cross is None else replace(cross, output_init_scale=scale),
     )
+
+
+def _scaled(
+    feed_forward: FeedForwardConfig | MoEConfig, scale: float
+) -> FeedForwardConfig | MoEConfig:
+    if isinstance(feed_forward, MoEConfig):
+        return feed_forward.with_output_init_scale(scale)
+    return replace(feed_forward, output_init_scale=scale)
 
 
 def first_layers(layers: Block, num_layers: int) -> Block:
@@ -115,8 +126,26 @@ def first_layers(layers: Block, num_layers: int) -> Block:
     return jax.tree.map(lambda leaf: leaf[:num_layers], layers)
 
 
-@compiled_once("scan", "deterministic", "repeats")
 def apply_layers(
+    layers: Block, x: Float[Array, "b t d"], cache: Cache | None = None, **options: Any
+) -> tuple[Float[Array, "b t d"], Cache | None]:
+    """Applies all blocks of a stack, one after another.
+
+    Args:
+      layers: a stack, as `init_layers` makes it.
+      x: residual stream, (b, t, d).
+      cache: keys and values of earlier tokens, with a leading layer axis; None for none.
+      **options: as of `apply_layers_with_routing`.
+    Returns:
+      The residual stream after the last block, (b, t, d); and the cache with the keys and values
+      of x added, or None.
+    """
+    x, cache, _ = apply_layers_with_routing(layers, x, cache, **options)
+    return x, cache
+
+
+@compiled_once("scan", "deterministic", "repeats")
+def apply_layers_with_routing(
     layers: Block,
     x: Float[Array, "b t d"],
     cache: Cache | None = None,
@@ -131,8 +160,8 @@ def apply_layers(
     dropout_key: Key[Array, ""] | None = None,
     scan: bool | None = None,
     repeats: int | None = None,
-) -> tuple[Float[Array, "b t d"], Cache | None]:
-    """Applies all blocks of a stack, one after another.
+) -> tuple[Float[Array, "b t d"], Cache | None, RoutingStatistics | None]:
+    """Applies all blocks of a stack, and says what their routers did.
 
     Args:
       layers: a stack, as `init_layers` makes it.
@@ -151,8 +180,9 @@ def apply_layers(
         more than `MAX_UNROLLED`. The results are the same.
       repeats: how often a stack of one block is applied; None applies each block once.
     Returns:
-      The residual stream after the last block, (b, t, d); and the cache with the keys and values
-      of x added, or None.
+      The residual stream after the last block, (b, t, d); the cache with the keys and values of x
+      added, or None; and the statistics of the routing with a leading layer axis, None where the
+      blocks have no experts.
     """
     num_layers = layers.attention.w_query.shape[0] if repeats is None else repeats
     shared = None if repeats is None else jax.tree.map(lambda leaf: leaf[0], layers)
@@ -164,14 +194,16 @@ def apply_layers(
         own_block, cache, memory, own, key = inputs
         block: Any = shared if own_block is None else own_block
         x = with_sharding_constraint(x, "b t -")
-        return block.attend(x, cache, memory=memory, values=own, dropout_key=key, **context)
+        given: dict[str, Any] = {"memory": memory, "values": own, "dropout_key": key}
+        x, cache, routing = block.attend_with_routing(x, cache, **given, **context)
+        return x, (cache, routing)
 
     scan = num_layers > MAX_UNROLLED if scan is None else scan
     unroll = 1 if scan else num_layers
     each = layers if shared is None else None
-    return jax.lax.scan(
-        layer, x, (each, cache, memory, values, keys), length=num_layers, unroll=unroll
-    )
+    inputs = (each, cache, memory, values, keys)
+    x, (cache, routing) = jax.lax.scan(layer, x, inputs, length=num_layers, unroll=unroll)
+    return x, cache, routing
 
 
 def empty_cache(layers: Block, batch_size: int, length: int) -> Cache:

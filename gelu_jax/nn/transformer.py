@@ -15,6 +15,7 @@ from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache, LayerValues
 from gelu_jax.nn.axes import Axes, matmul, take_rows, with_sharding_constraint
+from gelu_jax.nn.balance import RoutingStatistics
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dropout import Rngs, Stochastic
 from gelu_jax.nn.linear import Linear, LinearConfig, linear_head, require_part
@@ -22,7 +23,14 @@ from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import add_bias, cast, kernel, wide_dtype
 from gelu_jax.nn.pooling import pool
 from gelu_jax.nn.position import RelativeConfig, relative_bias, token_positions
-from gelu_jax.nn.stack import LayerKind, apply_layers, empty_cache, init_layers, layer_values
+from gelu_jax.nn.stack import (
+    LayerKind,
+    apply_layers,
+    apply_layers_with_routing,
+    empty_cache,
+    init_layers,
+    layer_values,
+)
 
 
 @dataclass(frozen=True)
@@ -345,12 +353,30 @@ class Transformer(Stochastic):
           ConfigError: the model has no positions for so many tokens.
           ValueError: dropout is on, and there is no key.
         """
+        options: dict[str, Any] = {"mask": mask, "positions": positions, "rngs": rngs}
+        options |= {"segment_ids": segment_ids, "token_types": token_types}
+        options |= {"deterministic": deterministic, "dropout_key": dropout_key}
+        return self._apply_layers(embeddings, cache, **options)[:2]
+
+    def _apply_layers(
+        self,
+        embeddings: Array,
+        cache: Cache | None = None,
+        *,
+        mask: Array | None = None,
+        positions: Array | None = None,
+        segment_ids: Array | None = None,
+        token_types: Array | None = None,
+        deterministic: bool | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[Array, Any, RoutingStatistics | None]:
         c = self.config
         key = self.key_of_call(c.block.highest_dropout_rate, deterministic, rngs, dropout_key)
         place: dict[str, Any] = {"mask": mask, "positions": positions}
         place["segment_ids"] = segment_ids
         x = self.block_input(embeddings, cache, **place, token_types=token_types)
-        x, cache = apply_layers(
+        x, cache, routing = apply_layers_with_routing(
             self.layers,
             x,
             cache,
@@ -362,7 +388,40 @@ class Transformer(Stochastic):
             scan=c.scan_layers,
             repeats=c.num_layers if c.shared_layers else None,
         )
-        return self.final_hidden(x), cache
+        return self.final_hidden(x), cache, routing
+
+    def with_routing(
+        self,
+        tokens: Int[Array, "b t"],
+        deterministic: bool | None = None,
+        *,
+        mask: Bool[Array, "b t"] | None = None,
+        positions: Int[Array, "#b t"] | None = None,
+        segment_ids: Int[Array, "b t"] | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> tuple[Float[Array, "b t v"], RoutingStatistics | None]:
+        """Computes the logits, and what the routers did: a training loss adds its ``loss.sum()``.
+
+        Args:
+          tokens: (b, t), integers in [0, v).
+          deterministic: whether dropout is off, as in `__call__`.
+          mask: (b, t), True at real tokens, False at padding; None for no padding.
+          positions: of the tokens, as in `__call__`.
+          segment_ids: documents of the tokens, as in `__call__`.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
+        Returns:
+          Logits (b, t, v) in float32; and the statistics with a leading layer axis, None where the
+          blocks have no experts.
+        Raises:
+          ValueError: dropout is on, and there is no key.
+        """
+        options: dict[str, Any] = {"mask": mask, "positions": positions, "rngs": rngs}
+        options |= {"segment_ids": segment_ids, "dropout_key": dropout_key}
+        embeddings = self.embed(tokens)
+        hidden, _, routing = self._apply_layers(embeddings, deterministic=deterministic, **options)
+        return self.logits(hidden), routing
 
     def states(
         self, tokens: Int[Array, "b t"], *, mask: Bool[Array, "b t"] | None = None

@@ -150,11 +150,13 @@ def _read(document: Document, cls: type[T], overrides: Sequence[str]) -> T:
 class _Sections:
     """What pydantic does not know of the sections of a document.
 
-    `origins` maps the path of an inherited value to the one where it was written.
+    `origins` maps the path of an inherited value to the one where it was written, `others` that of
+    a section to the names of the classes that its keys do not speak of, where no kind says which.
     """
 
     document: Document
     origins: dict[KeyPath, KeyPath] = dataclasses.field(default_factory=dict[KeyPath, KeyPath])
+    others: dict[KeyPath, set[str]] = dataclasses.field(default_factory=dict[KeyPath, set[str]])
 
     def filled(self, hint: Any, data: Any, at: KeyPath, given: Written, default: Any) -> Any:
         """The data of a field; those of a section with what it inherits, or keeps of `default`.
@@ -166,10 +168,18 @@ class _Sections:
             data = {}
         if not choices or not isinstance(data, dict):
             return data
+        if len(choices) > 1 and not all(hasattr(cls, _KIND) for cls in choices):
+            cls = _by_fields(choices, data, default)
+            self.others[at] = {other.__name__ for other in choices if other is not cls}
+            choices = [cls]
         kind = data.get(_KIND, getattr(default, _KIND, ""))
         for cls in choices:
             if len(choices) == 1 or getattr(cls, _KIND) == kind:
                 return self.section(cls, data, at, given, default)
+        if typing.get_origin(hint) is not typing.Annotated:  # and so pydantic tries each
+            self.others[at] = {cls.__name__ for cls in choices}
+            known = ", ".join(sorted(getattr(cls, _KIND) for cls in choices))
+            self.document.add_problem((*at, _KIND), kind, f"unknown kind; choose from {known}")
         return {_KIND: "", **data}
 
     def section(
@@ -205,6 +215,8 @@ class _Sections:
         messages: dict[KeyPath, list[str]] = {}
         named: set[KeyPath] = set()
         for detail in error.errors(include_url=False):
+            if self.is_of_another(data, detail["loc"][1:]):
+                continue
             at, value = _found(data, detail["loc"][1:])
             problems = _problems(detail, at, value)
             for problem in problems:
@@ -220,11 +232,31 @@ class _Sections:
             if not any(at == inner[: len(at)] for inner in inside):
                 self.add(at, _found(data, at)[1] if at else ABSENT, _sentence(found))
 
+    def is_of_another(self, data: Any, location: Sequence[str | int]) -> bool:
+        """Whether a location runs through a class that its section was not read as."""
+        at = [_found(data, location[:n])[0] for n in range(len(location))]
+        return any(
+            key in self.others.get(before, ()) for before, key in zip(at, location, strict=True)
+        )
+
     def add(self, at: KeyPath, value: object, reason: str) -> None:
         """Adds a problem; that of an inherited value where the value was written."""
         origins = ((self.origins.get(at[:n]), at[n:]) for n in range(len(at), 0, -1))
         place = next(((*origin, *rest) for origin, rest in origins if origin), at)
         self.document.add_problem(place, value, reason)
+
+
+def _by_fields(choices: Sequence[type], data: Mapping[str, Any], default: Any) -> type:
+    """The last class with a field that no class before it has and the data does; else the first.
+
+    A later class may hold an earlier one and inherit to it: experts of feed-forward blocks.
+    """
+    start = type(default) if type(default) in choices else choices[0]
+    for i in range(len(choices) - 1, 0, -1):
+        earlier = frozenset[str]().union(*map(_hints, choices[:i]))
+        if any(key in _hints(choices[i]) and key not in earlier for key in data):
+            return choices[i]
+    return start
 
 
 def _problems(detail: ErrorDetails, at: KeyPath, value: Any) -> list[tuple[KeyPath, Any, str]]:

@@ -28,7 +28,7 @@ MODULES = tuple(  # everything public that they define
     )
 )  # fmt: skip
 NAMED = (
-    *(f"gelu_jax.linen.{n}" for n in ("Attention", "Block", "FeedForward", "MLP", "Norm")),
+    *(f"gelu_jax.linen.{n}" for n in ("Attention", "Block", "FeedForward", "MLP", "MoE", "Norm")),
     "gelu_jax.linen.Transformer",
     "gelu_jax.nn.parameters.current_names",
     *(f"gelu_jax.training.data.{n}" for n in ("load_data", "StdlibCorpus", "Files", "TokenFiles")),

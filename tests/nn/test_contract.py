@@ -13,6 +13,14 @@ import gelu_jax as gj
 
 MODULES = {
     "FeedForward": gj.FeedForwardConfig(8, d_ff=16, variant="swiglu", use_bias=True),
+    "MoE": gj.MoEConfig(
+        gj.FeedForwardConfig(8, d_ff=16, variant="swiglu", use_bias=True),
+        num_experts=3,
+        experts_per_token=2,
+        router=gj.TopKSoftmaxRouterConfig(),
+        shared=gj.FeedForwardConfig(8, d_ff=8, variant="gelu"),
+        shared_gate=True,
+    ),
     "Norm": gj.NormConfig(8, use_bias=True),
     "Attention": gj.AttentionConfig(8, num_heads=4, num_kv_heads=2, rotary=gj.RotaryConfig()),
     "Block": gj.BlockConfig(

@@ -18,7 +18,7 @@ from scipy.special import erf, expit
 
 import gelu_jax as gj
 from gelu_jax.nn.branches import XIELU
-from gelu_jax.nn.feed_forward import HiddenLayer, _choice_problems, branch_product
+from gelu_jax.nn.feed_forward import HiddenLayer, branch_product, choice_problems
 from gelu_jax.nn.remat import dequantize, quantize
 from gelu_jax.nn.vision_language import Projector
 
@@ -384,7 +384,7 @@ def test_bad_choices_are_named(choice, message):
 )
 def test_bad_names_are_named(residuals, rounding, message):
     """Under these tests beartype refuses them at the door; a user meets this check."""
-    (problem,) = _choice_problems(residuals, None, None, rounding)
+    (problem,) = choice_problems(residuals, None, None, rounding)
     assert message in str(problem)
 
 

@@ -30,6 +30,7 @@ LAYERS = {
     "chunks": (gj.FeedForward, gj.FeedForwardConfig(8, d_ff=16, chunk_size=2, d_out=6, **GATED)),
     "input": (gj.FeedForward, gj.FeedForwardConfig(8, 16, chunk_size=2, residuals="input")),
     "fp8": (gj.FeedForward, gj.FeedForwardConfig(8, 16, residual_dtype="float8_e4m3fn")),
+    "experts": (gj.MoE, gj.MoEConfig(gj.FeedForwardConfig(8, d_ff=16, **GATED), 3, 2)),
     "norm": (gj.Norm, gj.NormConfig(8)),
 }
 MODELS = LAYERS | {
@@ -110,7 +111,7 @@ def run_exported(function, symbols, specs, *args):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("name", ["chunks", "input", "block"])
+@pytest.mark.parametrize("name", ["chunks", "input", "block", "experts"])
 def test_symbolic_sizes_in_value_and_gradient(name):
     model = random_model(*MODELS[name])
 
