@@ -338,7 +338,10 @@ _ADDED: dict[str, tuple[object, ...]] = {
     "attention.dropout_rate": (0.0,),
     "cross_attention.dropout_rate": (0.0,),
     "valid_positions": (None,),
-    # Transformers
+    # Blocks and transformers
+    "layer_scale": (False,),
+    "embedding_size": (None,),
+    "shared_layers": (False,),
     "position_offset": (0,),
     "relative": (None,),
     "pattern": ([],),
