@@ -338,8 +338,8 @@ _ADDED: dict[str, tuple[object, ...]] = {
     "attention.dropout_rate": (0.0,),
     "cross_attention.dropout_rate": (0.0,),
     "valid_positions": (None,),
+    # Blocks and transformers
     "layer_scale": (False,),
-    # Transformers
     "embedding_size": (None,),
     "shared_layers": (False,),
     "position_offset": (0,),
