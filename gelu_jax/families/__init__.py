@@ -8,7 +8,7 @@ the tests of parity, of saving and live then find it by themselves. What a new f
 differently is a field of a config in `gelu_jax.nn`, or a module there made of the same blocks.
 """
 
-from gelu_jax.families.auditing import audit, differences
+from gelu_jax.families.auditing import audit, differences, file_differences, state_differences
 from gelu_jax.families.cross_encoder import CrossEncoder, load_cross_encoder
 from gelu_jax.families.embeddings import SentenceEncoder, sentence_embeddings
 from gelu_jax.families.files import WeightsError
@@ -26,10 +26,12 @@ __all__ = [
     "audit",
     "config",
     "differences",
+    "file_differences",
     "load",
     "load_cross_encoder",
     "load_feed_forward",
     "load_sentence_encoder",
     "save",
     "sentence_embeddings",
+    "state_differences",
 ]

@@ -3,7 +3,7 @@
 import inspect
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families.files import locate, read_tensor
@@ -143,8 +146,88 @@ def _different_tensors(one: Path, two: Path) -> Iterator[str]:
         yield f"and {len(found) - 1} more tensors differ"
 
 
-def _different_states(one: Any, two: Any, num_tokens: int) -> Iterator[str]:
+def state_differences(
+    path: str | os.PathLike[str],
+    tokens: ArrayLike,
+    states: Sequence[Any],
+    *,
+    mask: ArrayLike | None = None,
+) -> list[str]:
+    """Says after which layer a model of torch and ours, of one checkpoint, first differ.
+
+    Args:
+      path: of the checkpoint, as in `gelu_jax.families.load`.
+      tokens: (b, t), which both are given.
+      states: (b, t, d) each: the input of the first layer and the output of each, the last one
+        after the final norm, as transformers returns ``hidden_states``; of torch, NumPy or JAX.
+      mask: (b, t), nonzero at real tokens, which alone are compared; None for no padding.
+
+    Returns:
+      Lines of text; none where all is equal up to rounding.
+
+    Raises:
+      ConfigError: as in `gelu_jax.families.load`; or the model has another number of layers, or is
+        no model of texts with one stack of them.
+    """
+    model = load(path)
+    stack = model.transformer if isinstance(model, Encoder) else model
+    if not isinstance(stack, Transformer):
+        raise ConfigError([Problem("path", path, "not a model of texts with one stack of layers")])
+    real = None if mask is None else np.asarray(_plain(mask)) != 0
+    given = np.asarray(_plain(tokens))
+    ours = stack.states(jnp.asarray(given), mask=None if real is None else jnp.asarray(real))
+    if len(ours) != len(states):
+        reason = f"there must be {len(ours)}: the embeddings, and one for each layer"
+        raise ConfigError([Problem("states", len(states), reason)])
+    ours[-1] = stack.final_hidden(ours[-1])
+    kept = ... if real is None else real
+    theirs = (np.asarray(_plain(x), np.float32)[kept] for x in states)
+    return list(_first_difference((np.asarray(x)[kept] for x in ours), theirs))
+
+
+def file_differences(path: str | os.PathLike[str], file: str | os.PathLike[str]) -> list[str]:
+    """`state_differences` with what a safetensors file holds.
+
+    Args:
+      path: of the checkpoint, as in `gelu_jax.families.load`.
+      file: with ``tokens``, ``states.0``, ``states.1``, …, and ``mask`` or none.
+
+    Returns:
+      As `state_differences`.
+
+    Raises:
+      ConfigError: as in `state_differences`; or the file has no such tensors, or is unreadable.
+    """
+    try:
+        held = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError([Problem("other", file, f"no safetensors file ({error})")]) from None
+    number = sum(re.fullmatch(r"states\.\d+", name) is not None for name in held)
+    needed = ["tokens", *(f"states.{i}" for i in range(number))]
+    if not number or not held.keys() >= set(needed):
+        raise ConfigError([Problem("other", file, "must hold tokens, states.0, states.1, …")])
+    tokens, *states = (held[name] for name in needed)
+    return state_differences(path, tokens, states, mask=held.get("mask"))
+
+
+def _plain(x: Any) -> Any:
+    """What NumPy reads: of torch, without its gradient."""
+    return x.detach().cpu().float() if hasattr(x, "detach") else x
+
+
+def _first_difference(ones: Iterable[Any], others: Iterable[Any]) -> Iterator[str]:
     """The first layer after which hidden states differ by more than rounding."""
+    for layer, (x, y) in enumerate(zip(ones, others, strict=True)):
+        x, y = np.asarray(x, np.float32), np.asarray(y, np.float32)
+        found = float(np.abs(x - y).max() / np.abs(x).max())
+        if not found <= 1e-5:
+            where = "the embeddings" if layer == 0 else f"layer {layer - 1}"
+            yield f"hidden states first differ after {where}: by {found:.2g} of the largest"
+            return
+
+
+def _different_states(one: Any, two: Any, num_tokens: int) -> Iterator[str]:
+    """The first layer after which the hidden states of two checkpoints differ."""
     stacks = [model.transformer if isinstance(model, Encoder) else model for model in (one, two)]
     if not all(isinstance(stack, Transformer) for stack in stacks):
         return
@@ -156,10 +239,4 @@ def _different_states(one: Any, two: Any, num_tokens: int) -> Iterator[str]:
     ):
         raise ConfigError([Problem("other", two.config, "of another size: not compared by layers")])
     tokens = jax.random.randint(jax.random.key(0), (1, num_tokens), 0, a.vocab_size)
-    for layer, (x, y) in enumerate(zip(*(s.states(tokens) for s in stacks), strict=True)):
-        x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-        found = float(jnp.abs(x - y).max() / jnp.abs(x).max())
-        if found > 1e-5:
-            where = "the embeddings" if layer == 0 else f"layer {layer - 1}"
-            yield f"hidden states first differ after {where}: by {found:.2g} of the largest"
-            return
+    yield from _first_difference(*(stack.states(tokens) for stack in stacks))

@@ -54,6 +54,7 @@ def _gemma2(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
 
 
 def _gemma3(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
+    hf.require("attn_logit_softcapping", None)  # some of transformers' attentions pass over it
     full, sliding = _rotations(hf)
     base = _sandwich(hf.with_values(rope_parameters=None, rope_scaling=None), tensors)
     norms = QKNormConfig(epsilon=base.block.norm.epsilon, zero_centered=True)

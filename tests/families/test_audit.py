@@ -2,10 +2,14 @@
 
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from damaged import changed, copied
-from parity import FIXTURES
+from parity import FIXTURES, loaded
+from safetensors.numpy import load_file, save_file
 
+import gelu_jax as gj
 from gelu_jax import cli, families
 
 
@@ -46,3 +50,48 @@ def test_where_two_first_differ(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["gelu-jax", "audit", str(path), str(path)])
     cli.main()
     assert capsys.readouterr().out == "no difference\n"
+
+
+@pytest.fixture(scope="module")
+def states():
+    """Tokens, mask and hidden states of the fixture; the last ones are what transformers gave."""
+    golden = load_file(FIXTURES / "llama" / "golden.safetensors")
+    tokens, mask = golden["tokens"], golden["mask"]
+    found = loaded(FIXTURES / "llama").states(jnp.asarray(tokens), mask=jnp.asarray(mask) == 1)
+    return tokens, mask, [*map(np.array, found[:-1]), golden["hidden"]]
+
+
+def test_where_the_states_of_torch_first_differ(states, tmp_path, monkeypatch, capsys):
+    tokens, mask, given = states
+    path = FIXTURES / "llama"
+    assert families.state_differences(path, tokens, given, mask=mask) == []
+    wrong = [x.copy() for x in given]
+    wrong[2][0, 3] *= 1.01
+    wrong[3][0, 3] *= 1.5
+    wrong[1][mask == 0] = np.nan  # padding is not compared
+    lines = families.state_differences(path, tokens, wrong, mask=mask)
+    assert [line.partition(": by")[0] for line in lines] == [
+        "hidden states first differ after layer 1"
+    ]
+    held = {f"states.{i}": x for i, x in enumerate(wrong)} | {"tokens": tokens, "mask": mask}
+    save_file(held, tmp_path / "theirs.safetensors")
+    monkeypatch.setattr(
+        sys, "argv", ["gelu-jax", "audit", str(path), f"{tmp_path}/theirs.safetensors"]
+    )
+    cli.main()
+    assert capsys.readouterr().out == lines[0] + "\n"
+
+
+def test_states_of_another_number_of_layers(states):
+    tokens, _, given = states
+    with pytest.raises(gj.ConfigError, match=r"states = 3: there must be 4"):
+        families.state_differences(FIXTURES / "llama", tokens, given[:-1])
+
+
+def test_a_file_of_other_things(tmp_path):
+    save_file({"tokens": np.zeros((1, 2), np.int32)}, tmp_path / "x.safetensors")
+    with pytest.raises(gj.ConfigError, match="must hold tokens, states"):
+        families.file_differences(FIXTURES / "llama", tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").write_bytes(b"x")
+    with pytest.raises(gj.ConfigError, match="no safetensors file"):
+        families.file_differences(FIXTURES / "llama", tmp_path / "x.safetensors")

@@ -114,3 +114,17 @@ def test_stretched_rotary_positions_of_llama_3():
     )
     np.testing.assert_allclose(ours[:, :4], expected[:, :4], rtol=0, atol=2e-4)
     np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("case", ["llama", "bert_model", "modernbert_model", "gpt_neox"])
+def test_no_state_differs_from_those_of_torch(case):
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    path = parity.FIXTURES / case
+    tokens = load_file(path / "golden.safetensors")["tokens"].long()
+    model = AutoModel.from_pretrained(path).eval()
+    with torch.no_grad():
+        states = model(tokens, output_hidden_states=True).hidden_states
+    assert families.state_differences(path, tokens, states) == []
