@@ -12,6 +12,10 @@ For each layer, over all units and tokens of the batch, with the hidden layer h 
 - gate–up alignment, of gated variants only: mean |cosine| between a unit's columns of W₁ and W₂
   (Fishman et al. 2024, "Scaling FP8 training to trillion-token LLMs", section 4);
 - gradient norm: of the loss, over all parameters of the layer.
+
+Of a mixture of experts, in the place of all but the last: the largest load (the share of the
+choices that fell on one expert), the share of dead experts (on which none fell), the router's mean
+entropy in nats, and the mean of a token's largest gate.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,6 +29,8 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from gelu_jax.nn.balance import RoutingStatistics
+from gelu_jax.nn.experts import MoE
 from gelu_jax.nn.feed_forward import HiddenLayer, branch_product
 from gelu_jax.nn.mlp import MLP
 from gelu_jax.nn.parameters import cast
@@ -84,6 +90,10 @@ def _transformer(model: Transformer, inputs: Any) -> tuple[Array, _Statistics]:
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, _Statistics]:
         block, own = inputs
+        place = {"segment_ids": segments, "bias": bias, "values": own}
+        if isinstance(block.feed_forward, MoE):
+            x, _, routing = block.attend_with_routing(x, **place, deterministic=True)
+            return x, _routing(routing)
         feed_forward, statistics = block.feed_forward, _Statistics()
 
         def measured(h: Array, *more: Any, **dropout: Any) -> Array:
@@ -91,7 +101,6 @@ def _transformer(model: Transformer, inputs: Any) -> tuple[Array, _Statistics]:
             return feed_forward(h, *more, **dropout)
 
         block.feed_forward = measured
-        place = {"segment_ids": segments, "bias": bias, "values": own}
         return block.attend(x, **place, deterministic=True)[0], statistics
 
     layers, num_layers = model.layers, model.config.num_layers
@@ -100,6 +109,15 @@ def _transformer(model: Transformer, inputs: Any) -> tuple[Array, _Statistics]:
     x = model.block_input(model.embed(tokens), segment_ids=segments)
     x, statistics = jax.lax.scan(layer, x, (layers, values))
     return model.logits(model.final_hidden(x)), statistics
+
+
+def _routing(routing: RoutingStatistics) -> _Statistics:
+    return {
+        "largest load": routing.load.max(),
+        "share of dead experts": (routing.load == 0).mean(),
+        "router entropy": routing.entropy,
+        "largest gate": routing.largest_gate,
+    }
 
 
 def _mlp(model: MLP, images: Array) -> tuple[Array, _Statistics]:

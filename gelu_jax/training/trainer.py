@@ -23,6 +23,7 @@ from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import with_sharding_constraint
 from gelu_jax.nn.mlp import MLPConfig
+from gelu_jax.training import balance
 from gelu_jax.training.data import Batches, DataConfig, Dataset, Packed
 from gelu_jax.training.health import health, rounded
 from gelu_jax.training.loss import cross_entropy
@@ -221,23 +222,25 @@ def loss(
     Returns:
       The loss in nats and the share of targets with the highest logit, both float32 scalars.
     """
-    losses, correct, _ = _scores(model, inputs, targets, dropout_key)
+    losses, correct, *_ = _scores(model, inputs, targets, dropout_key)
     return losses.mean(), correct.mean()
 
 
 def _scores(
     model: Model, inputs: Any, targets: Any, dropout_key: Array | None = None
-) -> tuple[Float[Array, "b ..."], Array, Model]:
-    """The loss of each target, whether its logit is the highest, and the model after the call."""
+) -> tuple[Float[Array, "b ..."], Array, Array, Model]:
+    """The loss of each target, whether its logit is the highest, what the training loss adds to
+    the mean, and the model after the call."""
     inputs = jax.tree.map(lambda x: with_sharding_constraint(x, "b"), inputs)
     if isinstance(model, Network):
         losses, correct, state = model.scores(inputs, targets, dropout_key)
-        return losses, correct, replace(model, state=state)
+        return losses, correct, jnp.zeros(()), replace(model, state=state)
     more = {}
     if isinstance(inputs, Packed):
         inputs, more = inputs.tokens, {"segment_ids": inputs.segment_ids}
-    logits = model(inputs, dropout_key is None, dropout_key=dropout_key, **more)
-    return *cross_entropy(logits, targets), model
+    options: dict[str, Any] = {"dropout_key": dropout_key, **more}
+    logits, extra, model = balance.call(model, inputs, dropout_key is None, **options)
+    return *cross_entropy(logits, targets), extra, model
 
 
 def step(
@@ -267,7 +270,7 @@ def step(
     updates, optimizer_state = optimizer.update(
         gradient, state.optimizer, params, value=value, grad=gradient
     )
-    params = optax.apply_updates(params, updates)
+    params = balance.with_choice_biases(optax.apply_updates(params, updates), after)
     average = _average(config, state, params)
     return State(with_learned(after, params), optimizer_state, state.step + 1, average), value
 
@@ -277,11 +280,12 @@ def _gradient(
 ) -> tuple[Model, Array, Any]:
     """The model after the call, the mean loss of a batch, and its gradient."""
 
-    def objective(params: Any) -> tuple[Array, Model]:
-        losses, _, after = _scores(with_learned(model, params), inputs, targets, dropout_key)
-        return losses.mean(), after
+    def objective(params: Any) -> tuple[Array, tuple[Array, Model]]:
+        scores = _scores(with_learned(model, params), inputs, targets, dropout_key)
+        losses, _, extra, after = scores
+        return losses.mean() + extra, (losses.mean(), after)
 
-    (value, after), gradient = jax.value_and_grad(objective, has_aux=True)(learned(model))
+    gradient, (value, after) = jax.grad(objective, has_aux=True)(learned(model))
     return after, value, gradient
 
 

@@ -12,6 +12,7 @@ from random_models import random_arrays, random_model
 
 import gelu_jax as gj
 from gelu_jax.nn.branches import XIELU
+from gelu_jax.nn.cost import measured_bytes_kept
 from gelu_jax.nn.experts import Slots, assign, block_size, mixture_of_experts
 from gelu_jax.nn.grouped import (
     _matmul_by_ragged_dot,
@@ -490,3 +491,46 @@ def test_counts_are_those_of_the_module():
         assert sum(sizes) == config.num_parameters
         unused = (E - K) * config.feed_forward.num_parameters
         assert config.num_active_parameters == config.num_parameters - unused
+
+
+def test_a_decoder_of_experts_scanned_unrolled_and_token_by_token():
+    block = gj.BlockConfig(
+        gj.NormConfig(D, kind="rms"),
+        gj.AttentionConfig(D, num_heads=2, rotary=gj.RotaryConfig()),
+        gj.MoEConfig(EXPERT, E, K, auxiliary_loss=0.1),
+    )
+    config = gj.TransformerConfig(11, 3, block, scan_layers=True)
+    model = random_model(gj.Transformer, config)
+    unrolled = random_model(gj.Transformer, replace(config, scan_layers=False))
+    tokens = jnp.arange(10).reshape(2, 5)
+
+    @jax.jit
+    def every_way(model, unrolled):
+        cache, logits = model.empty_cache(2, 5), []
+        for i in range(5):
+            one, cache = model.decode(tokens[:, i : i + 1], cache)
+            logits.append(one)
+        routed = model.with_routing(tokens), unrolled.with_routing(tokens)
+        return routed, model(tokens), jnp.concatenate(logits, 1)
+
+    ((logits, statistics), other), plain, decoded = every_way(model, unrolled)
+    same(other, (logits, statistics), 1e-5)
+    same((plain, decoded), (logits, logits), 1e-5)
+    assert statistics.load.shape == (3, E)
+
+
+def test_kept_for_the_backward_pass():
+    """Pre-activations of a token's experts, two of width F each, or nothing; no gathered rows."""
+    t, d, f, e, k = 2048, 32, 512, 4, 2
+
+    def kept(**choice):
+        config = gj.MoEConfig(gj.FeedForwardConfig(d, f, "swiglu", **choice), e, k)
+        moe = jax.eval_shape(lambda: gj.MoE(config, rngs=nnx.Rngs(0)))
+        x = jax.ShapeDtypeStruct((t, d), jnp.float32)
+        size = measured_bytes_kept(lambda x, moe, _: x + moe(x), x, moe, depths=(2, 4))
+        return size / (t * k * f * 4)  # in tensors of f entries for each choice
+
+    # an eighth more rows than choices at most, and the gradients of weights, 3·e·d/(t·k)
+    assert kept(residuals="all") > 3
+    assert kept() <= 2 * 1.125 + 0.25
+    assert kept(residuals="input") <= 0.25
