@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import jax
 
+from gelu_jax.nn.experts import MoEConfig
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.training.data import Dataset
@@ -35,7 +36,8 @@ def flops_per_step(config: TrainConfig, data: Dataset) -> float:
     """Floating-point operations of the matrix products of one training step, forward and backward.
 
     Counted in the program as it is written, 2·m·n·k a product, whatever a compiler makes of it;
-    elementwise work is left out, as is usual in the field.
+    elementwise work is left out, as is usual in the field. Of a mixture of experts every row counts
+    that some routing may need: up to an eighth more than the experts that the tokens chose.
 
     Args:
       config: of a run.
@@ -59,7 +61,8 @@ def width(config: TrainConfig) -> int | None:
       config: of a run.
 
     Returns:
-      d_ff; None for a model of a person's own that does not say which of its arguments it is.
+      d_ff, in a mixture that of each expert; None for a model of a person's own that does not say
+      which of its arguments it is.
     """
     match model := architecture(config.model):
         case PythonModel():
@@ -101,7 +104,11 @@ def with_width(config: TrainConfig, d_ff: int) -> TrainConfig:
         return replace(config, model=replace(model, arguments=arguments))
     if isinstance(model, MLPConfig | PretrainedConfig):
         return replace(config, model=replace(model, d_ff=d_ff))
-    feed_forward = replace(model.block.feed_forward, d_ff=d_ff)
+    block = model.block.feed_forward
+    if isinstance(block, MoEConfig):  # of each expert; a shared block stays as it is
+        feed_forward = replace(block, feed_forward=replace(block.feed_forward, d_ff=d_ff))
+    else:
+        feed_forward = replace(block, d_ff=d_ff)
     return replace(
         config, model=replace(model, block=replace(model.block, feed_forward=feed_forward))
     )

@@ -40,6 +40,8 @@ def _inside(jaxpr: Any) -> Iterator[Product]:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             yield _product(eqn)
+        if eqn.primitive.name in ("grouped_matmul", "grouped_outer"):
+            yield _grouped_product(eqn)
         for program in _programs(eqn):
             yield from list(_inside(program)) * eqn.params.get("length", 1)
 
@@ -49,6 +51,14 @@ def _product(eqn: Any) -> Product:
     left, right = (v.aval for v in eqn.invars)
     out = eqn.outvars[0].aval
     flops = 2 * out.size * math.prod(left.shape[axis] for axis in contracted)
+    return Product(flops, sum(a.size * a.dtype.itemsize for a in (left, right, out)))
+
+
+def _grouped_product(eqn: Any) -> Product:
+    """Of `gelu_jax.nn.grouped`: (n, b, d) with (g, d, f) or (n, b, f), all n·b rows."""
+    left, right, _ = (v.aval for v in eqn.invars)
+    out = eqn.outvars[0].aval
+    flops = 2 * left.size * right.shape[-1]
     return Product(flops, sum(a.size * a.dtype.itemsize for a in (left, right, out)))
 
 

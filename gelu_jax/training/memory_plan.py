@@ -20,6 +20,7 @@ from jax.sharding import AbstractMesh, AxisType
 
 from gelu_jax.errors import ConfigError, Problem, check, nearest
 from gelu_jax.nn.axes import axis_names
+from gelu_jax.nn.experts import MoEConfig
 from gelu_jax.nn.remat import Residuals
 from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.training.chips import CHIPS, Chip
@@ -90,6 +91,10 @@ def plan_memory(config: TrainConfig, chip: Chip, devices: int) -> MemoryPlan:
     model = architecture(config.model)
     if not isinstance(model, TransformerConfig):
         raise ConfigError([Problem("model.kind", model.kind, "only a transformer is planned")])
+    if isinstance(experts := model.block.feed_forward, MoEConfig):
+        reason = "a mixture of experts is not planned"
+        field = "model.block.feed_forward.num_experts"
+        raise ConfigError([Problem(field, experts.num_experts, reason)])
     sizes = (config.mesh or MeshConfig()).sizes(devices)
     check(mesh_problems(sizes, model, config.batch_size))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes))

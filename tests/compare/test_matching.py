@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
-from gelu_jax.compare.matching import flops_per_step, parameters
+from gelu_jax.compare.matching import flops_per_step, matched, parameters, width
+from gelu_jax.errors import ConfigError
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import load_data
+from gelu_jax.training.memory_plan import chip, plan_memory
 from gelu_jax.training.trainer import TrainConfig
 
 
@@ -44,3 +48,36 @@ def test_flops_are_those_of_the_matrix_products(variant, n, residuals):
 
 def test_parameters():
     assert parameters(config(variant="swiglu")) == 256 * 16 + 3 * (4 * 256 + 3 * 16 * 24 + 32) + 16
+
+
+def mixture(**router):
+    expert = {"variant": "swiglu", "d_ff": 24}
+    experts = {"num_experts": 4, "experts_per_token": 2, "feed_forward": expert, "router": router}
+    c = config(variant="swiglu")
+    block = {"attention": {"num_heads": 4}, "feed_forward": experts}
+    model = {"kind": "transformer", "vocab_size": 256, "num_layers": 3, "d_model": 16}
+    plain = {"data": {"kind": "stdlib", "context": 512}, "model": model | {"block": block}}
+    return from_dict(plain | {"steps": 1, "batch_size": 8, "eval_every": 1}, TrainConfig), c
+
+
+def test_a_mixture_of_experts_is_matched():
+    """By all parameters, and by the products of the experts that are chosen."""
+    experts, dense = mixture(kind="softmax")
+    assert parameters(experts) - parameters(dense) == 3 * (3 * 3 * 16 * 24 + 4 * 16)
+    narrow = matched(experts, parameters, parameters(dense), 1)
+    assert width(narrow) == 6  # 192·6 + 64 is nearest to 1,152
+    assert narrow.model.block.feed_forward.num_experts == 4
+    data = load_data(experts.data, experts.batch_size)
+    dense = replace(dense, data=experts.data, batch_size=experts.batch_size)
+    router = 3 * 3 * 2 * 8 * 512 * 16 * 4
+    of_dense = 3 * 3 * 3 * 2 * 8 * 512 * 16 * 24
+    found = flops_per_step(experts, data) - flops_per_step(dense, data) - router
+    assert of_dense <= found <= 1.25 * of_dense  # a second block of the same width; 2.125 choices
+
+
+def test_a_mixture_of_experts_is_not_planned():
+    experts, _ = mixture(kind="softmax")
+    with pytest.raises(ConfigError) as error:
+        plan_memory(experts, chip("h100"), 1)
+    line = "model.block.feed_forward.num_experts = 4: a mixture of experts is not planned"
+    assert str(error.value) == line
