@@ -20,7 +20,8 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> EfficientNetConfig:
     """The base network, scaled."""
     hf.require("pooling_type", "mean")
     blocks = _blocks(hf, most=len(tensors) or None)
-    hf.require("depthwise_padding", _padded_blocks(hf.integer("image_size", 600), blocks))
+    padded = _padded_blocks(hf.integer("image_size", 600), blocks)
+    hf.with_defaults(depthwise_padding=[]).require("depthwise_padding", padded)
     return EfficientNetConfig(
         d_stem=_width(hf, 32),
         blocks=blocks,
