@@ -47,7 +47,7 @@ SIZES = {
         "model.block.feed_forward.d_ff=1024", "data.context=256", "batch_size=8",
     ),
 }  # fmt: skip
-CHUNKS = {"byte_lm": 50, "10 M parameters": 4}  # steps, about a second to five
+CHUNKS = {"byte_lm": 50, "10 M parameters": 2}  # steps, about a second to five
 DEPTHS = (2, 8, 32)
 ROUNDS = 7
 
