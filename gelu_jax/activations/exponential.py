@@ -171,7 +171,7 @@ def expm1_less_x(x: Array) -> Array:
       x: float32 or float64 array of any shape.
 
     Returns:
-      An array of the shape and dtype of `x`, with a relative error below 2⁻²¹ (float64: 2⁻⁵⁰).
+      An array of the shape and dtype of `x`, with a relative error below 2⁻²¹ (float64: 2⁻⁴⁹).
     """
     near = x > -0.34
     far = jnp.where(near | (x < -80), jnp.asarray(-80, x.dtype), x)

@@ -81,7 +81,7 @@ def activation(name: str) -> Elementwise:
       >>> activation("gelu_new").__name__
       'gelu_tanh'
       >>> activation("leaky_relu(0.2)")(-1.0)
-      Array(-0.2, dtype=float32, weak_type=True)
+      Array(-0.2, dtype=float32)
     """
     if "(" in name:
         return _with_parameters(name)

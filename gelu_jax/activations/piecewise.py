@@ -248,7 +248,7 @@ def elu(alpha: float = 1.0) -> Elementwise:
       >>> elu(jnp.float16(-1.0))
       Array(-0.6323, dtype=float16)
       >>> elu(jnp.float16(-1.0), alpha=0.5)
-      Array(-0.316, dtype=float16)
+      Array(-0.3162, dtype=float16)
     """
     left = _exact(alpha, "alpha")
     derivative = partial(_scaled_elu_derivative, scale=1, scale_left=left)

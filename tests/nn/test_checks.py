@@ -167,7 +167,11 @@ def test_the_integers_and_floats_of_numpy_are_numbers():
 def config_classes():
     for module in pkgutil.iter_modules(nn.__path__, "gelu_jax.nn."):
         for value in vars(importlib.import_module(module.name)).values():
-            if dataclasses.is_dataclass(value) and value.__name__.endswith("Config"):
+            if (
+                isinstance(value, type)
+                and dataclasses.is_dataclass(value)
+                and value.__name__.endswith("Config")
+            ):
                 yield value
 
 

@@ -32,7 +32,7 @@ def read(name: str, *overrides: str) -> TrainConfig:
 
 
 def is_comparison(path: Path) -> bool:
-    return "\narms:" in f"\n{path.read_text()}"
+    return any(f"\n{key}:" in f"\n{path.read_text()}" for key in ("arms", "factors"))
 
 
 RUNS = [path.stem for path in CONFIGS if not is_comparison(path)]
