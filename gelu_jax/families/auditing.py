@@ -12,11 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from gelu_jax.errors import ConfigError, Problem
-from gelu_jax.families.files import locate, read_tensor
+from gelu_jax.families.files import locate, read_tensor, safetensors_package
 from gelu_jax.families.hf_config import HFConfig, read_json
 from gelu_jax.families.load_plan import plan_load
 from gelu_jax.families.loading import load
@@ -198,9 +196,11 @@ def file_differences(path: str | os.PathLike[str], file: str | os.PathLike[str])
     Raises:
       ConfigError: as in `state_differences`; or the file has no such tensors, or is unreadable.
     """
+    library = safetensors_package()
     try:
-        held = load_file(file)
-    except (OSError, SafetensorError) as error:
+        with library.safe_open(file, framework="np") as tensors:
+            held = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, library.SafetensorError) as error:
         raise ConfigError([Problem("other", file, f"no safetensors file ({error})")]) from None
     number = sum(re.fullmatch(r"states\.\d+", name) is not None for name in held)
     needed = ["tokens", *(f"states.{i}" for i in range(number))]

@@ -36,7 +36,15 @@ class TensorInfo(NamedTuple):
     shape: tuple[int, ...]
 
 
-def _safetensors() -> Any:
+def safetensors_package() -> Any:
+    """Imports safetensors, which the core does without.
+
+    Returns:
+      The package.
+
+    Raises:
+      ImportError: it is not installed; the message says how to get it.
+    """
     try:
         import safetensors
     except ImportError:
@@ -121,7 +129,7 @@ def _index(path: Path) -> dict[str, str]:
 
 def _header(file: Path) -> dict[str, TensorInfo]:
     try:
-        with _safetensors().safe_open(file, framework="np") as tensors:
+        with safetensors_package().safe_open(file, framework="np") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
             return {
                 name: TensorInfo(file, s.get_dtype(), tuple(s.get_shape()))
@@ -130,7 +138,7 @@ def _header(file: Path) -> dict[str, TensorInfo]:
     except FileNotFoundError:
         reason = no_such("file", str(file)) + _other_formats(file.parent)
         raise WeightsError([Problem(file.name, file.parent, reason)]) from None
-    except (_safetensors().SafetensorError, OSError) as error:
+    except (safetensors_package().SafetensorError, OSError) as error:
         reason = f"not a whole safetensors file ({error})"
         if _is_pointer(file):
             reason = "a git-lfs pointer, not the file that it stands for: run git lfs pull"
@@ -168,7 +176,7 @@ def read_tensor(info: TensorInfo, name: str) -> NDArray[Any]:
     Returns:
       The tensor as it is stored.
     """
-    with _safetensors().safe_open(info.file, framework="np") as tensors:
+    with safetensors_package().safe_open(info.file, framework="np") as tensors:
         return tensors.get_tensor(name)
 
 
@@ -180,7 +188,7 @@ def write_tensors(folder: Path, shards: Iterable[Mapping[str, NDArray[Any]]], co
       shards: the tensors of each file by name; one file's at a time are in memory.
       count: how many files there are.
     """
-    _safetensors()
+    safetensors_package()
     from safetensors.numpy import save_file
 
     files: dict[str, str] = {}
