@@ -109,9 +109,9 @@ def test_jet_is_refused_with_a_reason(name: str):
 
 
 def test_jet_of_a_compiled_function_gives_no_value():
-    """What jax itself raises there."""
+    """What jax itself raises there, another error in each version."""
     for f in (activation("gelu"), activation("silu"), activation("elu")):
-        with pytest.raises(Exception, match=r"tracer|rule"):
+        with pytest.raises(Exception, match=r"tracer|rule|primitive"):
             jet.jet(jax.jit(lambda x, f=f: 2 * f(x)), (jnp.float32(0.7),), ([jnp.ones(())],))
 
 
