@@ -10,7 +10,17 @@ from importlib.util import find_spec
 
 from gelu_jax.version import __version__
 
-LAB = ("filelock", "jinja2", "matplotlib", "plotly", "pydantic", "scipy", "sklearn", "tyro")
+LAB = (
+    "filelock",
+    "jinja2",
+    "matplotlib",
+    "mpmath",
+    "plotly",
+    "pydantic",
+    "scipy",
+    "sklearn",
+    "tyro",
+)
 """What the extra `lab` installs, by the names that it is imported by."""
 
 
