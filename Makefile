@@ -15,9 +15,8 @@ test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile
 
 # What runs jax, for an interpreter that has another version of it
-# (jax 0.12's compiler has not been seen to end on powlu in bfloat16: a known fault)
 test-jax: $(VENV)/dev
-	$(BIN)/pytest -n 2 --dist worksteal -k "not (powlu and bfloat16)" tests/activations tests/nn tests/families tests/training \
+	$(BIN)/pytest -n 2 --dist worksteal tests/activations tests/nn tests/families tests/training \
 		tests/elsewhere tests/test_linen.py tests/test_lab.py tests/runs/test_numerics_version.py
 
 test-slow: $(VENV)/dev

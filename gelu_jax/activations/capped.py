@@ -65,7 +65,7 @@ def _q(x: Number, beta: int) -> DoubleWord:
     """e^(−2|x|/β)/C."""
     bound = _bound(x, beta)
     near = double_word(magnitude(clamp(x, -bound, bound)))
-    return precise_exp(near * Fraction(-2, beta), _SHIFT)
+    return precise_exp(near * Fraction(-2, beta), _SHIFT).apart()
 
 
 def _soft_cap_derivative(x: Number) -> Scaled:

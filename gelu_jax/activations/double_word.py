@@ -117,6 +117,16 @@ class DoubleWord:
         lo = None if self.lo is None else self.lo * power
         return replace(self, hi=self.hi * power, lo=lo)
 
+    def apart(self) -> DoubleWord:
+        """The same number, in memory before anything is computed with it.
+
+        As of jax 0.12, LLVM's vectorizer walks every path through a fused loop back from a
+        conversion to bfloat16. Each product of double words multiplies the paths, and an equation
+        with two exponentials was not seen to end compiling; cut in the middle, it takes a second.
+        """
+        hi, lo = lax.optimization_barrier((self.hi, self.lo))
+        return replace(self, hi=hi, lo=lo)
+
     def sqrt(self) -> DoubleWord:
         """The square root of a positive number."""
         # √x = hi + (x − hi²)/(√x + hi), where hi² is exact and so, by Sterbenz, is x − hi²

@@ -351,7 +351,7 @@ def _power_parts(x: Number) -> tuple[DoubleWord, DoubleWord, DoubleWord, DoubleW
     near = double_word(clamp(x, low, high))
     root, logarithm = near.sqrt(), log(near)
     p = 3 / (root + 1)
-    return root, logarithm, p, precise_exp((p - 1) * logarithm, _RAISED)
+    return root, logarithm, p, precise_exp((p - 1) * logarithm, _RAISED).apart()
 
 
 def _powlu_derivative(x: Number) -> Scaled:
@@ -378,8 +378,7 @@ def powlu(x: Number) -> Scaled:
     falls, to 1. At 0 its slope jumps from ½ to 0.
 
     Accuracy: within 0.05 of −1.2785 and 12.897, where the derivative is zero, its error is at most
-    2⁻²⁴ (float64: 2⁻⁵³) times 0.27, the size of the two terms that cancel there. Known fault: the
-    CPU compiler of jax 0.12 was not seen to end on bfloat16 inputs; jax 0.10 takes a second.
+    2⁻²⁴ (float64: 2⁻⁵³) times 0.27, the size of the two terms that cancel there.
 
     Source: Jiang et al. 2026, "PowLU: an activation function for stable pre-training of LLMs",
     arXiv 2605.25704, at the power of flash-linear-attention's ``powglu``.
