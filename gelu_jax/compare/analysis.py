@@ -42,7 +42,8 @@ class ArmSummary:
       seconds_per_step: median over the finished runs, without compilation.
       seconds_per_run: likewise, of a whole run.
       compile_seconds: the longest compilation of a run.
-      mismatch: parameters relative to those of the arm that it is matched to, minus 1.
+      mismatch: parameters relative to those of the arm that it is matched to, minus 1; active
+        parameters where these are matched.
       rates: learning rate → mean final loss over the tuning seeds. A run that diverged, or ended
         above the first loss of its curve, counts with that first loss.
       sensitivity: mean of `rates` minus their minimum (Wortsman et al., "Small-scale proxies for
@@ -278,12 +279,17 @@ def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:
         seconds_per_step=_median([run.seconds[-1] / run.eval_steps[-1] for run in timed]),
         seconds_per_run=_median([run.seconds[-1] for run in timed]),
         compile_seconds=max((run.compile_seconds for run in runs), default=0.0),
-        mismatch=arm.parameters / _reference(comparison, arm).parameters - 1,
+        mismatch=_size(comparison, arm) / _size(comparison, _reference(comparison, arm)) - 1,
         rates=rates,
         sensitivity=float(np.mean([*rates.values()])) - min(rates.values()) if rates else math.nan,
         at_edge=len(rates) > 1 and chosen in (min(rates), max(rates)),
         regret=tuning_regret(_tuning(comparison, arm.name)),
     )
+
+
+def _size(comparison: Comparison, arm: Arm) -> int:
+    active = comparison.config.get("match") == "active_parameters"
+    return arm.active_parameters or arm.parameters if active else arm.parameters
 
 
 def _reference(comparison: Comparison, arm: Arm) -> Arm:

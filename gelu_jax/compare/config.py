@@ -49,7 +49,8 @@ class CompareConfig:
         default as many as `seeds`: one evaluation, which has the whole level.
       learning_rates: the grid to choose from, or arm → grid; empty keeps each arm's own.
       tuning_seeds: how many seeds choose the learning rate.
-      match: what arms have in common: "parameters", "flops" of a step, or "width".
+      match: what arms have in common: "parameters", "active_parameters", which one token meets in
+        a mixture of experts, "flops" of a step, or "width".
       multiple_of: matched widths are multiples of it.
       protocol: "full", or "smoke test", which draws no conclusion.
       ladder: repeats the comparison at several sizes, and fits a law of loss and compute; None is
@@ -73,7 +74,7 @@ class CompareConfig:
     max_seeds: int | None = None
     learning_rates: tuple[float, ...] | Mapping[str, tuple[float, ...]] = ()
     tuning_seeds: int = 2
-    match: Literal["parameters", "flops", "width"] = "parameters"
+    match: Literal["parameters", "active_parameters", "flops", "width"] = "parameters"
     multiple_of: int = 8
     protocol: Literal["full", "smoke test"] = "full"
     ladder: LadderConfig | None = None

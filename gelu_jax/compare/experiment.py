@@ -142,6 +142,7 @@ def matched_arms(config: CompareConfig, data: Dataset) -> dict[str, TrainConfig]
         return arms
     costs: dict[str, matching.Cost] = {
         "parameters": lambda arm: matching.parameters(arm, data),
+        "active_parameters": lambda arm: matching.active_parameters(arm, data),
         "flops": lambda arm: matching.flops_per_step(arm, data),
     }
     cost = costs[config.match]
@@ -269,6 +270,7 @@ def record(
                 matching.parameters(trainer.config, data),
                 matching.flops_per_step(trainer.config, data),
                 matching.width(trainer.config),
+                matching.active_parameters(trainer.config, data),
             )
             for arm, trainer in trainers.items()
         ),

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import jax
 
-from gelu_jax.nn.experts import MoEConfig
+from gelu_jax.nn.experts import MoE, MoEConfig
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.training.data import Dataset
@@ -27,9 +28,42 @@ def parameters(config: TrainConfig, data: Dataset | None = None) -> int:
     Returns:
       How many numbers are learned.
     """
+    return _entries(_learned(config, data))
+
+
+def active_parameters(config: TrainConfig, data: Dataset | None = None) -> int:
+    """Entries of the parameters that one token meets: of a mixture's experts, k of e.
+
+    A token meets each in one multiply-add, so that this matches the FLOPs of the products that are
+    wanted, and leaves out the rows that a mixture may leave empty. In a model of a person's own
+    every parameter counts.
+
+    Args:
+      config: of a run.
+      data: as of `parameters`.
+
+    Returns:
+      How many numbers there are.
+    """
+    model = _learned(config, data)
+    parts = jax.tree.leaves(model, is_leaf=lambda part: isinstance(part, MoE))
+    return _entries(model) - sum(_unused(part) for part in parts if isinstance(part, MoE))
+
+
+def _unused(moe: MoE) -> int:
+    e, k = moe.config.num_experts, moe.config.experts_per_token
+    return _entries(moe.experts) // e * (e - k)
+
+
+def _learned(config: TrainConfig, data: Dataset | None) -> Any:
+    """Shapes and dtypes of what is learned."""
     inputs = None if data is None else example_inputs(data)
     model = jax.eval_shape(lambda key: make_model(config.model, key, inputs), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(learned(model)))
+    return learned(model)
+
+
+def _entries(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def flops_per_step(config: TrainConfig, data: Dataset) -> float:
@@ -81,11 +115,12 @@ def sets_width(config: TrainConfig, changes: Iterable[str]) -> bool:
       changes: the dotted paths of the fields.
 
     Returns:
-      True if one of them is the width.
+      True if one of them is the width; that of a block shared beside experts is not.
     """
     model = config.model
     name = model.width if isinstance(model, PythonModel) else "d_ff"
-    return any(path.split(".")[-1] == name for path in changes)
+    paths = [path.split(".") for path in changes]
+    return any(path[-1] == name and "shared" not in path for path in paths)
 
 
 def with_width(config: TrainConfig, d_ff: int) -> TrainConfig:

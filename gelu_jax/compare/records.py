@@ -30,6 +30,8 @@ class Arm:
       parameters: entries of all parameters.
       flops_per_step: of the matmuls of one training step, forward and backward.
       d_ff: the hidden width after matching; None if there is no feed-forward block.
+      active_parameters: entries of the parameters that one token meets; None in records from before
+        there were mixtures of experts, where it meets all.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Arm:
     parameters: int
     flops_per_step: Number
     d_ff: int | None = None
+    active_parameters: int | None = None
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 

@@ -69,8 +69,10 @@ def results_table(analysis: Analysis) -> Table:
 
 
 def _parameters(arm: ArmSummary) -> str:
+    every, met = arm.arm.parameters, arm.arm.active_parameters
+    active = f"\n{met:,} active" if met not in (None, every) else ""
     mismatch = f"\n({signed(100 * arm.mismatch, 1)} %)" if arm.mismatch else ""
-    return f"{arm.arm.parameters:,}{mismatch}"
+    return f"{every:,}{active}{mismatch}"
 
 
 def _loss(arm: ArmSummary, decimals: int) -> str:

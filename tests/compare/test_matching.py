@@ -2,7 +2,14 @@ from dataclasses import replace
 
 import pytest
 
-from gelu_jax.compare.matching import flops_per_step, matched, parameters, width
+from gelu_jax.compare.matching import (
+    active_parameters,
+    flops_per_step,
+    matched,
+    parameters,
+    sets_width,
+    width,
+)
 from gelu_jax.errors import ConfigError
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import load_data
@@ -73,6 +80,25 @@ def test_a_mixture_of_experts_is_matched():
     of_dense = 3 * 3 * 3 * 2 * 8 * 512 * 16 * 24
     found = flops_per_step(experts, data) - flops_per_step(dense, data) - router
     assert of_dense <= found <= 1.25 * of_dense  # a second block of the same width; 2.125 choices
+
+
+def test_active_parameters_are_those_that_a_token_meets():
+    """`MoEConfig.num_active_parameters` in each layer, and all parameters of the rest."""
+    experts, dense = mixture(kind="sigmoid")
+    block = experts.model.block.feed_forward
+    rest = parameters(dense) - 3 * 3 * 16 * 24
+    assert active_parameters(dense) == parameters(dense)
+    assert active_parameters(experts) == rest + 3 * block.num_active_parameters
+    assert parameters(experts) == rest + 3 * block.num_parameters
+    narrow = matched(experts, active_parameters, parameters(dense), 1)
+    assert width(narrow) == 11  # 2·48·11 + 68 is nearest to 1,152
+
+
+def test_the_width_of_a_shared_block_is_not_the_width_that_is_matched():
+    experts, _ = mixture(kind="softmax")
+    path = "model.block.feed_forward"
+    assert sets_width(experts, [f"{path}.feed_forward.d_ff"])
+    assert not sets_width(experts, [f"{path}.shared.d_ff", f"{path}.num_experts"])
 
 
 def test_a_mixture_of_experts_is_not_planned():

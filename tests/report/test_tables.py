@@ -7,6 +7,7 @@ from synthetic import ALONE, analyzed
 
 from gelu_jax.compare.analysis import analyze
 from gelu_jax.report.literature import ANCHORS
+from gelu_jax.report.methods import methods
 from gelu_jax.report.tables import (
     Table,
     contrasts_table,
@@ -27,6 +28,19 @@ def test_results_table():
     assert swiglu["adjusted p"] == "0.0078"
     assert "adjusted p" not in results_table(analyzed("smoke test")).header
     assert "speed-up" not in "".join(results_table(analyzed("one run")).header)
+
+
+def test_a_mixture_of_experts_shows_what_a_token_meets():
+    made = analyzed("full").comparison
+    arms = [replace(arm, active_parameters=arm.parameters) for arm in made.arms]
+    arms[1] = replace(arms[1], parameters=300_000)
+    made = replace(made, arms=tuple(arms), config={**made.config, "match": "active_parameters"})
+    table = results_table(analyze(made))
+    at = table.header.index("parameters")
+    assert [row[at] for row in table.rows] == [
+        "119,872", "300,000\n119,872 active", "121,920\n(+1.7 %)",
+    ]  # fmt: skip
+    assert "relu has 119,872 active parameters" in methods(analyze(made))
 
 
 def test_table_renderings():

@@ -11,7 +11,7 @@ import pytest
 
 from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.experiment import matched_arms
-from gelu_jax.compare.matching import parameters
+from gelu_jax.compare.matching import active_parameters, parameters
 from gelu_jax.training import trainer as training
 from gelu_jax.training.config import from_dict, read_config, to_dict
 from gelu_jax.training.data import load_data
@@ -88,7 +88,8 @@ def test_its_arms_are_matched(name: str, tmp_path: Path):
     assert config.seeds >= 3
     data = load_data(config.run.data, config.run.batch_size)
     arms = matched_arms(config, data)
-    sizes = {name: parameters(arm) for name, arm in arms.items()}
+    size = active_parameters if config.match == "active_parameters" else parameters
+    sizes = {name: size(arm) for name, arm in arms.items()}
     first = next(iter(sizes.values()))
     assert max(abs(size / first - 1) for size in sizes.values()) < 0.03
 
