@@ -14,10 +14,13 @@ docs: $(VENV)/dev
 test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile
 
-# What runs jax, for an interpreter that has another version of it
+# What runs jax, for an interpreter that has another version of it; not what reads files and configs
 test-jax: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist worksteal tests/activations tests/nn tests/families tests/training \
-		tests/elsewhere tests/test_linen.py tests/test_lab.py tests/runs/test_numerics_version.py
+		tests/elsewhere tests/test_linen.py tests/test_lab.py tests/runs/test_numerics_version.py \
+		--ignore tests/families/test_fields.py --ignore tests/families/test_files.py \
+		--ignore tests/training/test_config.py --ignore tests/training/test_data.py \
+		--ignore tests/training/test_tokens.py
 
 test-slow: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile -m slow

@@ -5,8 +5,8 @@ No property fails because the machine is slow.
 """
 
 import os
+import signal
 import tempfile
-from collections.abc import Iterator
 
 import jaxtyping
 import pytest
@@ -17,6 +17,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = tempfile.TemporaryDirectory(prefix="gelu_jax-compiled-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+# a job that a shell runs in the background ignores Ctrl-C, and so would every process started here
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 unchecked = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("patient", deadline=None, suppress_health_check=unchecked)
@@ -37,14 +40,16 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.fixture(scope="module")
-def quick_to_compile() -> Iterator[None]:
-    """XLA without most of its optimizations, in less than half of the time to compile.
+@pytest.fixture(scope="module", autouse=True)
+def quick_to_compile(request: pytest.FixtureRequest) -> None:
+    """XLA without most of its optimizations, in about half of the time to compile.
 
-    For tests that would say the same of any compiler; those of equal bits take what users have.
+    What says the same of any compiler is tried so. Bits, memory and collectives that users get are
+    not: their modules are marked `optimized`.
     """
     import jax  # here: it reads the place of its cache from the environment
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    quick = request.node.get_closest_marker("optimized") is None
+    if jax.config.values["jax_disable_most_optimizations"] != quick:
+        jax.config.update("jax_disable_most_optimizations", quick)
+        jax.clear_caches()

@@ -22,13 +22,6 @@ Y = np.abs(X @ _DRAW.normal(size=(6, 3))).argmax(-1)
 DATA = (X[:40], Y[:40]), (X[40:], Y[40:])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_to_compile() -> Any:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Net(nnx.Module):
     def __init__(self, gated: bool, width: int, rngs: nnx.Rngs):
         self.up = nnx.Linear(6, width, rngs=rngs)

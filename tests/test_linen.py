@@ -14,8 +14,6 @@ import gelu_jax as gj
 from gelu_jax import linen
 from gelu_jax.nn.parameters import current_names
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 FFN = gj.FeedForwardConfig(8, 16, "swiglu", use_bias=True, dropout_rate=0.5)
 BLOCK = gj.BlockConfig(
     gj.NormConfig(8), gj.AttentionConfig(8, num_heads=2), gj.FeedForwardConfig(8, 16, "geglu")

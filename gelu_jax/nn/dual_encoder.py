@@ -11,7 +11,8 @@ from gelu_jax.errors import check
 from gelu_jax.nn import checks
 from gelu_jax.nn.dropout import Rngs, Stochastic, split_key
 from gelu_jax.nn.linear import linear_head
-from gelu_jax.nn.parameters import constant, wide_dtype
+from gelu_jax.nn.parameters import constant
+from gelu_jax.nn.pooling import unit
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.vision import VisionConfig, VisionTransformer
 
@@ -91,7 +92,7 @@ class DualEncoder(Stochastic):
         image = self.embed_images(images, off, dropout_key=of_images)
         text = self.embed_texts(tokens, off, mask=mask, dropout_key=of_texts)
         scale = jnp.exp(self.log_scale[...].astype(jnp.float32))
-        return scale * image.astype(jnp.float32) @ text.astype(jnp.float32).T
+        return scale * image @ text.T
 
     def embed_texts(
         self,
@@ -111,7 +112,7 @@ class DualEncoder(Stochastic):
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout.
         Returns:
-          Vectors (b, d_common).
+          Vectors (b, d_common) in float32.
         Raises:
           ValueError: dropout is on, and there is no key.
         """
@@ -120,7 +121,7 @@ class DualEncoder(Stochastic):
         end = self.config.end_token
         last = jnp.argmax(tokens if end is None else tokens == end, axis=1)
         state = jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0]
-        return _unit(self.text_projection(state))
+        return unit(self.text_projection(state))
 
     def embed_images(
         self,
@@ -138,14 +139,9 @@ class DualEncoder(Stochastic):
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout.
         Returns:
-          Vectors (b, d_common).
+          Vectors (b, d_common) in float32.
         Raises:
           ValueError: dropout is on, and there is no key.
         """
         hidden = self.vision(images, deterministic, rngs=rngs, dropout_key=dropout_key)
-        return _unit(self.image_projection(hidden[:, 0]))
-
-
-def _unit(x: Array) -> Array:
-    wide = x.astype(wide_dtype(x.dtype))
-    return (wide / jnp.linalg.norm(wide, axis=-1, keepdims=True)).astype(x.dtype)
+        return unit(self.image_projection(hidden[:, 0]))

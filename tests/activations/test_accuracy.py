@@ -24,6 +24,8 @@ from gelu_jax.numerics.sweep import (
     value_and_derivative,
 )
 
+pytestmark = pytest.mark.optimized
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 DTYPES = ("bfloat16", "float16")
 

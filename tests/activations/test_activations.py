@@ -26,6 +26,8 @@ from gelu_jax.activations import (
 )
 from gelu_jax.numerics.sweep import inputs
 
+pytestmark = pytest.mark.optimized
+
 NAMES = sorted(ACTIVATIONS)
 FLOATS = ("float32", "bfloat16", "float16")
 ALIASES = {

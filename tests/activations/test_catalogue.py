@@ -12,6 +12,8 @@ from gelu_jax.activations import ACTIVATIONS, activation, fatrelu, prelu, xielu
 from gelu_jax.activations.catalogue import CATALOGUE
 from gelu_jax.activations.names import _PARAMETRIC
 
+pytestmark = pytest.mark.optimized
+
 ROOT = Path(__file__).parents[2]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "adopted.json").read_text())
 POINTS = np.float32(GOLDEN["points"])

@@ -11,6 +11,8 @@ import pytest
 from gelu_jax.activations.double_word import DoubleWord, clamp, double_word, reciprocal, upper_half
 from gelu_jax.activations.elementwise import _rounded_to_odd
 
+pytestmark = pytest.mark.optimized
+
 POINTS = 1000
 BOUND = {"float32": 2.0**-32, "float64": 2.0**-75}  # of an operation's error, over its result
 

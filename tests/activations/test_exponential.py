@@ -11,6 +11,8 @@ from mpmath import mp, mpf
 from gelu_jax.activations.double_word import double_word
 from gelu_jax.activations.exponential import exp, expm1, expm1_less_x
 
+pytestmark = pytest.mark.optimized
+
 SHIFT = 48  # keeps e⁻¹¹² a normal float32
 
 

@@ -26,6 +26,8 @@ from gelu_jax.runs.execution import find_model
 from gelu_jax.training.config import from_dict, read_config, to_dict, write_config
 from gelu_jax.training.trainer import TrainConfig, Trainer
 
+pytestmark = pytest.mark.optimized  # bits of other processes
+
 ROOT = Path(__file__).parents[2]
 
 DIGITS = """\

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.optimized
+
 HERE = Path(__file__).parent
 FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 

@@ -187,7 +187,6 @@ MODELS = {
 }
 
 
-@pytest.mark.usefixtures("quick_to_compile")
 @pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
 def test_models_of_two_parts_drop_in_each(kind):
     """Off, they compute what a model without dropout does; on, each of the two rates counts."""

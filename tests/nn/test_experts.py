@@ -21,8 +21,6 @@ from gelu_jax.nn.grouped import (
     grouped_outer,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 D, F, E, K = 6, 10, 5, 2
 EXPERT = gj.FeedForwardConfig(D, F, "swiglu")
 ROUTERS = {

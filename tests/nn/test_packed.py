@@ -16,8 +16,6 @@ from gelu_jax.nn.position import RelativeConfig, RotaryConfig, token_positions
 from gelu_jax.nn.stack import LayerKind
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 ATTENTION = AttentionConfig(16, num_heads=4, num_kv_heads=2, rotary=RotaryConfig())
 PARTS = NormConfig(16), ATTENTION, FeedForwardConfig(16, d_ff=24)
 ROTARY = TransformerConfig(31, 2, BlockConfig(*PARTS))

@@ -19,6 +19,8 @@ from flax import nnx
 import gelu_jax as gj
 from gelu_jax.nn.cost import measured_bytes_kept
 
+pytestmark = pytest.mark.optimized
+
 TOKENS, D_MODEL, D_FF = 8192, 64, 4096
 MODERN = tuple(map(int, jax.__version__.split(".")[:2])) >= (0, 11)
 FP8 = {"residual_dtype": "float8_e4m3fn"}

@@ -12,8 +12,6 @@ from random_models import random_arrays, random_model
 import gelu_jax as gj
 from gelu_jax.nn.stack import LayerKind, apply_layers, layer_values
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def config(num_layers=3, **fields):
     block = gj.BlockConfig(

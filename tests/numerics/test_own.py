@@ -13,6 +13,8 @@ from gelu_jax.numerics.own import _exact, examine
 from gelu_jax.numerics.reference import REFERENCES
 from gelu_jax.numerics.sweep import compare, inputs
 
+pytestmark = pytest.mark.optimized
+
 
 def naive_silu(x):
     return x / (1 + jnp.exp(-x))

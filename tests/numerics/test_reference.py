@@ -10,6 +10,8 @@ import pytest
 from gelu_jax.numerics.reference import REFERENCES
 from gelu_jax.numerics.sweep import DTYPES, inputs, rounded
 
+pytestmark = pytest.mark.optimized
+
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "rounded_16.json").read_text())
 
 

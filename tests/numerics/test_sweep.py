@@ -18,6 +18,8 @@ from gelu_jax.numerics.sweep import (
     sweep,
 )
 
+pytestmark = pytest.mark.optimized
+
 
 def reported(results):
     console = Console(width=200, file=io.StringIO())

@@ -17,6 +17,8 @@ from gelu_jax.training.data import load_data
 from gelu_jax.training.trainer import TrainConfig, Trainer
 from gelu_jax.version import NUMERICS_VERSION
 
+pytestmark = pytest.mark.optimized
+
 RUN = {"steps": 2, "batch_size": 4, "eval_every": 1, "seed": 7}
 MLP = {"kind": "mlp", "d_in": 64, "num_classes": 10, "num_layers": 2, "d_ff": 16}
 

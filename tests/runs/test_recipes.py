@@ -24,13 +24,6 @@ MODEL = MLPConfig(d_in=6, num_classes=3, num_layers=1, d_ff=8)
 OPTIMIZER = OptimizerConfig(schedule="constant", learning_rate=1e-2)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_to_compile() -> Any:
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def data() -> Any:
     return ARRAYS, tuple(x[:10] for x in ARRAYS)
 

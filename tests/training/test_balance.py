@@ -11,8 +11,6 @@ from gelu_jax.training.data import load_data
 from gelu_jax.training.health import health
 from gelu_jax.training.trainer import Keys, TrainConfig, init, step
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 EXPERTS = {"num_experts": 4, "experts_per_token": 2, "variant": "swiglu", "d_ff": 8}
 SIGMOID = {"router": {"kind": "sigmoid"}, "bias_update_rate": 0.01}
 PLAIN = {

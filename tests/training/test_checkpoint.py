@@ -20,8 +20,6 @@ from gelu_jax.training import checkpoint
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.trainer import Keys, State, TrainConfig, init
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 LM = {
     "data": {"kind": "stdlib", "context": 8, "validation_windows": 4},
     "model": {

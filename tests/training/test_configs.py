@@ -17,8 +17,6 @@ from gelu_jax.training.config import from_dict, read_config, to_dict
 from gelu_jax.training.data import load_data
 from gelu_jax.training.trainer import Keys, State, TrainConfig, Trainer, init
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 LARGE = {"gpt2_small": 124_439_808, "llama_small": 123_551_232}
 ELSEWHERE = ("byte_lm", "text_file_lm", "token_lm", "digits_mlp")

@@ -32,8 +32,6 @@ from gelu_jax.training.data import (
     shuffled,
 )
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 KEY = jax.random.key(0)
 
 

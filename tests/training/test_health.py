@@ -14,8 +14,6 @@ from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.training.health import health, rounded
 from gelu_jax.training.trainer import loss
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 TOKENS = jax.random.randint(jax.random.key(1), (3, 5), 0, 11)
 IMAGES = jax.random.normal(jax.random.key(2), (6, 2, 2, 1))
 LABELS = jnp.arange(6) % 3

@@ -17,6 +17,8 @@ from gelu_jax.training.flops import products
 from gelu_jax.training.memory_plan import MemoryPlan, chip, describe, plan_memory, total_memory
 from gelu_jax.training.trainer import TrainConfig
 
+pytestmark = pytest.mark.optimized
+
 H100 = CHIPS["h100"]
 
 

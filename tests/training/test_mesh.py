@@ -30,6 +30,8 @@ from gelu_jax.training.mesh import (
     with_shardings,
 )
 
+pytestmark = pytest.mark.optimized
+
 CHECKS = Path(__file__).with_name("mesh_checks.py")
 # These read no compiled program, so that LLVM need not optimize it.
 VALUES = ("smoke", "curves", "tokens", "batches", "checkpoints", "in_linen")

@@ -14,8 +14,6 @@ from gelu_jax.training.config import from_dict
 from gelu_jax.training.model import with_weights
 from gelu_jax.training.trainer import Keys, TrainConfig, init
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 LLAMA = {
     "model_type": "llama",
     "vocab_size": 256,

@@ -29,8 +29,6 @@ from gelu_jax.training.optimizer import (
 from gelu_jax.training.python_model import PythonModel
 from gelu_jax.training.trainer import TrainConfig, Trainer
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 _DRAW = np.random.default_rng(0)
 INPUTS = _DRAW.normal(size=(24, 6)).astype(np.float32)
 TARGETS = _DRAW.integers(0, 3, 24)
