@@ -74,6 +74,7 @@ from gelu_jax.nn.routers import (
     softmax_routing,
     top_k_softmax_routing,
 )
+from gelu_jax.nn.stack import LayerKind
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.variants import VARIANTS, Variant, branches
 from gelu_jax.version import __version__
@@ -91,6 +92,7 @@ __all__ = [
     "ConfigError",
     "FeedForward",
     "FeedForwardConfig",
+    "LayerKind",
     "MLPConfig",
     "MoE",
     "MoEConfig",

@@ -208,7 +208,12 @@ def main():
 def variants(config):
     """The feed-forward variants in a model's config, in words."""
     found = dict.fromkeys(_variants(config))
-    return ", ".join(v if isinstance(v, str) else " · ".join(v) for v in found)
+    return ", ".join(v if isinstance(v, str) else " · ".join(map(named, v)) for v in found)
+
+
+def named(branch):
+    """A branch in words."""
+    return branch if isinstance(branch, str) else type(branch).__name__
 
 
 def _variants(config):

@@ -124,7 +124,7 @@ def sets_width(config: TrainConfig, changes: Iterable[str]) -> bool:
 
 
 def with_width(config: TrainConfig, d_ff: int) -> TrainConfig:
-    """The same config with another hidden width.
+    """The same config with another hidden width; feed-forward parts of a pattern stay as they are.
 
     Args:
       config: of a run.

@@ -74,7 +74,7 @@ def _described(block: FeedForwardConfig) -> Iterator[str]:
 def _layout(parts: Mapping[str, list[Part]]) -> Iterator[str]:
     """The tensors of the first layer's feed-forward block."""
     for name, held in parts.items():
-        paths = [part.entry.path for part in held if part.layer in (0, None)]
+        paths = [part.entry.path for part in held if not any(part.place)]
         ours = [path for path in paths if re.search(r"feed_forward\.\w+", path)]
         if ours:
             yield f"  {name} {whole_shape(held)}: {', '.join(ours)}"

@@ -351,12 +351,14 @@ def with_pattern(config: TransformerConfig, layers: Sequence[LayerKind]) -> Tran
       layers: the kind of each.
 
     Returns:
-      The config: its attention is changed where all are alike, else it has the shortest pattern.
+      The config: its block is changed where all are alike, else it has the shortest pattern.
     """
     n = len(layers)
     repeats = (p for p in range(1, n + 1) if all(layers[i] == layers[i % p] for i in range(n)))
     period = next(repeats)
     if period == 1 and layers[0].normed:
+        part = layers[0].feed_forward or config.block.feed_forward
+        config = replace(config, block=replace(config.block, feed_forward=part))
         return with_attention(config, window=layers[0].window, rotary=layers[0].rotary)
     return replace(config, pattern=tuple(layers[:period]))
 

@@ -44,12 +44,12 @@ def _config(hf: HFConfig, tensors: Collection[str]) -> TransformerConfig:
     )
 
 
-_PARTS = (
+ATTENTION = (
     *attention("attention", "self_attn", "q_proj", "k_proj", "v_proj", "o_proj"),
     *norm("attention.query_norm", "self_attn.q_norm"),
     *norm("attention.key_norm", "self_attn.k_norm"),
-    *feed_forward("feed_forward", ["mlp.gate_proj", "mlp.up_proj"], "mlp.down_proj"),
 )
+FEED_FORWARD = feed_forward("feed_forward", ["mlp.gate_proj", "mlp.up_proj"], "mlp.down_proj")
 
 _NORMS = {
     "pre_norm": {
@@ -69,7 +69,9 @@ _NORMS = {
 }
 
 
-def decoder_map(config: TransformerConfig, parts: WeightMap = _PARTS) -> WeightMap:
+def decoder_map(
+    config: TransformerConfig, parts: WeightMap = (*ATTENTION, *FEED_FORWARD)
+) -> WeightMap:
     """The entries of a decoder laid out like LLaMA.
 
     Args:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jax.typing import ArrayLike, DTypeLike
@@ -18,8 +19,10 @@ from gelu_jax.families.files import locate, read_tensor
 from gelu_jax.families.load_plan import LoadPlan, check_tied, plan_load
 from gelu_jax.families.tree import leaves_of, with_values
 from gelu_jax.families.weight_map import Array, Part, from_tensor
+from gelu_jax.nn.experts import MoE, feed_forward_part
 from gelu_jax.nn.feed_forward import FeedForward
 from gelu_jax.nn.layouts import Shape
+from gelu_jax.nn.stack import FeedForwards
 
 Placement = Sharding | Callable[[str, Shape], Sharding | None] | None
 
@@ -63,8 +66,8 @@ def load_feed_forward(
     *,
     part: str | None = None,
     dtype: DTypeLike | None = None,
-) -> FeedForward:
-    """The feed-forward block of one layer; only the tensors that hold it are read.
+) -> FeedForward | MoE:
+    """The feed-forward block of one layer, or its mixture; only the tensors that hold it are read.
 
     Args:
       path: as in `load`.
@@ -74,7 +77,7 @@ def load_feed_forward(
       dtype: as in `load`.
 
     Returns:
-      The block.
+      The block, a `FeedForward`, or a `MoE` with all experts of the layer.
 
     Raises:
       ConfigError: as in `load`, and where there is no such part or layer.
@@ -88,31 +91,44 @@ def load_feed_forward(
     if name not in stacks:
         hint = nearest(str(name), stacks) if any(stacks) else f"this model has {len(stacks)}"
         raise ConfigError([Problem("part", part, f"which stack of layers? {hint}")])
-    stacked: FeedForward = reduce(getattr, stacks[name].rstrip(".").split("."), plan.model)
-    num_layers = jax.tree.leaves(stacked)[0].shape[0]
+    stacked = reduce(getattr, stacks[name].rstrip(".").split("."), plan.model)
+    mixed = isinstance(stacked, FeedForwards)
+    num_layers = len(stacked.kinds) if mixed else jax.tree.leaves(stacked)[0].shape[0]
     if not 0 <= layer < num_layers:
         raise ConfigError([Problem("layer", layer, f"must lie in 0..{num_layers - 1}")])
-    block = nnx.eval_shape(lambda: FeedForward(stacked.config, rngs=nnx.Rngs(0)))
-    return with_values(block, _layer_values(plan, stacks[name], layer, dtype))
+    prefix, row = stacks[name], layer
+    if mixed:
+        kind, row = stacked.place(layer)
+        prefix, stacked = f"{prefix}kind_{kind}.", stacked.stacks[kind]
+    block = nnx.eval_shape(lambda: feed_forward_part(stacked.config, rngs=nnx.Rngs(0)))
+    return with_values(block, _layer_values(plan, prefix, row, dtype))
 
 
 def _layer_values(
-    plan: LoadPlan, prefix: str, layer: int, dtype: DTypeLike | None
+    plan: LoadPlan, prefix: str, row: int, dtype: DTypeLike | None
 ) -> dict[str, jax.Array]:
     """One layer's values of the parameters whose paths have a prefix, by the rest of the path."""
 
     def belongs(part: Part) -> bool:
-        return part.layer == layer and part.entry.path.startswith(prefix)
+        return part.row == row and part.entry.path.startswith(prefix)
 
+    found: dict[str, dict[tuple[int, ...], Array]] = {}
+    for name, parts in plan.parts.items():
+        if any(map(belongs, parts)):
+            for part, value in _read(plan, name):
+                if belongs(part):
+                    found.setdefault(part.entry.path, {})[part.place[1:]] = value
     return {
-        part.entry.path.removeprefix(prefix): _put(
-            value, plan.dtype_of(part.entry.path, dtype), None
-        )
-        for name, parts in plan.parts.items()
-        if any(map(belongs, parts))
-        for part, value in _read(plan, name)
-        if belongs(part)
+        path.removeprefix(prefix): _put(_stacked(values), plan.dtype_of(path, dtype), None)
+        for path, values in found.items()
     }
+
+
+def _stacked(values: dict[tuple[int, ...], Array]) -> Array:
+    """The experts' values, in their order, with an axis of experts; or the one value."""
+    if () in values:
+        return values[()]
+    return np.stack([values[place] for place in sorted(values)])
 
 
 def _parameters(
@@ -124,17 +140,17 @@ def _parameters(
     values: dict[str, jax.Array] = {}
     # The largest tensors first: while one is read, it is in memory twice.
     for name in sorted(plan.parts, key=lambda name: -prod(plan.tensors[name].shape)):
-        for (entry, layer, _), value in _read(plan, name):
+        for (entry, place, _), value in _read(plan, name):
             path, sharding = entry.path, shardings[entry.path]
             kind = plan.dtype_of(path, dtype)
-            if layer is None:
+            if not place:
                 values[path] = _put(value, kind, sharding)
                 continue
             if path not in values:
                 values[path] = jnp.zeros(shapes[path], kind or value.dtype, device=sharding)
-            piece = _put(value, values[path].dtype, _of_a_layer(sharding))
+            piece = _put(value, values[path].dtype, _of_a_part(sharding, len(place)))
             # Waited for, so that no more than one layer is in memory beside the stack.
-            values[path] = _writer(sharding)(values[path], piece, layer).block_until_ready()
+            values[path] = _writer(sharding)(values[path], piece, place).block_until_ready()
     return values
 
 
@@ -154,15 +170,17 @@ def _sharding(placement: Placement, path: str, shape: Shape) -> Sharding | None:
 
 @cache
 def _writer(sharding: Sharding | None) -> Callable[..., jax.Array]:
-    """Writes one layer of a stack, whose buffer is donated."""
+    """Writes one layer or expert of a stack, whose buffer is donated."""
 
-    def write(whole: jax.Array, piece: jax.Array, layer: ArrayLike) -> jax.Array:
-        return jax.lax.dynamic_update_index_in_dim(whole, piece, layer, 0)
+    def write(whole: jax.Array, piece: jax.Array, place: tuple[ArrayLike, ...]) -> jax.Array:
+        piece = jax.lax.expand_dims(piece, range(len(place)))
+        start = (*place, *(0 for _ in whole.shape[len(place) :]))
+        return jax.lax.dynamic_update_slice(whole, piece, start)
 
     return jax.jit(write, donate_argnums=0, out_shardings=sharding)
 
 
-def _of_a_layer(sharding: Sharding | None) -> Sharding | None:
+def _of_a_part(sharding: Sharding | None, axes: int) -> Sharding | None:
     if isinstance(sharding, NamedSharding):
-        return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
+        return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[axes:]))
     return sharding

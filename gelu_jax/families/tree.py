@@ -107,6 +107,7 @@ _DTYPES = ("dtype", "param_dtype")
 _NOT_IN_FILES = (
     *(*_DTYPES, "dropout_rate", "init_std", "output_init_scale", "scan_layers"),
     *("residuals", "residual_dtype", "chunk_size", "rounding"),
+    *("auxiliary_loss", "z_loss", "bias_update_rate"),
 )
 
 

@@ -6,7 +6,7 @@ The same map loads and saves. Names are those that transformers writes.
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,12 +28,15 @@ class Entry:
     Attributes:
       path: the parameter, as a path in the model; one that the model lacks is passed over.
       name: the tensor. Where there is one for each layer, ``{}`` stands for the layer's number,
-        counted from 0 (``{1}`` from 1), and the parameter has a leading layer axis.
-      pattern: from the tensor to the parameter (without its layer axis), as `rearrange` reads it.
+        counted from 0 (``{1}`` from 1), and the parameter has a leading layer axis. Where there is
+        one for each expert, ``{expert}`` stands for its number, and the parameter has an axis of
+        experts next.
+      pattern: from the tensor to the parameter (without those axes), as `rearrange` reads it.
       axis: the axis of the tensor that entries are concatenated along.
       whole: from the tensor to one of concatenated entries, n of them, where they are not so in
         files: ``"(h n k) ... -> (n h k) ..."`` where each head's are together.
       first: the first layer that has such a tensor; the rows of those before it are not used.
+      layers: the layers that the rows of the parameter are of; empty where they are of all.
     """
 
     path: str
@@ -42,17 +45,25 @@ class Entry:
     axis: int = 0
     whole: str = _UNCHANGED
     first: int = 0
+    layers: tuple[int, ...] = ()
 
-    def tensor_name(self, layer: int = 0) -> str:
-        """The tensor of one layer.
+    def tensor_name(self, row: int = 0, expert: int = 0) -> str:
+        """The tensor of one layer, or of one expert in it.
 
         Args:
-          layer: its index, from 0.
+          row: of the parameter, from 0.
+          expert: its index, from 0.
 
         Returns:
           The name.
         """
-        return self.name.format(layer, layer + 1)
+        layer = self.layers[row] if self.layers else row
+        return self.name.format(layer, layer + 1, expert=expert)
+
+    @property
+    def leading_axes(self) -> int:
+        """How many axes of the parameter are of layers and experts: 0, 1 or 2."""
+        return ("{" in self.name) + ("{expert}" in self.name)
 
 
 WeightMap = tuple[Entry, ...]
@@ -156,6 +167,30 @@ def feed_forward(path: str, inputs: Sequence[str], out: str) -> WeightMap:
     return (*chain.from_iterable(branches), *linear(path + ".{}_out", out))
 
 
+def experts(path: str, name: str, inputs: Sequence[str], out: str) -> WeightMap:
+    """The entries of experts that are each made of torch.nn.Linear without biases.
+
+    Args:
+      path: the mixture in our model.
+      name: the module of one expert in transformers, with ``{expert}`` for its number.
+      inputs: in it, the module of each branch, in the order of the variant.
+      out: the module that is applied to their product.
+
+    Returns:
+      The kernels.
+
+    >>> [entry.name for entry in experts("feed_forward", "mlp.{expert}", ["up"], "down")]
+    ['mlp.{expert}.up.weight', 'mlp.{expert}.down.weight']
+    """
+    return (
+        *(
+            Entry(f"{path}.experts.w_in_{i}", f"{name}.{module}.weight", "f d -> d f")
+            for i, module in enumerate(inputs)
+        ),
+        Entry(f"{path}.experts.w_out", f"{name}.{out}.weight", "d f -> f d"),
+    )
+
+
 def prefixed(entries: Iterable[Entry], path: str, name: str) -> WeightMap:
     """The entries of a part of a model.
 
@@ -213,17 +248,22 @@ def with_kept(weight_map: WeightMap, kept: Collection[str]) -> WeightMap:
 
 
 class Part(NamedTuple):
-    """The part of a tensor that holds a parameter, or one layer of it.
+    """The part of a tensor that holds a parameter, or one layer or expert of it.
 
     Attributes:
       entry: the parameter and its layout in the tensor.
-      layer: the index in the parameter's layer axis; None where it has none.
-      shape: of the parameter, without the layer axis.
+      place: the indices in the parameter's axes of layers and experts, as many as it has.
+      shape: of the parameter, without those axes.
     """
 
     entry: Entry
-    layer: int | None
+    place: tuple[int, ...]
     shape: Shape
+
+    @property
+    def row(self) -> int | None:
+        """The index in the parameter's layer axis; None where it has none."""
+        return self.place[0] if self.place else None
 
     @property
     def stored_shape(self) -> Shape:
@@ -248,12 +288,15 @@ def tensor_parts(
     for path, entry in _holders(weight_map).items():
         if path not in shapes:
             continue
-        layers, shape = [None], shapes[path]
-        if "{" in entry.name:
-            layers, shape = range(shape[0])[entry.first : most_layers], shape[1:]
-        for layer in layers:
-            name = entry.tensor_name(layer or 0)
-            tensors.setdefault(name, []).append(Part(entry, layer, shape))
+        lead = entry.leading_axes
+        rows, experts = shapes[path][:1], shapes[path][1:lead]
+        places: Iterable[tuple[int, ...]] = product(
+            *(range(n)[entry.first : most_layers] for n in rows[:lead]),
+            *(range(n)[:most_layers] for n in experts),
+        )
+        for place in places:
+            part = Part(entry, place, shapes[path][lead:])
+            tensors.setdefault(entry.tensor_name(*place), []).append(part)
     return tensors
 
 

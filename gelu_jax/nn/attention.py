@@ -30,7 +30,7 @@ from gelu_jax.nn.axes import (
 from gelu_jax.nn.blockwise import Inputs, exp_and_sum, over_query_blocks
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
 from gelu_jax.nn.norm import Norm, NormConfig
-from gelu_jax.nn.parameters import add_bias, bias, cast, init_problems, kernel, wide_dtype
+from gelu_jax.nn.parameters import add_bias, bias, cast, constant, init_problems, kernel, wide_dtype
 from gelu_jax.nn.position import RotaryConfig, rotary, rotated, token_positions
 
 Window = int | Int[Array, ""] | None
@@ -83,6 +83,7 @@ def attention(
     segment_ids: Int[Array, "b t"] | None = None,
     scale: float | None = None,
     soft_cap: float | None = None,
+    sinks: Float[Array, " h"] | None = None,
     dropout_rate: float = 0.0,
     dropout_key: Key[Array, ""] | None = None,
     precision: Precision | None = None,
@@ -105,6 +106,9 @@ def attention(
       scale: multiplies the scores; None for 1/√k.
       soft_cap: c, which turns the scaled scores s into c·tanh(s/c) (Gemma Team 2024b, section 2);
         None leaves them.
+      sinks: one more score for every query of a head, (h,), of no key: the softmax over it and the
+        keys leaves it out, so that its weights have a sum below 1 (gpt-oss model card 2025). None
+        for none.
       dropout_rate: probability with which an entry of the softmax is zeroed.
       dropout_key: PRNG key of the dropout; None drops nothing. Masks are drawn again in the
         backward pass, so that none is kept.
@@ -125,13 +129,14 @@ def attention(
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     wide = wide_dtype(query.dtype)
     product = partial(einsum, preferred_element_type=wide, precision=precision)
+    sink = None if sinks is None else sinks.astype(wide).reshape(1, key.shape[2], -1, 1, 1)
 
     def attend(x: Inputs) -> Array:
         scores = product("bgrtk,bgsk->bgrts", x.query, x.key) * factor
         scores = scores if soft_cap is None else soft_cap * jnp.tanh(scores / soft_cap)
         scores = scores if x.bias is None else scores + x.bias.astype(wide)
         scores = scores if x.mask is None else jnp.where(x.mask, scores, -jnp.inf)
-        e, total = exp_and_sum(scores)  # divided last: V has fewer columns than e
+        e, total = exp_and_sum(scores, sink)  # divided last: V has fewer columns than e
         e = dropout(e, dropout_rate, x.dropout_key).astype(x.value.dtype)
         return (product("bgrts,bgsv->bgrtv", e, x.value) / total).astype(x.value.dtype)
 
@@ -245,6 +250,7 @@ class AttentionConfig:
       bias_init: initializer of all biases; None for zeros.
       qk_norm: norms of queries and keys; None for none.
       soft_cap: bound of the scores, as in `attention`; None for none.
+      sinks: whether each head has a learned score of no key, as in `attention`.
       dropout_rate: dropout of the softmax, in [0, 1).
       cache_dtype: dtype that `empty_cache` holds keys and values in, also a float8; what lies
         beyond its range is held as its end. None for dtype.
@@ -279,6 +285,7 @@ class AttentionConfig:
     cache_dtype: DTypeLike | None = None
     precision: Precision | None = None
     dot_general: DotGeneral | None = None
+    sinks: bool = False
 
     def __post_init__(self):
         checks.field_types(self)
@@ -328,7 +335,7 @@ class Attention(Stochastic):
 
     Parameters: ``w_query`` (d, h, k), ``w_key`` (d, g, k), ``w_value`` (d, g, v) and ``w_out``
     (h, v, d); their biases ``b_query``, ``b_key``, ``b_value`` and ``b_out``, or None;
-    ``query_norm`` and ``key_norm``, or None.
+    ``query_norm`` and ``key_norm``, or None; ``sinks`` (h,), or None.
 
     Args:
       config: the layer's config.
@@ -341,7 +348,7 @@ class Attention(Stochastic):
 
     axes: ClassVar[Axes] = {
         "w_query": "d h k", "w_key": "d g k", "w_value": "d g k", "w_out": "h k d",
-        "b_query": "h k", "b_key": "g k", "b_value": "g k", "b_out": "d",
+        "b_query": "h k", "b_key": "g k", "b_value": "g k", "b_out": "d", "sinks": "h",
     }  # fmt: skip
 
     def __init__(self, config: AttentionConfig, *, rngs: nnx.Rngs):
@@ -362,6 +369,7 @@ class Attention(Stochastic):
         self.b_out = start((d,), axes=axes["b_out"]) if out_bias else None
         self.query_norm = _qk_norm(config, h, rngs=rngs)
         self.key_norm = _qk_norm(config, g, rngs=rngs)
+        self.sinks = constant(0.0, (h,), dtype, axes["sinks"]) if config.sinks else None
 
     def __call__(
         self,
@@ -525,6 +533,7 @@ class Attention(Stochastic):
         c = self.config
         drop: dict[str, Any] = {"dropout_rate": c.dropout_rate, "dropout_key": dropout_key}
         options: dict[str, Any] = {"scale": c.scale, "soft_cap": c.soft_cap}
+        options["sinks"] = None if self.sinks is None else cast(self.sinks, wide_dtype(c.dtype))
         return attention(query, key, value, **order, **options, **drop, precision=c.precision)
 
     def _heads(

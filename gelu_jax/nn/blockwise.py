@@ -23,7 +23,7 @@ Attend = Callable[..., Array]
 
 
 def exp_and_sum(
-    scores: Float[Array, "... s"],
+    scores: Float[Array, "... s"], sink: Float[Array, "... 1"] | None = None
 ) -> tuple[Float[Array, "... s"], Float[Array, "... 1"]]:
     """e = exp(x − m), m the greatest x of a row, and Σ e: their quotient is the softmax.
 
@@ -31,19 +31,26 @@ def exp_and_sum(
 
     Args:
       scores: (..., s), −∞ where a key is not seen.
+      sink: one more score of each row, that of no key, which counts in the sum alone; or None.
     Returns:
-      e, (..., s), and Σ e, (..., 1). Where a row sees nothing, e is 0 and its sum is given as ½.
+      e, (..., s), and Σ e, (..., 1). Where a row sees nothing, e is 0 and its sum is given as ½, or
+      that of the sink.
 
     >>> exp_and_sum(jnp.array([[0.0, 0.0], [-jnp.inf, -jnp.inf]]))[1]
     Array([[2. ],
            [0.5]], dtype=float32)
     """
-    greatest = jax.lax.stop_gradient(scores.max(-1, keepdims=True, initial=-jnp.inf))
+    greatest = scores.max(-1, keepdims=True, initial=-jnp.inf)
+    greatest = greatest if sink is None else jnp.maximum(greatest, sink)
+    greatest = jax.lax.stop_gradient(greatest)
     # Finite, as −∞ − −∞ is no number; and above the dtype's lowest number, which many a bias has
     # for −∞.
     greatest = jnp.maximum(greatest, 0.7 * jnp.finfo(scores.dtype).min)
     e = jnp.exp(scores - greatest)
-    return e, jnp.maximum(e.sum(-1, keepdims=True), 0.5)  # at least e⁰, or 0 where nothing is seen
+    total = e.sum(-1, keepdims=True)
+    if sink is not None:
+        return e, total + jnp.exp(sink - greatest)
+    return e, jnp.maximum(total, 0.5)  # at least e⁰, or 0 where nothing is seen
 
 
 class Inputs(NamedTuple):

@@ -155,8 +155,12 @@ def _primitive(name: str, by_loop: Any, by_ragged_dot: Any) -> Primitive:
     primitive = Primitive(name)
 
     @partial(jax.jit, static_argnames="precision")
-    def alone(*args: Array, precision: Any) -> Array:
+    def compiled(*args: Array, precision: Any) -> Array:
         return primitive.bind(*args, precision=precision)
+
+    def alone(*args: Array, precision: Any) -> Array:
+        with jax.disable_jit(False):  # a primitive is compiled, whatever is around it
+            return compiled(*args, precision=precision)
 
     def batched(args: Any, axes: Any, *, precision: Any) -> tuple[Array, int]:
         """One element of the batch after another: each may have a routing of its own."""

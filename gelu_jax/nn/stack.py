@@ -1,8 +1,12 @@
-"""A stack of equal blocks: one `Block` whose every parameter has a leading layer axis."""
+"""A stack of blocks: one `Block` whose every parameter has a leading layer axis.
 
-from collections.abc import Sequence
+Where the layers' feed-forward parts differ, as in a stack that mixes dense and sparse layers, the
+block's is a `FeedForwards`, which has a stack for each of them; all else is as it was.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +19,9 @@ from gelu_jax.nn.axes import with_sharding_constraint
 from gelu_jax.nn.balance import RoutingStatistics
 from gelu_jax.nn.block import Block, BlockConfig
 from gelu_jax.nn.compiled import compiled_once
-from gelu_jax.nn.experts import MoEConfig
-from gelu_jax.nn.feed_forward import FeedForwardConfig
+from gelu_jax.nn.experts import MoE, MoEConfig
+from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
+from gelu_jax.nn.parameters import numbered, set_numbered
 from gelu_jax.nn.position import RotaryConfig, frequencies
 
 _NO_WINDOW = 2**30
@@ -24,18 +29,53 @@ _NO_WINDOW = 2**30
 
 @dataclass(frozen=True)
 class LayerKind:
-    """What one kind of layer in a stack has of its own; weights of all kinds have equal shapes.
+    """What one kind of layer in a stack has of its own.
 
     Attributes:
       window: a token attends to tokens closer than this alone; None for no limit.
       rotary: rotary positions; None for none.
       normed: whether attention sees the normed stream; False for the stream itself, where the
         embeddings were normed just before (the first layer of ModernBERT).
+      feed_forward: the feed-forward block or mixture of experts; None for that of the stack's
+        block.
     """
 
     window: int | None = None
     rotary: RotaryConfig | None = None
     normed: bool = True
+    feed_forward: FeedForwardConfig | MoEConfig | None = None
+
+
+class FeedForwards(nnx.Module):
+    """The feed-forward parts of a stack whose layers have different ones.
+
+    Parameters: ``kind_0``, ``kind_1``, …, each a `FeedForward` or `MoE` whose parameters have a
+    leading axis of the layers that have it, in order.
+
+    Args:
+      stacks: the part of each kind.
+      kinds: the kind of each layer.
+    """
+
+    def __init__(self, stacks: Sequence[FeedForward | MoE], kinds: tuple[int, ...]):
+        self.kinds = kinds
+        set_numbered(self, "kind", stacks)
+
+    @property
+    def stacks(self) -> tuple[FeedForward | MoE, ...]:
+        """The part of each kind."""
+        return numbered(self, "kind")
+
+    def place(self, layer: int) -> tuple[int, int]:
+        """Where the part of a layer is.
+
+        Args:
+          layer: its index, from 0.
+        Returns:
+          Its kind, and its place in the stack of that kind.
+        """
+        kind = self.kinds[layer]
+        return kind, self.kinds[:layer].count(kind)
 
 
 def layer_values(
@@ -76,7 +116,13 @@ MAX_UNROLLED = 8
 8 layers compiling takes 1.2 times as long."""
 
 
-def init_layers(block: BlockConfig, num_layers: int, *, rngs: nnx.Rngs) -> Block:
+def init_layers(
+    block: BlockConfig,
+    num_layers: int,
+    *,
+    feed_forwards: Sequence[FeedForwardConfig | MoEConfig] = (),
+    rngs: nnx.Rngs,
+) -> Block:
     """Makes a stack of blocks; the output kernels start 1/√(2·layers) smaller than in one block.
 
     Each layer draws from a key of its own, so that what one part draws never shifts another: arms
@@ -85,14 +131,37 @@ def init_layers(block: BlockConfig, num_layers: int, *, rngs: nnx.Rngs) -> Block
     Args:
       block: the config of every block.
       num_layers: number of blocks.
+      feed_forwards: the feed-forward part of each block; empty where all have the config's.
       rngs: source of the initial values.
     Returns:
-      One `Block` whose parameters have a leading axis of num_layers.
+      One `Block` whose parameters have a leading axis of num_layers, but for those of its
+      `FeedForwards` where the parts differ.
     """
     keys = jax.random.split(rngs.params(), num_layers)
-    config = _scaled_for_depth(block, num_layers)
-    layers = jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+    parts = list(dict.fromkeys(feed_forwards)) or [block.feed_forward]
+
+    def stack(part: FeedForwardConfig | MoEConfig, keys: Array) -> Block:
+        config = _scaled_for_depth(replace(block, feed_forward=part), num_layers)
+        return jax.vmap(lambda key: Block(config, rngs=nnx.Rngs(key)))(keys)
+
+    layers = stack(parts[0], keys)
+    if len(parts) > 1:
+        kinds = tuple(map(parts.index, feed_forwards))
+        own = [
+            jnp.array([k for k, found in enumerate(kinds) if found == i]) for i in range(len(parts))
+        ]
+        stacks = [stack(part, keys[at]).feed_forward for part, at in zip(parts, own, strict=True)]
+        layers = _with_feed_forward(layers, FeedForwards(stacks, kinds))
     return add_axis(layers, 0, {nnx.PARTITION_NAME: None})
+
+
+def _with_feed_forward(layers: Block, part: Any) -> Block:
+    """A copy with another feed-forward part."""
+    copy = jax.tree.map(lambda leaf: leaf, layers)
+    copy.feed_forward = part
+    if isinstance(part, FeedForward | MoE):
+        copy.config = replace(copy.config, feed_forward=part.config)
+    return copy
 
 
 def _scaled_for_depth(block: BlockConfig, num_layers: int) -> BlockConfig:
@@ -124,6 +193,24 @@ def first_layers(layers: Block, num_layers: int) -> Block:
       A stack of that many blocks.
     """
     return jax.tree.map(lambda leaf: leaf[:num_layers], layers)
+
+
+def one_layer(layers: Block, layer: int) -> Block:
+    """One block of a stack.
+
+    Args:
+      layers: a stack, as `init_layers` makes it.
+      layer: its index, from 0.
+    Returns:
+      A `Block` without the layer axis.
+    """
+    parts: Any = layers.feed_forward
+    if not isinstance(parts, FeedForwards):
+        return jax.tree.map(lambda leaf: leaf[layer], layers)
+    kind, place = parts.place(layer)
+    common = jax.tree.map(lambda leaf: leaf[layer], _with_feed_forward(layers, None))
+    own = jax.tree.map(lambda leaf: leaf[place], parts.stacks[kind])
+    return _with_feed_forward(common, own)
 
 
 def apply_layers(
@@ -181,8 +268,8 @@ def apply_layers_with_routing(
       repeats: how often a stack of one block is applied; None applies each block once.
     Returns:
       The residual stream after the last block, (b, t, d); the cache with the keys and values of x
-      added, or None; and the statistics of the routing with a leading layer axis, None where the
-      blocks have no experts.
+      added, or None; and the statistics of the routing with a leading axis of the layers that have
+      experts, None where none has.
     """
     num_layers = layers.attention.w_query.shape[0] if repeats is None else repeats
     shared = None if repeats is None else jax.tree.map(lambda leaf: leaf[0], layers)
@@ -199,11 +286,136 @@ def apply_layers_with_routing(
         return x, (cache, routing)
 
     scan = num_layers > MAX_UNROLLED if scan is None else scan
+    parts: Any = layers.feed_forward
+    if isinstance(parts, FeedForwards):
+        return _over_periods(layer, x, layers, (cache, memory, values, keys), scan)
     unroll = 1 if scan else num_layers
     each = layers if shared is None else None
     inputs = (each, cache, memory, values, keys)
     x, (cache, routing) = jax.lax.scan(layer, x, inputs, length=num_layers, unroll=unroll)
     return x, cache, routing
+
+
+class Period(NamedTuple):
+    """A run of layers that repeats itself.
+
+    Attributes:
+      first: the first layer.
+      length: layers of the period.
+      repeats: how often it comes.
+    """
+
+    first: int
+    length: int
+    repeats: int
+
+
+def periods(kinds: Sequence[int]) -> tuple[Period, ...]:
+    """Cuts a stack into runs that repeat themselves, so that the fewest layers are compiled.
+
+    Args:
+      kinds: the kind of each layer.
+    Returns:
+      The runs, in order.
+
+    >>> [tuple(run) for run in periods([0, 0, 0, 1, 1, 1, 1])]
+    [(0, 1, 3), (3, 1, 4)]
+    >>> [tuple(run) for run in periods([0, 1, 0, 1, 0, 1])]
+    [(0, 2, 3)]
+    """
+    n = len(kinds)
+    best: list[tuple[Period, ...]] = [()] * (n + 1)
+    for first in reversed(range(n)):
+        runs = (
+            Period(first, length, repeats)
+            for length in range(1, n - first + 1)
+            for repeats in [_repeats(kinds[first:], length)]
+        )
+        ways = [(run, *best[run.first + run.length * run.repeats]) for run in runs]
+        best[first] = min(ways, key=lambda way: sum(run.length for run in way))
+    return best[0]
+
+
+def _repeats(kinds: Sequence[int], length: int) -> int:
+    """How often the first layers come before others do."""
+    same = (kinds[i : i + length] == kinds[:length] for i in range(0, len(kinds), length))
+    return next((i for i, found in enumerate(same) if not found), len(kinds) // length)
+
+
+def _over_periods(
+    layer: Callable[[Array, Any], tuple[Array, Any]],
+    x: Array,
+    layers: Block,
+    inputs: Any,
+    scan: bool,
+) -> tuple[Array, Cache | None, RoutingStatistics | None]:
+    """Scans each run of a stack of different layers over its period."""
+    caches, routings = list[Any](), list[Any]()
+    kinds = _parts(layers).kinds
+    for run in periods(kinds):
+        own, blocks = _grouped(inputs, run, run.first), _grouped_blocks(layers, run)
+
+        def period(x: Array, inputs: Any, run: Period = run) -> tuple[Array, Any]:
+            (common, stacks), own = inputs
+            found = list[Any]()
+            for i, (kind, place) in enumerate(_places(kinds, run)):
+                part = jax.tree.map(lambda leaf, at=place: leaf[at], stacks[kind])
+                block, more = jax.tree.map(lambda leaf, at=i: leaf[at], (common, own))
+                x, out = layer(x, (_with_feed_forward(block, part), *more))
+                found.append(out)
+            return x, found
+
+        unroll = 1 if scan else run.repeats
+        x, found = jax.lax.scan(period, x, (blocks, own), length=run.repeats, unroll=unroll)
+        caches += _in_order([cache for cache, _ in found if cache is not None])
+        routings += _in_order([routing for _, routing in found if routing is not None])
+    return x, _joined(caches), _joined(routings)
+
+
+def _parts(layers: Any) -> FeedForwards:
+    return layers.feed_forward
+
+
+def _places(kinds: Sequence[int], run: Period) -> Iterator[tuple[int, int]]:
+    """Of each layer of a period its kind, and its place among those of the kind."""
+    own = kinds[run.first : run.first + run.length]
+    for i, kind in enumerate(own):
+        yield kind, own[:i].count(kind)
+
+
+def _grouped(tree: Any, run: Period, first: int, length: int | None = None) -> Any:
+    """(layers, …) as (repeats, length, …), of the layers of a run."""
+    length = run.length if length is None else length
+    shape, last = (run.repeats, length), first + run.repeats * length
+    return jax.tree.map(lambda leaf: leaf[first:last].reshape(*shape, *leaf.shape[1:]), tree)
+
+
+def _grouped_blocks(layers: Block, run: Period) -> tuple[Block, list[Any]]:
+    """What all blocks have, and the feed-forward part of each kind."""
+    parts = _parts(layers)
+    common = _grouped(_with_feed_forward(layers, None), run, run.first)
+    own = parts.kinds[run.first : run.first + run.length]
+    before = parts.kinds[: run.first]
+    return common, [
+        _grouped(stack, run, before.count(kind), own.count(kind))
+        for kind, stack in enumerate(parts.stacks)
+    ]
+
+
+def _in_order(found: list[Any]) -> list[Any]:
+    """(repeats, …) of each layer of a period as one (layers, …)."""
+    if not found:
+        return []
+
+    def merged(*leaves: Array) -> Array:
+        stacked = jnp.stack(leaves, 1)
+        return stacked.reshape(-1, *stacked.shape[2:])
+
+    return [jax.tree.map(merged, *found)]
+
+
+def _joined(found: list[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found) if found else None
 
 
 def empty_cache(layers: Block, batch_size: int, length: int) -> Cache:
@@ -216,4 +428,4 @@ def empty_cache(layers: Block, batch_size: int, length: int) -> Cache:
     Returns:
       A cache with a leading layer axis.
     """
-    return jax.vmap(lambda layer: layer.attention.empty_cache(batch_size, length))(layers)
+    return jax.vmap(lambda attention: attention.empty_cache(batch_size, length))(layers.attention)

@@ -18,6 +18,8 @@ from gelu_jax.nn.axes import Axes, matmul, take_rows, with_sharding_constraint
 from gelu_jax.nn.balance import RoutingStatistics
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.dropout import Rngs, Stochastic
+from gelu_jax.nn.experts import MoEConfig
+from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.linear import Linear, LinearConfig, linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import add_bias, cast, kernel, wide_dtype
@@ -30,6 +32,7 @@ from gelu_jax.nn.stack import (
     empty_cache,
     init_layers,
     layer_values,
+    one_layer,
 )
 
 
@@ -56,7 +59,8 @@ class TransformerConfig:
       relative: buckets of a table of relative positions that all layers share (MPNet); None for
         none.
       pattern: windows and rotary positions of the first layers, repeated for the others, in place
-        of those of the block's attention; empty where all layers are alike.
+        of those of the block's attention; and their feed-forward parts, where they have others than
+        the block. Empty where all layers are alike.
       has_head: whether there are logits; False for hidden states alone.
       num_classes: classes of a linear head on the last real token (reward models); None for none.
       logit_soft_cap: c, which turns logits l into c·tanh(l/c) (Gemma 2); None for none.
@@ -109,6 +113,30 @@ class TransformerConfig:
         )
         yield from checks.not_negative(position_offset=self.position_offset)
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+        yield from self._pattern_problems()
+
+    def _pattern_problems(self) -> Iterator[Problem]:
+        d, experts = self.block.d_model, dict[str, int]()
+        for i, kind in enumerate(self.pattern):
+            part, name = kind.feed_forward, f"pattern[{i}].feed_forward"
+            part = self.block.feed_forward if part is None else part
+            widths = {f"{name}.d_model": part.d_model, f"{name}.d_out": part.d_out or d}
+            yield from checks.equal(d, "block.norm.d_model", widths)
+            if isinstance(part, MoEConfig):
+                experts[f"{name}.num_experts"] = part.num_experts
+        for name in experts:
+            first = next(iter(experts))
+            yield from checks.equal(experts[first], first, {name: experts[name]})
+        if self.shared_layers and len(set(self.feed_forwards)) > 1:
+            yield Problem("shared_layers", True, "needs one feed_forward for all layers")
+
+    @property
+    def feed_forwards(self) -> tuple[FeedForwardConfig | MoEConfig, ...]:
+        """The feed-forward part of each layer; empty where no layer has one of its own."""
+        if all(kind.feed_forward is None for kind in self.pattern):
+            return ()
+        parts = [kind.feed_forward or self.block.feed_forward for kind in self.pattern]
+        return tuple(parts[i % len(parts)] for i in range(self.num_layers))
 
     @property
     def embedding_width(self) -> int:
@@ -119,6 +147,12 @@ class TransformerConfig:
     def num_blocks(self) -> int:
         """Blocks that have weights of their own."""
         return 1 if self.shared_layers else self.num_layers
+
+    @property
+    def highest_dropout_rate(self) -> float:
+        """Of the dropout rates of all blocks, the highest."""
+        rates = (part.dropout_rate for part in self.feed_forwards)
+        return max((self.block.highest_dropout_rate, *rates))
 
     @property
     def max_tokens(self) -> int | None:
@@ -170,7 +204,8 @@ class Transformer(Stochastic):
         self.embedding = table("embedding", v)
         self.head = table("head", v) if own_head else None
         self.positions = None if t is None else table("positions", t)
-        self.layers = init_layers(config.block, config.num_blocks, rngs=rngs)
+        parts = config.feed_forwards[: config.num_blocks]
+        self.layers = init_layers(config.block, config.num_blocks, feed_forwards=parts, rngs=rngs)
         self.token_types = None if n is None else table("token_types", n)
         own_norm = replace(norm, d_model=d)
         self.embedding_norm = Norm(own_norm, rngs=rngs) if config.embedding_norm else None
@@ -372,7 +407,7 @@ class Transformer(Stochastic):
         dropout_key: Array | None = None,
     ) -> tuple[Array, Any, RoutingStatistics | None]:
         c = self.config
-        key = self.key_of_call(c.block.highest_dropout_rate, deterministic, rngs, dropout_key)
+        key = self.key_of_call(c.highest_dropout_rate, deterministic, rngs, dropout_key)
         place: dict[str, Any] = {"mask": mask, "positions": positions}
         place["segment_ids"] = segment_ids
         x = self.block_input(embeddings, cache, **place, token_types=token_types)
@@ -438,16 +473,19 @@ class Transformer(Stochastic):
         bias = self.position_bias(tokens.shape[1])
         for i in range(self.config.num_layers):
             own = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], self.layer_values)
-            place = 0 if self.config.shared_layers else i
-            layer = jax.tree.map(lambda leaf, i=place: leaf[i : i + 1], self.layers)
+            block = one_layer(self.layers, 0 if self.config.shared_layers else i)
+            layer = jax.tree.map(lambda leaf: leaf[None], block)
             given: dict[str, Any] = {"mask": mask, "bias": bias, "values": own}
             found.append(apply_layers(layer, found[-1], deterministic=True, **given)[0])
         return found
 
     @property
     def layer_values(self) -> LayerValues | None:
-        """Windows and rotary positions of every layer; None where all layers are alike."""
-        c = self.config
+        """Windows and rotary positions of every layer; None where all have the attention's."""
+        c, attention = self.config, self.config.block.attention
+        own = LayerKind(attention.window, attention.rotary)
+        if all(replace(kind, feed_forward=None) == own for kind in c.pattern):
+            return None
         return layer_values(c.pattern, c.num_layers, c.block.attention.head_size)
 
     def position_bias(self, length: int) -> Float[Array, "1 h t t"] | None:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from gelu_jax.nn.balance import updated_choice_bias
 from gelu_jax.nn.experts import MoE
+from gelu_jax.nn.stack import FeedForwards
 from gelu_jax.nn.transformer import Transformer
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ def call(model: T, *args: Any, **options: Any) -> tuple[Array, Float[Array, ""],
       routers moved by their load.
     """
     apply: Any = model
-    if not isinstance(model, Transformer) or _mixture(model) is None:
+    if not isinstance(model, Transformer) or not _mixtures(model):
         return apply(*args, **options), jnp.zeros(()), model
     logits, routing = model.with_routing(*args, **options)
     assert routing is not None
@@ -44,30 +45,41 @@ def with_choice_biases(params: T, model: Any) -> T:
     Returns:
       The parameters.
     """
-    found = _mixture(model)
-    if found is None or found.router.choice_bias is None:
-        return params
-    return _with_bias(params, found.router.choice_bias[...])
+    found = [moe.router.choice_bias for moe, _ in _mixtures(model)]
+    return _with_biases(params, [None if bias is None else bias[...] for bias in found])
 
 
 def _moved(model: T, load: Array) -> T:
-    moe = _mixture(model)
-    assert moe is not None
-    rate, bias = moe.config.bias_update_rate, moe.router.choice_bias
-    if bias is None or rate == 0.0:
+    biases = list[Array | None]()
+    for moe, layers in _mixtures(model):
+        rate, bias = moe.config.bias_update_rate, moe.router.choice_bias
+        moved = None
+        if bias is not None and rate != 0.0:
+            moved = updated_choice_bias(bias[...], load[layers], rate)
+        biases.append(moved)
+    return _with_biases(model, biases)
+
+
+def _with_biases(model: T, biases: list[Array | None]) -> T:
+    if all(bias is None for bias in biases):
         return model
-    return _with_bias(model, updated_choice_bias(bias[...], load, rate))
-
-
-def _with_bias(model: T, bias: Array) -> T:
     copy = jax.tree.map(lambda leaf: leaf, model)
-    moe = _mixture(copy)
-    assert moe is not None
-    assert moe.router.choice_bias is not None
-    moe.router.choice_bias[...] = bias
+    for (moe, _), bias in zip(_mixtures(copy), biases, strict=True):
+        if moe.router.choice_bias is not None and bias is not None:
+            moe.router.choice_bias[...] = bias
     return copy
 
 
-def _mixture(model: Any) -> MoE | None:
-    found = getattr(getattr(model, "layers", None), "feed_forward", None)
-    return found if isinstance(found, MoE) else None
+def _mixtures(model: Any) -> list[tuple[MoE, Any]]:
+    """Each stack of mixtures, and which of the layers that have experts it holds."""
+    part = getattr(getattr(model, "layers", None), "feed_forward", None)
+    if isinstance(part, MoE):
+        return [(part, slice(None))]
+    if not isinstance(part, FeedForwards):
+        return []
+    sparse = [kind for kind in part.kinds if isinstance(part.stacks[kind], MoE)]
+    return [
+        (stack, jnp.array([i for i, kind in enumerate(sparse) if kind == own]))
+        for own, stack in enumerate(part.stacks)
+        if isinstance(stack, MoE)
+    ]

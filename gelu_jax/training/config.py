@@ -196,12 +196,18 @@ class _Sections:
             {key: ((*at, key), value) for key, value in values.items()} for values in (kept, data)
         )
         values = kept | given | own  # its own first, then what it inherits
-        leaves = {k: v for k, v in own.items() if k != _KIND and not _sections(hints.get(k))}
+        plain = {k for k in own if not _sections(hints.get(k)) and _item(hints.get(k)) is None}
+        leaves = {k: own[k] for k in own if k in plain - {_KIND}}
         passed = given | leaves if inheriting else {}
         filled: dict[str, Any] = {}
         for name, hint in hints.items():
-            part = getattr(holder, name, None)
-            if not _sections(hint):
+            part, item = getattr(holder, name, None), _item(hint)
+            if item is not None and isinstance(data.get(name), list):
+                filled[name] = [
+                    self.filled(item, entry, (*at, name, i), passed, None)
+                    for i, entry in enumerate(data[name])
+                ]
+            elif not _sections(hint):
                 if name in values:
                     self.origins[*at, name], filled[name] = values[name]
             elif part is not None and name not in data and not dataclasses.is_dataclass(part):
@@ -333,6 +339,12 @@ def _may_be_none(hint: Any) -> bool:
 def _sections(hint: Any) -> list[type]:
     """The dataclasses that a field of this type may hold."""
     return [m for m in _members(hint) if isinstance(m, type) and dataclasses.is_dataclass(m)]
+
+
+def _item(hint: Any) -> Any:
+    """The type of the entries of a list of sections; None of anything else."""
+    entries: tuple[Any, ...] = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
+    return entries[0] if entries[1:] == (Ellipsis,) and _sections(entries[0]) else None
 
 
 @functools.cache

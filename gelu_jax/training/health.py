@@ -15,7 +15,8 @@ For each layer, over all units and tokens of the batch, with the hidden layer h 
 
 Of a mixture of experts, in the place of all but the last: the largest load (the share of the
 choices that fell on one expert), the share of dead experts (on which none fell), the router's mean
-entropy in nats, and the mean of a token's largest gate.
+entropy in nats, and the mean of a token's largest gate. Of a stack that mixes both, the gradient
+norm alone.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ from gelu_jax.nn.experts import MoE
 from gelu_jax.nn.feed_forward import HiddenLayer, branch_product
 from gelu_jax.nn.mlp import MLP
 from gelu_jax.nn.parameters import cast
+from gelu_jax.nn.stack import FeedForwards, one_layer
 from gelu_jax.nn.transformer import Transformer
 from gelu_jax.nn.variants import branch_functions
 from gelu_jax.training.data import Packed
@@ -86,6 +88,9 @@ def rounded(statistics: Mapping[str, Array]) -> dict[str, tuple[float, ...]]:
 
 def _transformer(model: Transformer, inputs: Any) -> tuple[Array, _Statistics]:
     tokens, segments = inputs if isinstance(inputs, Packed) else (inputs, None)
+    mixed: Any = model.layers.feed_forward
+    if isinstance(mixed, FeedForwards):
+        return model(tokens, True, segment_ids=segments), {}
     bias, values = model.position_bias(tokens.shape[1]), model.layer_values
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, _Statistics]:
@@ -216,6 +221,10 @@ def _alignment(gate: Float[Array, "d f"], up: Float[Array, "d f"]) -> Float[Arra
 
 def _norms(gradient: Any) -> Float[Array, " layers"]:
     if isinstance(gradient, Transformer):
+        mixed: Any = gradient.layers.feed_forward
+        if isinstance(mixed, FeedForwards):
+            layers = (one_layer(gradient.layers, i) for i in range(gradient.config.num_layers))
+            return jnp.stack([optax.tree.norm(layer) for layer in layers])
         norms = jax.vmap(optax.tree.norm)(gradient.layers)  # of one block, where layers share it
         return jnp.broadcast_to(norms, (gradient.config.num_layers,))
     return jnp.stack([optax.tree.norm(layer) for layer in gradient.layers])

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from gelu_jax.errors import ConfigError, Problem, check, nearest
+from gelu_jax.errors import ABSENT, ConfigError, Problem, check, nearest
 from gelu_jax.nn.axes import axis_names
 from gelu_jax.nn.experts import MoEConfig
 from gelu_jax.nn.remat import Residuals
@@ -91,6 +91,9 @@ def plan_memory(config: TrainConfig, chip: Chip, devices: int) -> MemoryPlan:
     model = architecture(config.model)
     if not isinstance(model, TransformerConfig):
         raise ConfigError([Problem("model.kind", model.kind, "only a transformer is planned")])
+    if model.feed_forwards:
+        reason = "layers with feed-forward parts of their own are not planned"
+        raise ConfigError([Problem("model.pattern", ABSENT, reason)])
     if isinstance(experts := model.block.feed_forward, MoEConfig):
         reason = "a mixture of experts is not planned"
         field = "model.block.feed_forward.num_experts"

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from math import prod
+from math import gcd, prod
 from typing import Any, TypeVar
 
 import jax
@@ -207,9 +207,10 @@ def mesh_problems(
     """
     if isinstance(model, TransformerConfig):
         block = model.block
+        widths = [part.d_ff for part in model.feed_forwards or (block.feed_forward,)]
         lengths = {
             "num_heads": ("tensor", block.attention.num_heads),
-            "d_ff": ("tensor", block.feed_forward.d_ff),
+            "d_ff": ("tensor", gcd(*widths)),
             "d_model": ("fsdp", block.d_model),
         }
     else:

@@ -18,6 +18,7 @@ from gelu_jax.families.files import locate
 from gelu_jax.families.load_plan import plan_load
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import without_rules
+from gelu_jax.nn.experts import MoEConfig
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.variants import Variant, variant_problems
@@ -66,6 +67,10 @@ class PretrainedConfig:
         found = _decoder(self.path, jnp.dtype(self.dtype).name)
         given = {"variant": self.variant, "d_ff": self.d_ff}
         changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        if changes and (found.feed_forwards or isinstance(found.block.feed_forward, MoEConfig)):
+            name, value = next(iter(changes.items()))
+            reason = "must be null for a decoder with experts"
+            raise ConfigError([Problem(f"model.{name}", value, reason)])
         feed_forward = replace(found.block.feed_forward, **changes)
         return replace(found, block=replace(found.block, feed_forward=feed_forward))
 

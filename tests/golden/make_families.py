@@ -318,6 +318,11 @@ OPT = {"hidden_size": 16, "ffn_dim": 40, "num_hidden_layers": 3, "num_attention_
 OPT |= {"vocab_size": 56, "max_position_embeddings": 32} | SPECIAL
 MODERN = TEXT | {"local_attention": 4, "cls_token_id": 1, "sep_token_id": 2}
 NOMIC = {k: v for k, v in TEXT.items() if k not in ("bos_token_id", "eos_token_id")}
+EXPERTS = GROUPED | {"intermediate_size": 12, "num_experts_per_tok": 2}
+MIXTRAL = EXPERTS | {"num_local_experts": 4}
+QWEN_MOE = EXPERTS | {"num_experts": 4, "moe_intermediate_size": 12}
+QWEN_MIXED = QWEN_MOE | {"num_hidden_layers": 5, "decoder_sparse_step": 2, "intermediate_size": 20}
+GPT_OSS = MIXTRAL | {"head_dim": 8, "sliding_window": 4, "swiglu_limit": 0.75}
 DINO = {k: v for k, v in VISION.items() if k != "intermediate_size"}
 
 
@@ -453,6 +458,39 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
     ),
     "qwen3": (_model("Qwen3ForCausalLM", "Qwen3Config", GROUPED, head_dim=6), causal),
     "qwen3_states": (_model("Qwen3Model", "Qwen3Config", GROUPED, head_dim=8), states),
+    "mixtral": (_model("MixtralForCausalLM", "MixtralConfig", MIXTRAL, sliding_window=4), causal),
+    "mixtral_states": (_model("MixtralModel", "MixtralConfig", MIXTRAL, head_dim=6), states),
+    "qwen2_moe": (
+        _model(
+            "Qwen2MoeForCausalLM",
+            "Qwen2MoeConfig",
+            QWEN_MOE,
+            shared_expert_intermediate_size=20,
+            norm_topk_prob=False,
+        ),
+        causal,
+    ),
+    "qwen2_moe_mixed": (
+        _model(
+            "Qwen2MoeForCausalLM",
+            "Qwen2MoeConfig",
+            QWEN_MIXED,
+            shared_expert_intermediate_size=12,
+            norm_topk_prob=True,
+            mlp_only_layers=[1],
+            use_sliding_window=True,
+            sliding_window=4,
+            max_window_layers=3,
+        ),
+        causal,
+    ),
+    "qwen3_moe": (
+        _model("Qwen3MoeForCausalLM", "Qwen3MoeConfig", QWEN_MOE, norm_topk_prob=True, head_dim=6),
+        causal,
+    ),
+    "qwen3_moe_mixed": (_model("Qwen3MoeForCausalLM", "Qwen3MoeConfig", QWEN_MIXED), causal),
+    "olmoe": (_model("OlmoeForCausalLM", "OlmoeConfig", EXPERTS, num_experts=4), causal),
+    "gpt_oss": (_model("GptOssForCausalLM", "GptOssConfig", GPT_OSS), causal),
     "phi3": (_model("Phi3ForCausalLM", "Phi3Config", GROUPED, sliding_window=4), causal),
     "olmo2": (_model("Olmo2ForCausalLM", "Olmo2Config", GROUPED), causal),
     "smollm3": (

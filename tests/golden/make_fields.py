@@ -24,8 +24,10 @@ DEFAULTS = json.loads((FOLDER.parents[1] / "gelu_jax/families/defaults.json").re
 BASES = (
     *("albert_model", "bert_model", "clip", "clip_text", "clip_vision", "deit_model", "dinov2"),
     *("distilbert", "efficientnet", "electra", "gemma", "gemma2", "gemma3", "gpt2", "gpt_neox"),
+    *("gpt_oss",),
     *("llama", "llava", "mistral", "modernbert_model", "mpnet", "mt5", "nomic_bert_model"),
-    *("olmo2", "opt", "phi3", "qwen2", "qwen3", "roberta", "siglip", "siglip_text"),
+    *("mixtral", "olmo2", "olmoe", "opt", "phi3", "qwen2", "qwen2_moe_mixed", "qwen3"),
+    *("qwen3_moe", "roberta", "siglip", "siglip_text"),
     *("siglip_vision", "smollm3", "starcoder2", "t5", "vit_model", "xlm_roberta"),
 )
 ABSENT = "<absent>"

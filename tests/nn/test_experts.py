@@ -532,3 +532,12 @@ def test_kept_for_the_backward_pass():
     assert kept(residuals="all") > 3
     assert kept() <= 2 * 1.125 + 0.25
     assert kept(residuals="input") <= 0.25
+
+
+def test_without_jit_a_product_is_compiled_all_the_same():
+    x, w = random_arrays((3, 8, D), (2, D, F))
+    ends = jnp.array([1, 3])
+    expected = grouped_matmul(x, w, ends)
+    with jax.disable_jit():
+        found = grouped_matmul(x, w, ends)
+    np.testing.assert_array_equal(found, expected)

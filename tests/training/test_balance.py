@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gelu_jax.nn.balance import updated_choice_bias
+from gelu_jax.training.balance import call, with_choice_biases
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import load_data
 from gelu_jax.training.health import health
@@ -91,3 +92,25 @@ def test_health_of_experts():
     assert all(layers.shape == (2,) for layers in found.values())
     assert (found["largest load"] >= 0.25).all()
     assert (found["largest gate"] >= 0.5).all()
+
+
+def test_a_stack_mixes_dense_and_sparse_layers():
+    """From a config: the choice bias of each sparse layer moves by its load; health is measured."""
+    experts = {"feed_forward": EXPERTS | SIGMOID, "rotary": {}}
+    dense = {"norm": {"kind": "rms"}, "attention": {"num_heads": 2}, "feed_forward": {"d_ff": 12}}
+    more = {"num_layers": 3, "block": dense, "pattern": [{"rotary": {}}, experts]}
+    config = from_dict(PLAIN | {"model": PLAIN["model"] | more}, TrainConfig)
+    data, keys = load_data(config.data, config.batch_size), Keys.of(0)
+    batch, model = data.batch(keys.data, 0), init(config, keys).model
+    (_, loss, moved), (_, routing) = jax.jit(lambda m, x: (call(m, x), m.with_routing(x)))(
+        model, batch[0]
+    )
+    assert routing.load.shape == (1, 4)
+    want = updated_choice_bias(jnp.zeros((1, 4)), routing.load, 0.01)
+    found = moved.layers.feed_forward.kind_1.router.choice_bias[...]
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+    kept = with_choice_biases(model, moved).layers.feed_forward.kind_1.router.choice_bias[...]
+    np.testing.assert_array_equal(kept, found)
+    assert loss == 0
+    measured = jax.eval_shape(health, model, *batch)
+    assert {name: layers.shape for name, layers in measured.items()} == {"gradient norm": (3,)}

@@ -395,7 +395,7 @@ SEVERAL = {
     ],
     "steps: 1\narms:\n- variant: relu\n- {varient: gelu}": [
         "x.yaml:5: arms[1].variant: required",
-        "x.yaml:5: arms[1].varient: unknown key",
+        "x.yaml:5: arms[1].varient: unknown key; did you mean variant?",
     ],
     '"ste\\nps": 100': [
         "x.yaml: steps: required",
