@@ -17,7 +17,7 @@ from gelu_jax.families.family import Family
 from gelu_jax.families.fields import unknown_fields, unsupported_fields
 from gelu_jax.families.files import FLOATS, TensorInfo, WeightsError, read_tensor, tensor_infos
 from gelu_jax.families.hf_config import HFConfig, read_json
-from gelu_jax.families.registry import FAMILIES
+from gelu_jax.families.registry import FAMILIES, FEED_FORWARD_FAMILIES
 from gelu_jax.families.tree import in_dtype, leaves_of, most_common
 from gelu_jax.families.weight_map import (
     Aliases,
@@ -82,12 +82,13 @@ class LoadPlan(NamedTuple):
         return jnp.float32 if narrow and re.fullmatch(self.float32, path) else dtype
 
 
-def plan_load(folder: Path, dtype: DTypeLike | None) -> LoadPlan:
+def plan_load(folder: Path, dtype: DTypeLike | None, *, feed_forward: bool = False) -> LoadPlan:
     """Reads the config and the headers, and checks each tensor against the model that they make.
 
     Args:
       folder: of config.json and safetensors files.
       dtype: of parameters and computation; None for those of the files.
+      feed_forward: whether families will do of which the feed-forward parts alone are read.
 
     Returns:
       The plan.
@@ -98,9 +99,9 @@ def plan_load(folder: Path, dtype: DTypeLike | None) -> LoadPlan:
     """
     check(checks.floating(dtype=dtype) if dtype is not None else ())
     values = _config_json(folder)
-    family = family_of(values)
+    family = family_of(values, feed_forward=feed_forward)
     tensors = tensor_infos(folder)
-    config, unknown = read_config(values, tensors)
+    config, unknown = read_config(values, tensors, family)
     config = in_dtype(config, _compute_dtype(tensors, dtype))
     model: Any = nnx.eval_shape(lambda: family.model(config, rngs=nnx.Rngs(0)))
     aliases = _aliases(family, family.weight_map(config), tensors)
@@ -172,11 +173,12 @@ def check_tied(plan: LoadPlan) -> None:
         raise WeightsError(problems)
 
 
-def family_of(values: Mapping[str, Any]) -> Family[Any]:
+def family_of(values: Mapping[str, Any], *, feed_forward: bool = False) -> Family[Any]:
     """The family that a config.json names.
 
     Args:
       values: its fields.
+      feed_forward: as in `plan_load`.
 
     Returns:
       The family.
@@ -187,6 +189,11 @@ def family_of(values: Mapping[str, Any]) -> Family[Any]:
     name = HFConfig(values).string("model_type")
     if name in FAMILIES:
         return FAMILIES[name]
+    if name in FEED_FORWARD_FAMILIES and feed_forward:
+        return FEED_FORWARD_FAMILIES[name]
+    if name in FEED_FORWARD_FAMILIES:
+        reason = "only its feed-forward parts are supported: load_feed_forward reads them"
+        raise ConfigError([Problem("model_type", name, reason)])
     reason = f"unknown; supported: {', '.join(FAMILIES)}"
     raise ConfigError([Problem("model_type", name, reason)])
 
@@ -212,12 +219,15 @@ def config(values: Mapping[str, Any], tensors: Collection[str] = ()) -> Any:
     return read_config(values, tensors)[0]
 
 
-def read_config(values: Mapping[str, Any], tensors: Collection[str]) -> tuple[Any, list[str]]:
+def read_config(
+    values: Mapping[str, Any], tensors: Collection[str], family: Family[Any] | None = None
+) -> tuple[Any, list[str]]:
     """The content of a config.json as a config of ours, every field of it accounted for.
 
     Args:
       values: the fields.
       tensors: the names of the tensors that there are.
+      family: of the model; None for the one that the fields name.
 
     Returns:
       The config, and the fields that transformers does not know and passes over.
@@ -225,7 +235,7 @@ def read_config(values: Mapping[str, Any], tensors: Collection[str]) -> tuple[An
     Raises:
       ConfigError: a field is missing or wrong, or asks for what is not supported.
     """
-    family = family_of(values)
+    family = family or family_of(values)
     hf = HFConfig(values, model_type=family.model_type)
     made = family.config(hf, tensors)
     check(unsupported_fields(hf, family.without_effect))

@@ -83,7 +83,7 @@ def load_feed_forward(
       ConfigError: as in `load`, and where there is no such part or layer.
       WeightsError: as in `load`.
     """
-    plan = plan_load(locate(path), dtype)
+    plan = plan_load(locate(path), dtype, feed_forward=True)
     paths = (part.entry.path for parts in plan.parts.values() for part in parts)
     found = (re.match(r"(.*?)\.?layers\.feed_forward\.", path) for path in paths)
     stacks = {match[1]: match[0] for match in found if match}

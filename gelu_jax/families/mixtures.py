@@ -1,6 +1,6 @@
 """What the configs and weight maps of families with mixtures of experts say alike."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from gelu_jax.families.common import with_pattern
@@ -90,31 +90,29 @@ def with_mixtures(
     )
 
 
-def of_feed_forwards(config: TransformerConfig, dense: WeightMap, sparse: WeightMap) -> WeightMap:
+Parts = Sequence[FeedForwardConfig | MoEConfig]
+
+
+def of_feed_forwards(parts: Parts, dense: WeightMap, sparse: WeightMap) -> WeightMap:
     """The entries of the feed-forward parts of a layer.
 
     Args:
-      config: of the model.
+      parts: that of each layer; one stands for all.
       dense: the entries of a block, in a layer that has one.
       sparse: those of a mixture.
 
     Returns:
       The entries, each with the layers that have it where they differ.
     """
-    kinds = list(dict.fromkeys(config.feed_forwards)) or [config.block.feed_forward]
+    kinds = list(dict.fromkeys(parts))
     if len(kinds) == 1:
         return sparse if isinstance(kinds[0], MoEConfig) else dense
-    return tuple(_of_kinds(config, kinds, dense, sparse))
+    return tuple(_of_kinds(parts, kinds, dense, sparse))
 
 
-def _of_kinds(
-    config: TransformerConfig,
-    kinds: list[FeedForwardConfig | MoEConfig],
-    dense: WeightMap,
-    sparse: WeightMap,
-) -> Iterator[Entry]:
+def _of_kinds(parts: Parts, kinds: Parts, dense: WeightMap, sparse: WeightMap) -> Iterator[Entry]:
     for i, kind in enumerate(kinds):
-        layers = tuple(n for n, part in enumerate(config.feed_forwards) if part == kind)
+        layers = tuple(n for n, part in enumerate(parts) if part == kind)
         for entry in sparse if isinstance(kind, MoEConfig) else dense:
             path = entry.path.replace("feed_forward.", f"feed_forward.kind_{i}.", 1)
             yield replace(entry, path=path, layers=layers)

@@ -87,16 +87,16 @@ def _with_windows(config: TransformerConfig, hf: HFConfig) -> TransformerConfig:
 
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_BRANCHES = ["gate_proj", "up_proj"]
+BRANCHES = ["gate_proj", "up_proj"]
 
 SPARSE = (
     Entry("feed_forward.router.w", "mlp.gate.weight", "e d -> d e"),
-    *experts("feed_forward", "mlp.experts.{expert}", _BRANCHES, "down_proj"),
+    *experts("feed_forward", "mlp.experts.{expert}", BRANCHES, "down_proj"),
 )
 _SHARED = (
     *feed_forward(
         "feed_forward.shared",
-        [f"mlp.shared_expert.{branch}" for branch in _BRANCHES],
+        [f"mlp.shared_expert.{branch}" for branch in BRANCHES],
         "mlp.shared_expert.down_proj",
     ),
     Entry("feed_forward.shared_gate", "mlp.shared_expert_gate.weight", "1 d -> d 1"),
@@ -104,7 +104,8 @@ _SHARED = (
 
 
 def _weight_map(config: TransformerConfig) -> WeightMap:
-    parts = of_feed_forwards(config, FEED_FORWARD, (*SPARSE, *_SHARED))
+    found = config.feed_forwards or (config.block.feed_forward,)
+    parts = of_feed_forwards(found, FEED_FORWARD, (*SPARSE, *_SHARED))
     return decoder_map(config, (*ATTENTION, *parts))
 
 

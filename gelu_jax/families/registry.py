@@ -7,6 +7,7 @@ from typing import Any
 from gelu_jax.families.albert import ALBERT
 from gelu_jax.families.bert import BERT
 from gelu_jax.families.clip import CLIP, CLIP_TEXT, CLIP_VISION
+from gelu_jax.families.deepseek import DEEPSEEK_V3
 from gelu_jax.families.deit import DEIT
 from gelu_jax.families.dinov2 import DINOV2
 from gelu_jax.families.distilbert import DISTILBERT
@@ -50,3 +51,6 @@ _ALL = (
 FAMILIES: Mapping[str, Family[Any]] = MappingProxyType(
     {family.model_type: family for family in _ALL}
 )
+
+FEED_FORWARD_FAMILIES: Mapping[str, Family[Any]] = MappingProxyType({"deepseek_v3": DEEPSEEK_V3})
+"""Those of which the feed-forward parts alone can be loaded."""

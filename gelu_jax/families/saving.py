@@ -92,5 +92,5 @@ def _shards(
 
 
 def _tensor(parts: list[Part], leaves: Mapping[str, Array]) -> Array:
-    values = [leaves[part.entry.path][part.place] for part in parts]
+    values = [leaves[part.entry.path][(*part.place, ...)] for part in parts]
     return to_tensor(values, parts)

@@ -19,7 +19,7 @@ from gelu_jax.nn.axes import with_sharding_constraint
 from gelu_jax.nn.balance import RoutingStatistics
 from gelu_jax.nn.block import Block, BlockConfig
 from gelu_jax.nn.compiled import compiled_once
-from gelu_jax.nn.experts import MoE, MoEConfig
+from gelu_jax.nn.experts import MoE, MoEConfig, feed_forward_part
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from gelu_jax.nn.parameters import numbered, set_numbered
 from gelu_jax.nn.position import RotaryConfig, frequencies
@@ -153,6 +153,29 @@ def init_layers(
         stacks = [stack(part, keys[at]).feed_forward for part, at in zip(parts, own, strict=True)]
         layers = _with_feed_forward(layers, FeedForwards(stacks, kinds))
     return add_axis(layers, 0, {nnx.PARTITION_NAME: None})
+
+
+def init_feed_forwards(
+    parts: Sequence[FeedForwardConfig | MoEConfig], *, rngs: nnx.Rngs
+) -> FeedForward | MoE | FeedForwards:
+    """Makes the feed-forward parts of a stack alone.
+
+    Args:
+      parts: the config of each layer's.
+      rngs: source of the initial values.
+    Returns:
+      One part whose parameters have a leading layer axis, or a `FeedForwards` where they differ.
+    """
+    keys = jax.random.split(rngs.params(), len(parts))
+    found = list(dict.fromkeys(parts))
+    kinds = tuple(map(found.index, parts))
+
+    def stack(i: int) -> FeedForward | MoE:
+        own = keys[jnp.array([n for n, kind in enumerate(kinds) if kind == i])]
+        return jax.vmap(lambda key: feed_forward_part(found[i], rngs=nnx.Rngs(key)))(own)
+
+    stacks = [stack(i) for i in range(len(found))]
+    return stacks[0] if len(stacks) == 1 else FeedForwards(stacks, kinds)
 
 
 def _with_feed_forward(layers: Block, part: Any) -> Block:

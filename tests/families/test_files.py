@@ -23,6 +23,7 @@ import gelu_jax as gj
 from gelu_jax import families
 from gelu_jax.families import files
 from gelu_jax.families.tree import in_dtype
+from gelu_jax.nn.stack import one_layer
 
 
 @jax.jit
@@ -461,3 +462,39 @@ def test_wrong_indices(index, message, tmp_path):
     (path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(families.WeightsError, match=message):
         families.load(path)
+
+
+FEED_FORWARDS = FIXTURES.with_name("feed_forwards")
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_the_feed_forward_parts_of_deepseek_are_those_of_transformers(layer):
+    """Without its attention: the first layer is dense, the others route by groups."""
+    path = FEED_FORWARDS / "deepseek_v3"
+    golden = load_file(path / "golden.safetensors")
+    block = families.load_feed_forward(path, layer)
+    assert isinstance(block, gj.MoE if layer else gj.FeedForward)
+    expected = golden[f"layer_{layer}"]
+    np.testing.assert_allclose(block(jnp.asarray(golden["x"])), expected, rtol=0, atol=2e-5)
+    with pytest.raises(gj.ConfigError, match="only its feed-forward parts are supported"):
+        families.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("mixtral", 1), ("gpt_oss", 2), ("qwen2_moe_mixed", 2), ("qwen2_moe_mixed", 3)],
+)
+def test_one_mixture_of_experts(name, layer, monkeypatch):
+    """All experts of the layer equal those inside the loaded model; only its tensors are read."""
+    read = []
+
+    def watched(info, tensor):
+        read.append(tensor)
+        return files.read_tensor(info, tensor)
+
+    model = families.load(FIXTURES / name)
+    monkeypatch.setattr("gelu_jax.families.loading.read_tensor", watched)
+    block = families.load_feed_forward(FIXTURES / name, layer)
+    same(block, one_layer(model.layers, layer).feed_forward)
+    assert all(f"layers.{layer}." in tensor for tensor in read)
+    assert isinstance(block, gj.FeedForward if (name, layer) == ("qwen2_moe_mixed", 2) else gj.MoE)

@@ -14,7 +14,7 @@ from typing import Any
 import transformers
 from transformers import CONFIG_MAPPING
 
-from gelu_jax.families.registry import FAMILIES
+from gelu_jax.families.registry import FAMILIES, FEED_FORWARD_FAMILIES
 
 FILE = Path(__file__).parents[2] / "gelu_jax" / "families" / "defaults.json"
 
@@ -57,7 +57,7 @@ def of_class(model_type: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    kinds = sorted(FAMILIES.keys() - {"palm"})
+    kinds = sorted((FAMILIES.keys() | FEED_FORWARD_FAMILIES.keys()) - {"palm"})
     found = {"*": of_any_config()} | {kind: of_class(kind) for kind in kinds}
     lines = [f" {json.dumps(kind)}: {json.dumps(fields)}" for kind, fields in found.items()]
     FILE.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,5 +1,7 @@
 """Makes tests/golden/families: tiny random models of transformers, and what they compute.
 
+And tests/golden/feed_forwards: models of which the feed-forward parts alone are read.
+
     python tests/golden/make_families.py [CASE ...]
 
 Needs the `peers` extra (torch, transformers). Each case is a directory as transformers writes it
@@ -218,6 +220,12 @@ def vision_language(model: Any) -> Outputs:
     }
 
 
+def feed_forwards(model: Any) -> Outputs:
+    """What the feed-forward part of each layer makes of given vectors."""
+    x = torch.randn(2, 7, 16)
+    return {"x": x} | {f"layer_{i}": layer.mlp(x) for i, layer in enumerate(model.model.layers)}
+
+
 def _tokens(vocab_size: int, *, left: bool, pad: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.randint(3, vocab_size, (2, 11))
     mask = torch.ones_like(tokens)
@@ -323,6 +331,10 @@ MIXTRAL = EXPERTS | {"num_local_experts": 4}
 QWEN_MOE = EXPERTS | {"num_experts": 4, "moe_intermediate_size": 12}
 QWEN_MIXED = QWEN_MOE | {"num_hidden_layers": 5, "decoder_sparse_step": 2, "intermediate_size": 20}
 GPT_OSS = MIXTRAL | {"head_dim": 8, "sliding_window": 4, "swiglu_limit": 0.75}
+DEEPSEEK = TEXT | {"intermediate_size": 20, "moe_intermediate_size": 12, "n_routed_experts": 8}
+DEEPSEEK |= {"n_group": 4, "topk_group": 2, "num_experts_per_tok": 3, "n_shared_experts": 2}
+DEEPSEEK |= {"first_k_dense_replace": 1, "kv_lora_rank": 8, "q_lora_rank": 8, "v_head_dim": 4}
+DEEPSEEK |= {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "num_key_value_heads": 4}
 DINO = {k: v for k, v in VISION.items() if k != "intermediate_size"}
 
 
@@ -635,6 +647,11 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
 }
 
 
+FEED_FORWARDS: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
+    "deepseek_v3": (_model("DeepseekV3ForCausalLM", "DeepseekV3Config", DEEPSEEK), feed_forwards),
+}
+
+
 def randomise(model: torch.nn.Module) -> None:
     """Weights that leave nothing at its start: biases not 0, scales not 1."""
     for name, value in model.named_parameters():
@@ -644,15 +661,17 @@ def randomise(model: torch.nn.Module) -> None:
     for name, value in model.named_buffers():
         if name.endswith(("running_mean", "running_var")):
             value.data.uniform_(0.5, 1.5)
+        if name.endswith("e_score_correction_bias"):
+            value.data.normal_(0.0, 0.25)
 
 
 def make(name: str, *, seed: int = 0, folder: Path = FOLDER) -> None:
     """Writes one case."""
-    build, compute = CASES[name]
+    build, compute = {**CASES, **FEED_FORWARDS}[name]
     torch.manual_seed(sum(map(ord, name)) + 1000 * seed)
     model = build().eval()
     randomise(model)
-    folder = folder / name
+    folder = (folder.with_name("feed_forwards") if name in FEED_FORWARDS else folder) / name
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
@@ -666,5 +685,5 @@ def make(name: str, *, seed: int = 0, folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    for case in sys.argv[1:] or CASES:
+    for case in sys.argv[1:] or {**CASES, **FEED_FORWARDS}:
         make(case)

@@ -483,3 +483,47 @@ def test_precision_and_dot_general_reach_the_products():
     ]
     # q and k are normed, v and the output halved once each
     np.testing.assert_allclose(y, layer(x) / 4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mask", [None, "padded"])
+def test_sinks_are_a_key_that_has_no_value(mask):
+    """The same as one more key whose score is the sink and whose value is 0; gradients, too."""
+    q, k, v, sinks = random_arrays((2, 5, 4, 6), (2, 5, 2, 6), (2, 5, 2, 6), (4,))
+    seen = jnp.tril(jnp.ones((1, 1, 5, 5), bool))
+    if mask == "padded":  # the first tokens see nothing but the sink
+        seen = seen & (jnp.arange(5) >= 2)
+
+    def expected(q, k, v, sinks):
+        keys, values = (jnp.repeat(x, 2, 2) for x in (k, v))
+        scores = jnp.einsum("bthk,bshk->bhts", q, keys) * 6**-0.5
+        scores = jnp.where(seen, scores, -jnp.inf)
+        last = jnp.broadcast_to(sinks[:, None, None], (2, 4, 5, 1))
+        weights = jax.nn.softmax(jnp.concatenate([scores, last], -1), -1)[..., :-1]
+        return jnp.einsum("bhts,bshv->bthv", weights, values)
+
+    def ours(q, k, v, sinks):
+        return gj.attention(q, k, v, causal=False, mask=seen, sinks=sinks)
+
+    def both(f):
+        value = jax.value_and_grad(lambda *args: jnp.sin(f(*args)).sum(), argnums=(0, 1, 2, 3))
+        return value(q, k, v, sinks)
+
+    for a, b in zip(*(jax.tree.leaves(both(f)) for f in (ours, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_sinks_decode_as_they_compute():
+    layer = random_model(
+        gj.Attention, gj.AttentionConfig(8, 2, rotary=gj.RotaryConfig(), sinks=True)
+    )
+    (x,) = random_arrays((1, 4, 8))
+    y, cache = layer.attend(x[:, :3], layer.empty_cache(1, 4))
+    last, _ = layer.attend(x[:, 3:], cache)
+    np.testing.assert_allclose(jnp.concatenate([y, last], 1), layer(x), rtol=1e-5, atol=1e-6)
+    assert abs(layer(x) - gj.Attention.__call__(_without(layer), x)).max() > 1e-3
+
+
+def _without(layer):
+    plain = jax.tree.map(lambda leaf: leaf, layer)
+    plain.sinks = None
+    return plain
