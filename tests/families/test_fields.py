@@ -84,7 +84,7 @@ def tensors(name):
 
 
 def verdict(name, row, tmp_path, *, load_it, compute):
-    """What becomes of one change: "refused", "same", "equal", "wrong", or how far it was not tried."""
+    """What becomes of one change: "refused", "same", "equal", "wrong"; or that it is untried."""
     section, field, value, expected = row
     values = changed(name, section, field, value)
     try:
