@@ -15,6 +15,7 @@ ARGUMENTS = {
     "05_compare.py": ["20", "2"],
     "09_train_your_own.py": ["20"],
     "10_compare_your_own.py": ["20", "2"],
+    "11_mixture_of_experts.py": ["20"],
 }
 PRINTS = {
     "01_activations.py": "gradient at 200 in float16: 1.0 and nan",
@@ -24,6 +25,7 @@ PRINTS = {
     "05_compare.py": "Smoke test: no conclusion is drawn.",
     "09_train_your_own.py": "accuracy 0.",
     "10_compare_your_own.py": "lstm: width ",
+    "11_mixture_of_experts.py": "balanced: ",
 }
 
 

@@ -6,12 +6,18 @@ from typing import Any
 
 import jax
 
-from gelu_jax.nn.experts import MoE, MoEConfig
+from gelu_jax.nn.experts import MoEConfig
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.training.data import Dataset
 from gelu_jax.training.flops import products
-from gelu_jax.training.model import PretrainedConfig, architecture, learned, make_model
+from gelu_jax.training.model import (
+    PretrainedConfig,
+    architecture,
+    learned,
+    make_model,
+    num_active_parameters,
+)
 from gelu_jax.training.python_model import PythonModel
 from gelu_jax.training.trainer import Keys, TrainConfig, example_inputs, init, step
 
@@ -28,7 +34,7 @@ def parameters(config: TrainConfig, data: Dataset | None = None) -> int:
     Returns:
       How many numbers are learned.
     """
-    return _entries(_learned(config, data))
+    return sum(leaf.size for leaf in jax.tree.leaves(_learned(config, data)))
 
 
 def active_parameters(config: TrainConfig, data: Dataset | None = None) -> int:
@@ -45,14 +51,7 @@ def active_parameters(config: TrainConfig, data: Dataset | None = None) -> int:
     Returns:
       How many numbers there are.
     """
-    model = _learned(config, data)
-    parts = jax.tree.leaves(model, is_leaf=lambda part: isinstance(part, MoE))
-    return _entries(model) - sum(_unused(part) for part in parts if isinstance(part, MoE))
-
-
-def _unused(moe: MoE) -> int:
-    e, k = moe.config.num_experts, moe.config.experts_per_token
-    return _entries(moe.experts) // e * (e - k)
+    return num_active_parameters(_learned(config, data))
 
 
 def _learned(config: TrainConfig, data: Dataset | None) -> Any:
@@ -60,10 +59,6 @@ def _learned(config: TrainConfig, data: Dataset | None) -> Any:
     inputs = None if data is None else example_inputs(data)
     model = jax.eval_shape(lambda key: make_model(config.model, key, inputs), jax.random.key(0))
     return learned(model)
-
-
-def _entries(tree: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def flops_per_step(config: TrainConfig, data: Dataset) -> float:

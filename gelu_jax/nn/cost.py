@@ -1,4 +1,4 @@
-"""What a feed-forward block costs, and the widths at which two blocks cost the same."""
+"""What a feed-forward block costs, or a mixture, and the widths at which two cost the same."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from gelu_jax.nn.experts import MoEConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.variants import Variant, branches
 
@@ -53,7 +54,7 @@ def llama_width(d_model: int, *, multiplier: float = 1.0, multiple_of: int = 256
 
 
 class Cost(NamedTuple):
-    """What one feed-forward block costs; a multiply-add counts as two FLOPs.
+    """What a feed-forward block or a mixture costs; a multiply-add counts as two FLOPs.
 
     Attributes:
       parameters: entries of all parameters.
@@ -61,32 +62,84 @@ class Cost(NamedTuple):
       flops_backward: FLOPs of the backward pass's matmuls, per token.
       bytes_kept: bytes held from the forward to the backward pass beside the input and the
         weights, per token; None where autodiff and the compiler decide.
+      active_parameters: entries of the parameters that one token meets.
+      bytes_sent: bytes that a device sends to others, per token of its own, forward and backward.
     """
 
     parameters: int
     flops_forward: int
     flops_backward: int
     bytes_kept: int | None
+    active_parameters: int
+    bytes_sent: int = 0
 
 
-def cost(config: FeedForwardConfig) -> Cost:
+def cost(config: FeedForwardConfig | MoEConfig, *, expert_devices: int = 1) -> Cost:
     """What a block costs, computed from its config.
 
     The backward pass has two matmuls for each of the forward pass, and ``residuals="input"``
-    repeats those of the branches.
+    repeats those of the branches. Of a mixture the experts that a token passes count, the shared
+    block, and the router's matmul; not the rows that a routing leaves empty.
 
     Args:
-      config: the block's config.
+      config: of the block, or of the mixture.
+      expert_devices: devices p that a mixture's experts are split over. With p > 1 a device keeps
+        what its buffers have room for (`MoEConfig.buffer_factor`), used or not.
     Returns:
       The block's cost.
 
     >>> cost(FeedForwardConfig(d_model=512, d_ff=1368, variant="swiglu", dtype="bfloat16"))
-    Cost(parameters=2101248, flops_forward=4202496, flops_backward=8404992, bytes_kept=5472)
+    Cost(parameters=2101248, flops_forward=4202496, flops_backward=8404992, bytes_kept=5472,
+    active_parameters=2101248, bytes_sent=0)
     """
+    if isinstance(config, MoEConfig):
+        return _cost_of_experts(config, expert_devices)
     branch_flops = config.num_branches * 2 * config.d_model * config.d_ff
     forward = branch_flops + 2 * config.d_ff * config.output_width
     repeated = branch_flops if config.residuals == "input" else 0
-    return Cost(config.num_parameters, forward, 2 * forward + repeated, _bytes_kept(config))
+    n = config.num_parameters
+    return Cost(n, forward, 2 * forward + repeated, _bytes_kept(config), n)
+
+
+def _cost_of_experts(config: MoEConfig, devices: int) -> Cost:
+    k, expert = config.experts_per_token, cost(config.feed_forward)
+    shared = None if config.shared is None else cost(config.shared)
+    router = 2 * config.d_model * (config.num_experts + config.shared_gate)
+    forward, backward = k * expert.flops_forward + router, k * expert.flops_backward + 2 * router
+    tokens, choices = room(config, devices)
+    row = config.d_model * jnp.dtype(config.feed_forward.dtype).itemsize
+    kept = None if expert.bytes_kept is None else round(choices * expert.bytes_kept)
+    if kept is not None:
+        kept += round(tokens * (row + 8 * k))  # a received token, its k choices and gates
+    if shared is not None:
+        forward, backward = forward + shared.flops_forward, backward + shared.flops_backward
+        kept = None if kept is None or shared.bytes_kept is None else kept + shared.bytes_kept
+    # out and back, forward and backward; the choices once, the gates and their cotangents
+    sent = round(tokens * (devices - 1) / devices * (4 * row + 12 * k))
+    counts = config.num_parameters, config.num_active_parameters
+    return Cost(counts[0], forward, backward, kept, counts[1], sent)
+
+
+def room(config: MoEConfig, expert_devices: int) -> tuple[float, float]:
+    """What a device has room for where experts are split over devices.
+
+    Args:
+      config: of the mixture.
+      expert_devices: how many.
+    Returns:
+      Tokens in its buffers, and choices that its experts may have of these, both per token of its
+      own; 0 and k on one device.
+
+    >>> expert = FeedForwardConfig(d_model=64, d_ff=96)
+    >>> room(MoEConfig(expert, 16, 2), 8), room(MoEConfig(expert, 16, 2, buffer_factor=2.0), 8)
+    ((8.0, 16.0), (4.0, 8.0))
+    """
+    k, p = config.experts_per_token, expert_devices
+    if p == 1:
+        return 0.0, float(k)
+    factor = config.buffer_factor
+    tokens = float(p) if factor is None else min(float(p), factor * k)
+    return tokens, tokens * min(k, config.num_experts // p)
 
 
 def _bytes_kept(config: FeedForwardConfig) -> int | None:

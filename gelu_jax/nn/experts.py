@@ -27,6 +27,7 @@ from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, have_rules, matmul
 from gelu_jax.nn.balance import RoutingStatistics, routing_statistics
 from gelu_jax.nn.dropout import Rngs, Stochastic
+from gelu_jax.nn.exchange import mesh_axes, on_mesh
 from gelu_jax.nn.feed_forward import (
     FeedForward,
     FeedForwardConfig,
@@ -69,6 +70,7 @@ def mixture_of_experts(
     residual_dtype: DTypeLike | None = None,
     rounding: Rounding = "once",
     precision: Precision | None = None,
+    buffer_factor: float | None = None,
 ) -> Float[Array, "... e"]:
     """Σⱼ gⱼ·FFN_{eⱼ}(x) over the k experts eⱼ of each token (Shazeer et al. 2017, equation 1).
 
@@ -98,6 +100,7 @@ def mixture_of_experts(
       residual_dtype: narrow dtype of the stored pre-activations, as in `feed_forward`.
       rounding: "once" or "hf", as in `branch_product`.
       precision: "default", "high" or "highest", of the matrix products; None for JAX's own choice.
+      buffer_factor: on a mesh that splits the experts, as in `MoEConfig`.
     Returns:
       An array (..., e) of the dtype of x.
     Raises:
@@ -111,16 +114,69 @@ def mixture_of_experts(
     check(choice_problems(residuals, residual_dtype, None, rounding))
     phis = functions_of_branches(variant, w_in)
     *lead, k = experts.shape
+    num_experts, d_out = w_out.shape[0], w_out.shape[-1]
     if 0 in lead:
-        return jnp.zeros((*lead, w_out.shape[-1]), x.dtype)
-    tokens = x.reshape(-1, x.shape[-1])
+        return jnp.zeros((*lead, d_out), x.dtype)
     gates = gates if mask is None else jnp.where(mask[..., None], gates, 0)
-    flat = (experts.reshape(-1, k), None if mask is None else mask.ravel())
-    slots = assign(*flat, num_experts=w_out.shape[0], capacity=capacity)
+    weights = (w_in, b_in, phis, w_out, b_out)
+    options: dict[str, Any] = {"dropout_rate": dropout_rate, "residuals": residuals}
+    options |= {"residual_dtype": residual_dtype, "rounding": rounding, "precision": precision}
+    axes = mesh_axes(x, num_experts)
+    if axes is None:
+        slots = _slots(experts, mask, num_experts, capacity)
+        tokens = x.reshape(-1, x.shape[-1])
+        y = _mixture(tokens, slots, gates.reshape(-1, k), weights, dropout_key, **options)
+    else:
+        routed = _routed(experts, mask, num_experts, capacity)
+        on_device = partial(_on_device, of_experts=num_experts, **options)
+        y = on_mesh(
+            on_device, axes, x, routed, gates, weights, dropout_key,
+            num_experts=num_experts, factor=buffer_factor,
+        )  # fmt: skip
+    y = y.reshape(*lead, d_out)
+    return jnp.where(jnp.isfinite(gates).all(-1, keepdims=True), y, jnp.nan).astype(x.dtype)
 
+
+def _slots(experts: Array, mask: Array | None, num_experts: int, capacity: int | None) -> "Slots":
+    flat = experts.reshape(-1, experts.shape[-1]), None if mask is None else mask.ravel()
+    return assign(*flat, num_experts=num_experts, capacity=capacity)
+
+
+def _routed(experts: Array, mask: Array | None, num_experts: int, capacity: int | None) -> Array:
+    """The experts of each token, `num_experts` in the place of those that it does not pass."""
+    if capacity is not None:
+        slots = _slots(experts, mask, num_experts, capacity)
+        kept = (slots.slot < slots.choices.size).T.reshape(experts.shape)
+        return jnp.where(kept, experts, num_experts)
+    return experts if mask is None else jnp.where(mask[..., None], experts, num_experts)
+
+
+def _on_device(
+    tokens: Array, experts: Array, gates: Array, weights: Any, key: Any, **options: Any
+) -> Array:
+    """The experts of one device, of tokens from all devices."""
+    of_experts, held = options.pop("of_experts"), weights[3].shape[0]
+    slots = assign(experts, num_experts=held, of_experts=of_experts)
+    return _mixture(tokens, slots, gates, weights, key, **options).astype(tokens.dtype)
+
+
+def _mixture(
+    tokens: Array,
+    slots: "Slots",
+    gates: Array,
+    weights: Any,
+    key: Any,
+    *,
+    dropout_rate: float,
+    residuals: Residuals,
+    residual_dtype: DTypeLike | None,
+    rounding: Rounding,
+    precision: Precision | None,
+) -> Array:
+    """The sums of the tokens' rows, in float32 (float64 stays)."""
     product = partial(_product, slots=slots, precision=precision)
     output = output_part(
-        product, lambda y, _: y, x.dtype, dropout_rate, residuals, residual_dtype, rounding
+        product, lambda y, _: y, tokens.dtype, dropout_rate, residuals, residual_dtype, rounding
     )
 
     @checkpoint_if(residuals != "all")  # which gathers again rather than keep what it gathered
@@ -138,9 +194,7 @@ def mixture_of_experts(
         y = y if b_out is None else add(y, scale.astype(y.dtype) * b_out[slots.experts][:, None])
         return slots.sums(y)
 
-    y = block(tokens, gates.reshape(-1, k), (w_in, b_in, phis, w_out, b_out), dropout_key)
-    y = y.reshape(*lead, y.shape[-1])
-    return jnp.where(jnp.isfinite(gates).all(-1, keepdims=True), y, jnp.nan).astype(x.dtype)
+    return block(tokens, gates, weights, key)
 
 
 def _product(x: Array, w: Array, *, slots: "Slots", precision: Any) -> Array:
@@ -235,14 +289,17 @@ def assign(
     *,
     num_experts: int,
     capacity: int | None = None,
+    of_experts: int | None = None,
 ) -> Slots:
     """Sorts the choices of all tokens by expert, into rows of blocks.
 
     Args:
       experts: numbers of the experts of each token, (t, k).
       mask: (t,), True at real tokens; padding has no row. None for no padding.
-      num_experts: experts in all.
+      num_experts: experts that have rows; a choice with a number beyond them has none.
       capacity: as in `mixture_of_experts`.
+      of_experts: experts in all, where others are on other devices and the experts of a token are
+        all different; None for `num_experts`.
     Returns:
       The rows.
 
@@ -251,7 +308,8 @@ def assign(
     ([[8, 0, 9]], [1, 2])
     """
     t, k = experts.shape
-    size = block_size(t * k, num_experts)
+    size = block_size(t * k, of_experts or num_experts)
+    most = t * (k if of_experts is None else min(k, num_experts))
     of_choice = experts.T if mask is None else jnp.where(mask, experts.T, num_experts)
     of_choice = of_choice.ravel()
     order = jnp.argsort(of_choice, stable=True).astype(jnp.int32)
@@ -261,12 +319,12 @@ def assign(
     taken = counts if capacity is None else jnp.minimum(counts, capacity)
     blocks = -(-taken // size)
     ends = jnp.cumsum(blocks)
-    n = _most_blocks(t * k, num_experts, size)
+    n = _most_blocks(most, num_experts, size)
     kept = (in_order < num_experts) & (rank < taken[in_order])
     slot = jnp.where(kept, (ends - blocks)[in_order] * size + rank, n * size)
     choices = jnp.full(n * size, t * k, jnp.int32).at[slot].set(order, mode="drop")
     by_choice = jnp.zeros(t * k, jnp.int32).at[order].set(slot)
-    owners = jnp.searchsorted(ends, jnp.arange(n), side="right").clip(max=num_experts - 1)
+    owners = (ends <= jnp.arange(n, dtype=jnp.int32)[:, None]).sum(-1).clip(max=num_experts - 1)
     return Slots(choices.reshape(n, size), by_choice.reshape(k, t), owners, ends)
 
 
@@ -295,6 +353,9 @@ class MoEConfig:
       z_loss: weight of `gelu_jax.z_loss` in a training loss; 0.001 in ST-MoE.
       bias_update_rate: by how much a step moves the choice bias of a "sigmoid" router towards an
         even load; 0.001 in DeepSeek-V3.
+      buffer_factor: where experts are split over p devices, a device sends another at most so many
+        times an equal share of its tokens, k·T/p, and drops what is beyond; at least 1. None sends
+        any routing whole, in buffers of T tokens.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -314,6 +375,7 @@ class MoEConfig:
     auxiliary_loss: float = 0.0
     z_loss: float = 0.0
     bias_update_rate: float = 0.0
+    buffer_factor: float | None = None
 
     def __post_init__(self):
         checks.field_types(self)
@@ -330,6 +392,8 @@ class MoEConfig:
             yield from router_problems(self.router, self.num_experts, self.experts_per_token)
         weights = {"auxiliary_loss": self.auxiliary_loss, "z_loss": self.z_loss}
         yield from checks.not_negative(**weights, bias_update_rate=self.bias_update_rate)
+        if self.buffer_factor is not None and not 1 <= self.buffer_factor < math.inf:
+            yield Problem("buffer_factor", self.buffer_factor, "must be at least 1, and finite")
         if self.bias_update_rate and getattr(self.router, "kind", None) != "sigmoid":
             reason = 'only a router of kind "sigmoid" has a choice bias'
             yield Problem("bias_update_rate", self.bias_update_rate, reason)
@@ -440,6 +504,7 @@ class Experts(nnx.Module):
         mask: Bool[Array, "..."] | None = None,
         capacity: int | None = None,
         dropout_key: Key[Array, ""] | None = None,
+        buffer_factor: float | None = None,
     ) -> Float[Array, "... e"]:
         """Computes the chosen experts in ``config.dtype``.
 
@@ -449,6 +514,7 @@ class Experts(nnx.Module):
           mask: (...), True at real tokens; None for no padding.
           capacity: as in `mixture_of_experts`.
           dropout_key: PRNG key of the dropout; None drops nothing.
+          buffer_factor: as in `MoEConfig`.
         Returns:
           An array (..., e) of ``config.dtype``.
         """
@@ -471,6 +537,7 @@ class Experts(nnx.Module):
             residual_dtype=c.residual_dtype,
             rounding=c.rounding,
             precision=c.precision,
+            buffer_factor=buffer_factor,
         )
 
 
@@ -563,7 +630,8 @@ class MoE(Stochastic):
             capacity = c.router.capacity(
                 math.prod(x.shape[:-1]), c.num_experts, c.experts_per_token
             )
-        y = self.experts(x, routing, mask=mask, capacity=capacity, dropout_key=keys[0])
+        options: dict[str, Any] = {"capacity": capacity, "buffer_factor": c.buffer_factor}
+        y = self.experts(x, routing, mask=mask, dropout_key=keys[0], **options)
         if self.shared is not None:
             y = add(y, self._shared(x, keys[1]))
         weights = {"auxiliary_weight": c.auxiliary_loss, "z_weight": c.z_loss}

@@ -29,6 +29,7 @@ from jaxtyping import Array, Float, Int
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, matmul
+from gelu_jax.nn.exchange import of_each_token
 from gelu_jax.nn.parameters import add_bias, cast, constant, kernel, wide_dtype
 
 
@@ -62,7 +63,7 @@ def softmax_routing(logits: Float[Array, "... e"], k: int, *, renormalize: bool)
     Array([0.5  , 0.375], dtype=float32)
     """
     probabilities = jax.nn.softmax(logits, -1)
-    gates, experts = jax.lax.top_k(probabilities, k)
+    gates, experts = _top_k(probabilities, k)
     gates = gates / gates.sum(-1, keepdims=True) if renormalize else gates
     return _routing(logits, experts, gates, probabilities)
 
@@ -79,7 +80,7 @@ def top_k_softmax_routing(logits: Float[Array, "... e"], k: int) -> Routing:
     >>> top_k_softmax_routing(jnp.log(jnp.array([1.0, 3.0, 1.0])), 2).experts
     Array([1, 0], dtype=int32)
     """
-    greatest, experts = jax.lax.top_k(logits, k)
+    greatest, experts = _top_k(logits, k)
     return _routing(logits, experts, jax.nn.softmax(greatest, -1), jax.nn.softmax(logits, -1))
 
 
@@ -114,7 +115,7 @@ def sigmoid_routing(
     """
     scores = jax.nn.sigmoid(logits)
     choice = jax.lax.stop_gradient(scores + choice_bias)
-    _, experts = jax.lax.top_k(_of_best_groups(choice, num_groups, top_groups), k)
+    _, experts = _top_k(_of_best_groups(choice, num_groups, top_groups), k)
     gates = jnp.take_along_axis(scores, experts, -1)
     gates = gates / (gates.sum(-1, keepdims=True) + 1e-20) if renormalize else gates
     probabilities = scores / scores.sum(-1, keepdims=True)
@@ -126,10 +127,14 @@ def _of_best_groups(choice: Array, num_groups: int, top_groups: int) -> Array:
     if top_groups == num_groups:
         return choice
     in_groups = choice.reshape(*choice.shape[:-1], num_groups, -1)
-    best_two = jax.lax.top_k(in_groups, min(2, in_groups.shape[-1]))[0].sum(-1)
-    best_groups = jax.lax.top_k(best_two, top_groups)[1]
+    best_two = _top_k(in_groups, min(2, in_groups.shape[-1]))[0].sum(-1)
+    best_groups = _top_k(best_two, top_groups)[1]
     is_open = jax.nn.one_hot(best_groups, num_groups, dtype=bool).any(-2)
     return jnp.where(is_open[..., None], in_groups, -jnp.inf).reshape(choice.shape)
+
+
+def _top_k(scores: Array, k: int) -> tuple[Array, ...]:
+    return of_each_token(lambda scores: tuple(jax.lax.top_k(scores, k)), scores)
 
 
 def _routing(logits: Array, experts: Array, gates: Array, probabilities: Array) -> Routing:

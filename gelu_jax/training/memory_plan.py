@@ -5,7 +5,8 @@ What the device computes and keeps is counted in the traced program of the same 
 of heads, hidden units, vocabulary and batch. What it sends follows from the mesh.
 
 Left out: the data, and whatever a compiler adds. Key/value heads that the tensor axis does not
-divide count as divided.
+divide count as divided. Experts compute as many tokens on every device, as where the load is even;
+buffers count whole.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,13 +21,16 @@ from jax.sharding import AbstractMesh, AxisType
 
 from gelu_jax.errors import ABSENT, ConfigError, Problem, check, nearest
 from gelu_jax.nn.axes import axis_names
+from gelu_jax.nn.cost import cost, room
 from gelu_jax.nn.experts import MoEConfig
+from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.remat import Residuals
+from gelu_jax.nn.routers import SigmoidRouterConfig
 from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.training.chips import CHIPS, Chip
 from gelu_jax.training.flops import Product, products
 from gelu_jax.training.mesh import MeshConfig, mesh_problems, with_shardings
-from gelu_jax.training.model import architecture
+from gelu_jax.training.model import architecture, num_active_parameters
 from gelu_jax.training.trainer import Keys, State, TrainConfig, init, loss
 
 
@@ -57,6 +61,7 @@ class MemoryPlan(NamedTuple):
       mesh: devices along each axis.
       tokens: in a step, on all devices.
       parameters: of the model, on all devices.
+      active_parameters: those of them that one token meets.
       weights: bytes on one device.
       gradients: bytes on one device.
       optimizer: bytes of its state on one device.
@@ -67,6 +72,7 @@ class MemoryPlan(NamedTuple):
     mesh: Mapping[str, int]
     tokens: int
     parameters: int
+    active_parameters: int
     weights: int
     gradients: int
     optimizer: int
@@ -94,18 +100,15 @@ def plan_memory(config: TrainConfig, chip: Chip, devices: int) -> MemoryPlan:
     if model.feed_forwards:
         reason = "layers with feed-forward parts of their own are not planned"
         raise ConfigError([Problem("model.pattern", ABSENT, reason)])
-    if isinstance(experts := model.block.feed_forward, MoEConfig):
-        reason = "a mixture of experts is not planned"
-        field = "model.block.feed_forward.num_experts"
-        raise ConfigError([Problem(field, experts.num_experts, reason)])
     sizes = (config.mesh or MeshConfig()).sizes(devices)
     check(mesh_problems(sizes, model, config.batch_size))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes))
     state: State = with_shardings(jax.eval_shape(partial(init, config), Keys.of(0)), mesh)
     weights, whole = _bytes(state.model), _bytes(state)
     local = _on_one_device(config, model, sizes)
-    sent = dict(_sent(local, state.model, sizes))
+    sent = dict(_sent(local, model, state.model, sizes))
     every = {name: _kept(_with(local, name)) for name in get_args(Residuals)}
+    every = _with_buffers(every, model, local, sizes["expert"])
     choices = {
         name: _choice(_with(local, name), kept, every["all"], sizes, 2 * whole, sent, chip)
         for name, kept in every.items()
@@ -113,7 +116,9 @@ def plan_memory(config: TrainConfig, chip: Chip, devices: int) -> MemoryPlan:
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.model))
     # a gradient has the dtype and the place of its weight
     tokens = prod(_batch(config).shape)
-    return MemoryPlan(sizes, tokens, parameters, weights, weights, whole - weights, sent, choices)
+    active = num_active_parameters(state.model)
+    state_bytes = weights, weights, whole - weights
+    return MemoryPlan(sizes, tokens, parameters, active, *state_bytes, sent, choices)
 
 
 def chip(name: str) -> Chip:
@@ -160,6 +165,8 @@ def describe(plan: MemoryPlan, chip: Chip, name: str) -> str:
       Lines of text.
     """
     devices = prod(plan.mesh.values())
+    experts = plan.active_parameters < plan.parameters
+    active = f" ({plan.active_parameters:,} active)" if experts else ""
     mesh = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
     sent = ", ".join(f"{axis} {_size(b)}" for axis, b in plan.sent.items() if b) or "nothing"
     rows = {
@@ -178,7 +185,7 @@ def describe(plan: MemoryPlan, chip: Chip, name: str) -> str:
     }
     return "\n".join(
         [
-            f"{plan.parameters:,} parameters on {devices} × {name} ({mesh}); {chip.source}",
+            f"{plan.parameters:,} parameters{active} on {devices} × {name} ({mesh}); {chip.source}",
             f"weights {_size(plan.weights)}, gradients {_size(plan.gradients)}, "
             f"optimizer {_size(plan.optimizer)}; sent in a step: {sent}",
             "",
@@ -206,31 +213,71 @@ def _on_one_device(
     config: TrainConfig, model: TransformerConfig, sizes: Mapping[str, int]
 ) -> TrainConfig:
     """The run with the share of the model and of the batch that one device computes."""
-    n, a, f = sizes["tensor"], model.block.attention, model.block.feed_forward
+    n, a = sizes["tensor"], model.block.attention
     attention = replace(
         a,
         num_heads=a.num_heads // n,
         num_kv_heads=max(1, a.kv_heads // n),
         head_dim=a.head_size,
     )
-    block = replace(model.block, attention=attention, feed_forward=replace(f, d_ff=f.d_ff // n))
+    feed_forward = _share_of_block(model.block.feed_forward, sizes)
+    block = replace(model.block, attention=attention, feed_forward=feed_forward)
     vocabulary = model.vocab_size if model.vocab_size % n else model.vocab_size // n
     return replace(
         config,
         model=replace(model, block=block, vocab_size=vocabulary),
-        batch_size=config.batch_size // (sizes["data"] * sizes["fsdp"]),
+        batch_size=config.batch_size // (sizes["data"] * sizes["fsdp"] * sizes["expert"]),
         mesh=None,
     )
 
 
+def _share_of_block(
+    config: FeedForwardConfig | MoEConfig, sizes: Mapping[str, int]
+) -> FeedForwardConfig | MoEConfig:
+    """Of a mixture the experts of one device, of which its own tokens pass as many as of all."""
+
+    def share(f: FeedForwardConfig) -> FeedForwardConfig:
+        return replace(f, d_ff=f.d_ff // sizes["tensor"])
+
+    if isinstance(config, FeedForwardConfig):
+        return share(config)
+    held = max(config.num_experts // sizes["expert"], config.experts_per_token)
+    router = config.router
+    if isinstance(router, SigmoidRouterConfig):  # groups are chosen among all experts
+        router = replace(router, num_groups=1, top_groups=1)
+    shared = None if config.shared is None else share(config.shared)
+    parts: dict[str, Any] = {"feed_forward": share(config.feed_forward), "shared": shared}
+    return replace(config, **parts, num_experts=held, router=router)
+
+
 def _with(config: TrainConfig, residuals: str) -> TrainConfig:
     model: Any = config.model
-    stored = model.block.feed_forward.residual_dtype if residuals == "preactivation" else None
-    changes = {"residuals": residuals, "residual_dtype": stored}
-    feed_forward = replace(model.block.feed_forward, **changes)
-    return replace(
-        config, model=replace(model, block=replace(model.block, feed_forward=feed_forward))
-    )
+
+    def changed(f: Any) -> Any:
+        if isinstance(f, MoEConfig):
+            shared = None if f.shared is None else changed(f.shared)
+            return replace(f, feed_forward=changed(f.feed_forward), shared=shared)
+        stored = f.residual_dtype if residuals == "preactivation" else None
+        return replace(f, residuals=residuals, residual_dtype=stored)
+
+    block = replace(model.block, feed_forward=changed(model.block.feed_forward))
+    return replace(config, model=replace(model, block=block))
+
+
+def _with_buffers(
+    kept: Mapping[str, int], model: TransformerConfig, local: TrainConfig, expert_devices: int
+) -> dict[str, int]:
+    """What is kept with the buffers in which tokens are exchanged, used or not, by residuals."""
+    moe = model.block.feed_forward
+    if not isinstance(moe, MoEConfig) or expert_devices == 1:
+        return dict(kept)
+    k, (tokens, choices) = moe.experts_per_token, room(moe, expert_devices)
+    width = k * moe.d_ff
+    share = width / (width + (0 if moe.shared is None else moe.shared.d_ff))
+    more = share * (choices / k - 1)
+    row = moe.d_model * jnp.dtype(moe.feed_forward.dtype).itemsize + 8 * k
+    received = round(model.num_layers * prod(_batch(local).shape) * tokens * row)
+    return {name: n + received + round(more * (n - kept["input"])) for name, n in kept.items()}
 
 
 def _choice(
@@ -293,22 +340,28 @@ def _products(config: TrainConfig) -> list[Product]:
     return products(f, *arguments)
 
 
-def _sent(local: TrainConfig, model: Any, sizes: Mapping[str, int]) -> Iterator[tuple[str, float]]:
+def _sent(
+    local: TrainConfig, whole: TransformerConfig, model: Any, sizes: Mapping[str, int]
+) -> Iterator[tuple[str, float]]:
     """What a device sends along each axis, by the ring algorithms of gathers and reductions."""
     config: Any = local.model
     itemsize = jnp.dtype(config.dtype).itemsize
     layers, tables = _split_bytes(model.layers, itemsize), _split_bytes(model, itemsize)
     tables -= layers
-    data, fsdp, tensor = (sizes[axis] for axis in ("data", "fsdp", "tensor"))
+    data, fsdp, expert, tensor = (sizes[axis] for axis in ("data", "fsdp", "expert", "tensor"))
     # a layer is gathered forward and backward, a table once; each gradient is reduced once,
     # but for a tied table's, of which the lookup and the head have one each
     reduced = layers + tables * (2 if model.head is None else 1)
     yield "fsdp", (fsdp - 1) * (2 * layers + tables + reduced)
     yield "data", 2 * (data - 1) / data * reduced
+    tokens = prod(_batch(local).shape)
+    block, everywhere = whole.block.feed_forward, reduced - _split_bytes(model, itemsize, "x")
+    exchanged = cost(block, expert_devices=expert).bytes_sent * tokens * config.num_layers
+    yield "expert", 2 * (expert - 1) / expert * everywhere + exchanged
     # the attention's and the feed-forward's sums, and the cotangents of what each branch reads
     f = config.block.feed_forward
     sums = config.num_layers * (2 + 3 + f.num_branches) + 2  # + the lookup, and the head's
-    stream = prod(_batch(local).shape) * config.block.d_model * itemsize
+    stream = tokens * config.block.d_model * itemsize
     yield "tensor", 2 * (tensor - 1) / tensor * stream * sums
 
 
@@ -319,10 +372,11 @@ def _link(chip: Chip, axis: str, sizes: Mapping[str, int]) -> float:
     return chip.link if within <= chip.domain else chip.network
 
 
-def _split_bytes(tree: Any, itemsize: int) -> int:
-    """Bytes of a device's share of all matrices, in the dtype that they are sent in."""
+def _split_bytes(tree: Any, itemsize: int, axis: str = "") -> int:
+    """Bytes of a device's share of all matrices, or of those with an axis, as they are sent."""
     leaves = zip(jax.tree.leaves(tree), axis_names(tree), strict=True)
-    return itemsize * sum(_share(leaf) for leaf, axes in leaves if len(axes.split()) > 1)
+    matrices = ((leaf, axes.split()) for leaf, axes in leaves if len(axes.split()) > 1)
+    return itemsize * sum(_share(leaf) for leaf, axes in matrices if not axis or axis in axes)
 
 
 def _bytes(tree: Any) -> int:

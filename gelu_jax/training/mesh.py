@@ -1,10 +1,12 @@
 """Several devices: one table says along which axis of the mesh each axis of an array is split.
 
-The devices form a mesh of three axes. Along ``data`` each device holds the whole state and a share
+The devices form a mesh of four axes. Along ``data`` each device holds the whole state and a share
 of the batch. Along ``fsdp`` batch and state are split, and a layer's weights are gathered when it
-runs (Rajbhandari et al. 2020, "ZeRO", stage 3). Along ``tensor`` the heads, the hidden layer and
-the vocabulary are split (Shoeybi et al. 2019, "Megatron-LM"). The program is the one of a single
-device; XLA inserts the collectives.
+runs (Rajbhandari et al. 2020, "ZeRO", stage 3). Along ``expert`` the batch and the experts of a
+mixture are split, and tokens go to their experts (`gelu_jax.nn.exchange`; Lepikhin et al. 2020,
+"GShard"). Along ``tensor`` the heads, the hidden layer and the vocabulary are split (Shoeybi et al.
+2019, "Megatron-LM"). The program is the one of a single device; but for that exchange, XLA inserts
+the collectives.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -21,6 +23,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from gelu_jax.errors import ConfigError, Problem, check
 from gelu_jax.nn.axes import axis_names
+from gelu_jax.nn.experts import MoEConfig
 from gelu_jax.nn.mlp import MLPConfig
 from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.training.python_model import PythonModel
@@ -28,7 +31,8 @@ from gelu_jax.training.python_model import PythonModel
 T = TypeVar("T")
 
 RULES = (
-    ("b", ("data", "fsdp")),
+    ("b", ("data", "fsdp", "expert")),
+    ("x", "expert"),
     ("f", "tensor"),
     ("h", "tensor"),
     ("g", "tensor"),
@@ -46,11 +50,13 @@ class MeshConfig:
     Attributes:
       data: devices that share the batch; each holds the whole state.
       fsdp: devices that share the batch and the state.
+      expert: devices that share the batch and the experts of each mixture.
       tensor: devices that share heads, hidden units and vocabulary.
     """
 
     data: int = -1
     fsdp: int = 1
+    expert: int = 1
     tensor: int = 1
 
     def __post_init__(self):
@@ -77,7 +83,7 @@ class MeshConfig:
           ConfigError: there are too few devices, or they cannot be shared out evenly.
 
         >>> MeshConfig(tensor=2).sizes(8)
-        {'data': 4, 'fsdp': 1, 'tensor': 2}
+        {'data': 4, 'fsdp': 1, 'expert': 1, 'tensor': 2}
         """
         known = prod(size for size in vars(self).values() if size > 0)
         if known > devices or (-1 in vars(self).values() and devices % known):
@@ -213,14 +219,19 @@ def mesh_problems(
             "d_ff": ("tensor", gcd(*widths)),
             "d_model": ("fsdp", block.d_model),
         }
+        if isinstance(experts := block.feed_forward, MoEConfig):
+            lengths["num_experts"] = ("expert", experts.num_experts)
+            if experts.shared is not None:
+                lengths["shared.d_ff"] = ("tensor", experts.shared.d_ff)
+        elif sizes["expert"] > 1:
+            yield Problem("mesh.expert", sizes["expert"], "needs a mixture of experts")
     else:
         lengths = {"d_ff": ("tensor", model.d_ff)} if isinstance(model, MLPConfig) else {}
     for name, (axis, length) in lengths.items():
         if length % sizes[axis]:
             yield Problem(f"mesh.{axis}", sizes[axis], f"must divide {name} = {length}")
-    rows = sizes["data"] * sizes["fsdp"]
+    rows = sizes["data"] * sizes["fsdp"] * sizes["expert"]
     if batch_size % rows:
         best = max(1, round(batch_size / rows)) * rows
-        yield Problem(
-            "batch_size", batch_size, f"must be a multiple of data × fsdp = {rows}; nearest: {best}"
-        )
+        reason = f"must be a multiple of data × fsdp × expert = {rows}; nearest: {best}"
+        yield Problem("batch_size", batch_size, reason)

@@ -18,7 +18,7 @@ from gelu_jax.families.files import locate
 from gelu_jax.families.load_plan import plan_load
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import without_rules
-from gelu_jax.nn.experts import MoEConfig
+from gelu_jax.nn.experts import MoE, MoEConfig
 from gelu_jax.nn.mlp import MLP, MLPConfig
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.variants import Variant, variant_problems
@@ -131,6 +131,29 @@ def learned(model: Model) -> Any:
       A pytree of floating arrays; of our modules the module itself.
     """
     return model.params if isinstance(model, Network) else model
+
+
+def num_active_parameters(model: Any) -> int:
+    """Entries of the parameters that one token meets: of each mixture's experts, k of e.
+
+    Args:
+      model: any tree of modules and arrays, or of their shapes.
+
+    Returns:
+      How many; all that are in no `gelu_jax.MoE` count.
+    """
+    parts = jax.tree.leaves(model, is_leaf=lambda part: isinstance(part, MoE))
+    unused = sum(_unused(part) for part in parts if isinstance(part, MoE))
+    return _entries(model) - unused
+
+
+def _unused(moe: MoE) -> int:
+    e, k = moe.config.num_experts, moe.config.experts_per_token
+    return _entries(moe.experts) // e * (e - k)
+
+
+def _entries(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def with_learned(model: Model, params: Any) -> Any:

@@ -10,10 +10,8 @@ from gelu_jax.compare.matching import (
     sets_width,
     width,
 )
-from gelu_jax.errors import ConfigError
 from gelu_jax.training.config import from_dict
 from gelu_jax.training.data import load_data
-from gelu_jax.training.memory_plan import chip, plan_memory
 from gelu_jax.training.trainer import TrainConfig
 
 
@@ -99,11 +97,3 @@ def test_the_width_of_a_shared_block_is_not_the_width_that_is_matched():
     path = "model.block.feed_forward"
     assert sets_width(experts, [f"{path}.feed_forward.d_ff"])
     assert not sets_width(experts, [f"{path}.shared.d_ff", f"{path}.num_experts"])
-
-
-def test_a_mixture_of_experts_is_not_planned():
-    experts, _ = mixture(kind="softmax")
-    with pytest.raises(ConfigError) as error:
-        plan_memory(experts, chip("h100"), 1)
-    line = "model.block.feed_forward.num_experts = 4: a mixture of experts is not planned"
-    assert str(error.value) == line

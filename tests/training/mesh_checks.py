@@ -81,9 +81,9 @@ LARGER = {
 SPLITS = {
     "data": MeshConfig(),
     "fsdp": MeshConfig(1, 8),
-    "tensor": MeshConfig(1, 1, 8),
-    "mixed": MeshConfig(2, 2, 2),
-    "two": MeshConfig(1, 2, 4),
+    "tensor": MeshConfig(1, tensor=8),
+    "mixed": MeshConfig(2, 2, tensor=2),
+    "two": MeshConfig(1, 2, tensor=4),
 }
 B, T, D, F, LAYERS = 8, 24, 64, 128, 3  # no two of them equal, nor any product of two
 
@@ -289,7 +289,7 @@ def checkpoints():
     """Whether a state written on 8 devices is, bit for bit, what 2 and then 1 read of it."""
     equal, places = [], []
     with tempfile.TemporaryDirectory() as folder:
-        first, *others = (MeshConfig(2, 2, 2), MeshConfig(1, 2, 1), MeshConfig(1, 1, 1), None)
+        first, *others = (MeshConfig(2, 2, tensor=2), MeshConfig(1, 2), MeshConfig(1), None)
         t = trainer(first, DIGITS)
         for state, _ in t.fit(0, 3e-3):
             pass
@@ -301,6 +301,106 @@ def checkpoints():
             places.append(len(jax.tree.leaves(read)[0].sharding.device_set))
             state = read
     return {"equal": all(equal), "devices": places}
+
+
+EXPERTS = {
+    "num_experts": 8,
+    "experts_per_token": 2,
+    "router": {"kind": "sigmoid", "num_groups": 2, "top_groups": 1},
+    "bias_update_rate": 0.01,
+    "auxiliary_loss": 0.01,
+    "z_loss": 0.001,
+    "shared": {"variant": "swiglu", "d_ff": 16},
+    "feed_forward": {"variant": "swiglu", "d_ff": 16},
+}
+LM_OF_EXPERTS = LM | {
+    "steps": 6,
+    "eval_every": 3,
+    "batch_size": 8,
+    "model": LM["model"]
+    | {
+        "d_model": 16,
+        "block": {
+            "norm": {"kind": "rms"},
+            "attention": {"num_heads": 2, "rotary": {}},
+            "feed_forward": EXPERTS,
+        },
+    },
+}
+EXPERT_SPLITS = {
+    "8": MeshConfig(1, expert=8),
+    "data": MeshConfig(8),
+    "mixed": MeshConfig(1, 2, 2, 2),
+}
+
+
+def expert_curves():
+    found = {name: curve(mesh, LM_OF_EXPERTS) for name, mesh in EXPERT_SPLITS.items()}
+    return {"alone": curve(None, LM_OF_EXPERTS)} | found
+
+
+def expert_checkpoints():
+    """Whether a state written with experts on 2 devices is what 4, 8 and 1 read of it."""
+    equal, held = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        t = trainer(MeshConfig(1, expert=2), LM_OF_EXPERTS)
+        for state, _ in t.fit(0, 3e-3):
+            pass
+        for n, mesh in enumerate((MeshConfig(1, expert=4), EXPERT_SPLITS["8"], None)):
+            checkpoint.save(Path(folder, str(n)), 1, state)
+            like = trainer(mesh, LM_OF_EXPERTS).abstract_state
+            read = checkpoint.restore(Path(folder, str(n)), like)
+            pairs = zip(jax.tree.leaves(read), jax.tree.leaves(state), strict=True)
+            equal += [np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs]
+            w = read.model.layers.feed_forward.experts.w_out[...]
+            held.append(w.shape[1] // w.sharding.shard_shape(w.shape)[1])
+            state = read
+    return {"equal": all(equal), "ways": held}
+
+
+def exchange():
+    return exchanged("exact")
+
+
+def exchanges():
+    return exchanged("bounded", "capacity", "input")
+
+
+def exchanged(*names):
+    """A mixture of 8 experts on 8 devices and alone: how far apart, and what is sent."""
+    mesh, found = make_mesh(EXPERT_SPLITS["8"]), {}
+    expert = gj.FeedForwardConfig(16, 24, "swiglu", use_bias=True)
+    x = jax.random.normal(jax.random.key(1), (8, 32, 16))
+    mask = jax.random.bernoulli(jax.random.key(2), 0.8, x.shape[:2])
+    configs = {
+        "exact": gj.MoEConfig(expert, 8, 2, auxiliary_loss=0.1),
+        "bounded": gj.MoEConfig(expert, 8, 2, buffer_factor=2.5),
+        "capacity": gj.MoEConfig(expert, 8, 1, gj.SwitchRouterConfig(1.0)),
+        "input": gj.MoEConfig(replace(expert, residuals="input"), 8, 2),
+    }
+    for name in names:
+        moe = gj.MoE(configs[name], rngs=nnx.Rngs(0))
+
+        def value(moe, x):
+            y, routing = moe.with_routing(x, mask=mask)
+            return jnp.sum(jnp.sin(y)) + routing.loss
+
+        f = jax.jit(jax.value_and_grad(value, (0, 1)))
+        alone = f(moe, x)
+        with use_mesh(mesh):
+            places = shardings(with_shardings(jax.eval_shape(lambda moe=moe: moe), mesh))
+            place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("expert"))
+            given = jax.device_put(moe, places), jax.device_put(x, place)
+            compiled = f.lower(*given).compile()
+            split = compiled(*given)
+            text = compiled.as_text()
+            both = {"both": collectives(text)}
+            if name == "exact":
+                both["forward"] = collectives(jax.jit(value).lower(*given).compile().as_text())
+        pairs = zip(jax.tree.leaves(split), jax.tree.leaves(alone), strict=True)
+        apart = max(float(jnp.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
+        found[name] = {"apart": apart, **both}
+    return found
 
 
 def sent(text):

@@ -22,11 +22,17 @@ pytestmark = pytest.mark.optimized
 H100 = CHIPS["h100"]
 
 
-def config(mesh: Mapping[str, int] | None = None) -> TrainConfig:
+DENSE = {"variant": "swiglu", "d_ff": 64}
+EXPERTS = {"num_experts": 8, "experts_per_token": 2, "feed_forward": DENSE}
+
+
+def config(
+    mesh: Mapping[str, int] | None = None, feed_forward: Mapping[str, Any] = DENSE
+) -> TrainConfig:
     block = {
         "norm": {"kind": "rms"},
         "attention": {"num_heads": 8},
-        "feed_forward": {"variant": "swiglu", "d_ff": 64},
+        "feed_forward": feed_forward,
     }
     plain = {
         "data": {"kind": "stdlib", "context": 16},
@@ -49,7 +55,7 @@ def test_a_small_model_by_hand():
     assert p.parameters == 256 * 32 + 2 * (layer + 2 * 32) + 32
     assert (p.weights, p.gradients) == (4 * p.parameters, 4 * p.parameters)
     assert p.optimizer == 2 * p.weights + 3 * 4  # two counts of steps, and the run's own
-    assert p.sent == {"fsdp": 0, "data": 0, "tensor": 0}
+    assert p.sent == {"fsdp": 0, "data": 0, "expert": 0, "tensor": 0}
     tokens = 16 * 16
     scores = 2 * (2 * 16 * 16 * 16 * 32)  # layers × (b·t·t·d), for QKᵀ and for its product with V
     forward = 2 * tokens * (2 * layer + 256 * 32) + 2 * scores
@@ -78,7 +84,7 @@ def test_what_is_sent_by_hand():
 
 def test_a_share_of_everything():
     whole, part = plan(1), plan(8, fsdp=2, tensor=4)
-    assert part.mesh == {"data": 1, "fsdp": 2, "tensor": 4}
+    assert part.mesh == {"data": 1, "fsdp": 2, "expert": 1, "tensor": 4}
     assert part.parameters == whole.parameters
     assert part.tokens == whole.tokens
     vectors = 4 * 5 * 32
@@ -86,6 +92,46 @@ def test_a_share_of_everything():
     for name in whole.choices:
         assert part.choices[name].flops == whole.choices[name].flops / 8
         assert total_memory(part, name) < total_memory(whole, name) / 2
+
+
+@functools.cache
+def plan_of_experts(**mesh: int) -> MemoryPlan:
+    return plan_memory(config(mesh or None, EXPERTS), H100, math.prod(mesh.values()))
+
+
+def test_experts_by_hand():
+    """Weights of all experts, FLOPs of two of them and at most an eighth more."""
+    p, dense = plan_of_experts(), plan(1)
+    expert, router = 3 * 32 * 64, 32 * 8
+    assert p.parameters == dense.parameters + 2 * (7 * expert + router)
+    assert p.active_parameters == dense.parameters + 2 * (expert + router)
+    assert dense.active_parameters == dense.parameters
+    more = p.choices["preactivation"].flops - dense.choices["preactivation"].flops
+    tokens = 16 * 16
+    router, expert = (3 * 2 * tokens * 2 * n for n in (router, expert))
+    assert expert <= more - router <= expert + 2 * expert / 8 + 8 * 31 * 3 * 2 * 3 * 2 * 32 * 64
+    f = 2 * tokens * 2 * 64 * 4  # one F of each choice, in both layers
+    kept = p.choices["preactivation"].kept - p.choices["input"].kept
+    assert 2 * f <= kept <= 3.8 * f  # blocks of 32 rows, where an expert has 64
+    assert "(41,632 active)" in describe(p, H100, "h100")
+
+
+def test_what_experts_send_by_hand():
+    """Buffers for all tokens of a device, out and back in both directions, and other gradients."""
+    p, alone = plan_of_experts(data=1, expert=8), plan_of_experts()
+    rows = 7 * (16 // 8) * 16
+    exchanged = 2 * rows * (4 * 32 * 4 + 3 * 2 * 4)
+    dense = 2 * (4 * 32 * 32 + 32 * 8) + 2 * 256 * 32  # the table's gradient counts twice
+    assert p.sent == {
+        "fsdp": 0, "data": 0, "tensor": 0,
+        "expert": pytest.approx(2 * 7 / 8 * 4 * dense + exchanged),
+    }  # fmt: skip
+    experts = 4 * 2 * 8 * 3 * 32 * 64
+    assert alone.weights - p.weights == experts * 7 / 8
+    half = plan_memory(config({"data": 1, "expert": 8}, EXPERTS | {"buffer_factor": 2.0}), H100, 8)
+    fewer = 2 * 4 * 2 * 16 * (32 * 4 + 8 * 2)  # tokens received in both layers
+    assert p.choices["input"].kept - half.choices["input"].kept == fewer
+    assert half.sent["expert"] == pytest.approx(p.sent["expert"] - exchanged / 2)
 
 
 def test_an_axis_takes_the_network_where_it_leaves_the_node():
@@ -97,7 +143,7 @@ def test_an_axis_takes_the_network_where_it_leaves_the_node():
 
 def test_the_text_says_what_fits_and_what_bounds_it():
     text = describe(plan(8, tensor=8), H100, "h100")
-    assert text.startswith("28,832 parameters on 8 × h100 (data 1, fsdp 1, tensor 8)")
+    assert text.startswith("28,832 parameters on 8 × h100 (data 1, fsdp 1, expert 1, tensor 8)")
     assert "does not fit" not in text
     assert "bound by" in text
     assert max(map(len, text.splitlines())) <= 100
@@ -110,7 +156,7 @@ def test_the_text_says_what_fits_and_what_bounds_it():
     [
         ({"tensor": 3}, 8, "does not fit on 8 devices"),
         ({"tensor": 3}, 3, "mesh.tensor = 3: must divide num_heads = 8"),
-        ({"data": -1}, 6, "batch_size = 16: must be a multiple of data × fsdp = 6; nearest: 18"),
+        ({"data": -1}, 6, "multiple of data × fsdp × expert = 6; nearest: 18"),
     ],
 )
 def test_what_does_not_fit_is_a_line(mesh: dict[str, int], devices: int, line: str):

@@ -9,8 +9,10 @@ gated block sums the cotangents of its branches, it reduces both in one operatio
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,8 @@ pytestmark = pytest.mark.optimized
 
 CHECKS = Path(__file__).with_name("mesh_checks.py")
 # These read no compiled program, so that LLVM need not optimize it.
-VALUES = ("smoke", "curves", "tokens", "batches", "checkpoints", "in_linen")
+VALUES = ("smoke", "curves", "tokens", "batches", "checkpoints", "in_linen", "expert_curves")
+VALUES += ("expert_checkpoints", "exchange", "exchanges")  # whose HLO is the same
 
 
 @functools.cache
@@ -144,6 +147,51 @@ def test_a_checkpoint_moves_from_8_devices_to_2_to_1():
     assert found("checkpoints") == {"equal": True, "devices": [2, 1, 1]}
 
 
+def assert_only_tokens_are_sent(sent: dict[str, int], times: int, rows: int, k: int) -> None:
+    """So many exchanges of tokens, with their choices and gates; besides sums of what is small."""
+    tokens, gates, choices = (
+        f"all-to-all ({', '.join([f'{kind}[1,{rows},{n}]'] * 8)})"
+        for kind, n in (("f32", 16), ("f32", k), ("s32", k))
+    )
+    assert sent.pop(tokens) == times
+    assert (sent.pop(gates), sent.pop(choices)) == (times // 2, 1)
+    for operation in sent:  # statistics; the router's gradient; who is within a capacity
+        assert re.fullmatch(r"all-reduce .*|all-gather s32\[256\]", operation), operation
+        sizes = re.findall(r"f32\[([\d,]*)\]", operation)
+        assert {*sizes} <= {"", "8", "8,16", "16,8"}, operation
+
+
+def test_tokens_go_to_their_experts_once_and_back_once_in_each_direction():
+    """And no weight of an expert is sent; values and gradients are those of one device."""
+    found_there = found("exchange")["exact"]
+    assert found_there["apart"] < 2e-5
+    assert_only_tokens_are_sent(found_there["forward"], 2, 32, 2)
+    assert_only_tokens_are_sent(found_there["both"], 4, 32, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rows", "k"), [("bounded", 20, 2), ("capacity", 32, 1), ("input", 32, 2)]
+)
+def test_other_exchanges(name: str, rows: int, k: int):
+    """Buffers with a factor, a router with a capacity, nothing kept: the same numbers."""
+    found_there = found("exchanges")[name]
+    assert found_there["apart"] < 2e-5
+    assert_only_tokens_are_sent(found_there["both"], 4, rows, k)
+
+
+@pytest.mark.slow
+def test_a_decoder_of_experts_trains_on_a_mesh_as_on_one_device():
+    curves = found("expert_curves")
+    assert set(curves) == {"alone", "8", "data", "mixed"}
+    assert_equal_curves(curves)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_experts_moves_from_2_devices_to_4_to_8_to_1():
+    assert found("expert_checkpoints") == {"equal": True, "ways": [4, 8, 1]}
+
+
 def test_linen_parameters_lie_where_those_of_nnx_do():
     found_in_linen = found("in_linen")
     assert found_in_linen["equal"]
@@ -183,23 +231,37 @@ def test_bad_sizes_are_a_line_each(given: dict[str, int], lines: list[str]):
 
 
 def test_sizes():
-    assert MeshConfig(data=1, fsdp=-1, tensor=4).sizes(8) == {"data": 1, "fsdp": 2, "tensor": 4}
-    assert MeshConfig(data=2).sizes(8) == {"data": 2, "fsdp": 1, "tensor": 1}
+    sizes = {"data": 1, "fsdp": 1, "expert": 1, "tensor": 1}
+    split = MeshConfig(data=1, fsdp=-1, expert=2, tensor=2)
+    assert split.sizes(8) == {"data": 1, "fsdp": 2, "expert": 2, "tensor": 2}
+    assert MeshConfig(data=2).sizes(8) == sizes | {"data": 2}
     for config, devices in ((MeshConfig(tensor=3), 8), (MeshConfig(4, 4, 1), 8)):
         with pytest.raises(ConfigError, match=f"mesh = .*: does not fit on {devices} devices"):
             config.sizes(devices)
 
 
 def test_what_a_mesh_cannot_divide_is_a_line_each():
-    sizes = {"data": 1, "fsdp": 5, "tensor": 3}
+    sizes = {"data": 1, "fsdp": 5, "expert": 1, "tensor": 3}
     assert list(map(str, mesh_problems(sizes, MODELS["transformer"].config, 8))) == [
         "mesh.tensor = 3: must divide num_heads = 4",
         "mesh.tensor = 3: must divide d_ff = 20",
         "mesh.fsdp = 5: must divide d_model = 12",
-        "batch_size = 8: must be a multiple of data × fsdp = 5; nearest: 10",
+        "batch_size = 8: must be a multiple of data × fsdp × expert = 5; nearest: 10",
     ]
     assert list(map(str, mesh_problems(sizes, MODELS["mlp"].config, 15))) == [
         "mesh.tensor = 3: must divide d_ff = 20",
+    ]
+
+
+def test_an_expert_axis_divides_the_experts():
+    sizes = {"data": 1, "fsdp": 1, "expert": 3, "tensor": 1}
+    dense = MODELS["transformer"].config
+    experts = gj.MoEConfig(dense.block.feed_forward, num_experts=8, experts_per_token=2)
+    mixture = replace(dense, block=replace(dense.block, feed_forward=experts))
+    lines = [list(map(str, mesh_problems(sizes, model, 9))) for model in (dense, mixture)]
+    assert lines == [
+        ["mesh.expert = 3: needs a mixture of experts"],
+        ["mesh.expert = 3: must divide num_experts = 8"],
     ]
 
 
