@@ -51,6 +51,8 @@ def train_step(model, optimizer, x, target, weight):
     return seen
 
 
+config = Regressor(rngs=nnx.Rngs(0)).first.config
+print(f"{config.num_parameters:,} parameters in a mixture, {config.num_active_parameters:,} active")
 x = jax.random.uniform(jax.random.key(0), (512, 2), minval=-3, maxval=3)
 target = jnp.sin(2 * x[:, :1]) * jnp.sign(x[:, 1:])
 for name, weight in {"left alone": 0.0, "balanced": 0.05}.items():
@@ -62,6 +64,3 @@ for name, weight in {"left alone": 0.0, "balanced": 0.05}.items():
     print(f"{name}: squared error {error:.4f}; load of each expert, layer by layer:")
     for load in loads:
         print("   ", *load)
-
-config = model.first.config
-print(f"{config.num_parameters:,} parameters a mixture, {config.num_active_parameters:,} active")
