@@ -185,7 +185,7 @@ def describe(plan: MemoryPlan, chip: Chip, name: str) -> str:
     }
     return "\n".join(
         [
-            f"{plan.parameters:,} parameters{active} on {devices} × {name} ({mesh}); {chip.source}",
+            f"{plan.parameters:,} parameters{active} on {devices} × {name} ({mesh})",
             f"weights {_size(plan.weights)}, gradients {_size(plan.gradients)}, "
             f"optimizer {_size(plan.optimizer)}; sent in a step: {sent}",
             "",
@@ -193,6 +193,7 @@ def describe(plan: MemoryPlan, chip: Chip, name: str) -> str:
             "",
             "Memory, matmuls and what is sent are those of one device. Weights and optimizer count",
             "twice: as they were before a chunk of steps, and as they are after it.",
+            f"{name}: {chip.source}.",
         ]
     )
 

@@ -213,17 +213,17 @@ def mesh_problems(
     """
     if isinstance(model, TransformerConfig):
         block = model.block
-        widths = [part.d_ff for part in model.feed_forwards or (block.feed_forward,)]
+        parts = model.feed_forwards or (block.feed_forward,)
+        mixtures = [part for part in parts if isinstance(part, MoEConfig)]
+        shared = [part.shared.d_ff for part in mixtures if part.shared is not None]
         lengths = {
             "num_heads": ("tensor", block.attention.num_heads),
-            "d_ff": ("tensor", gcd(*widths)),
+            "d_ff": ("tensor", gcd(*(part.d_ff for part in parts))),
+            "shared.d_ff": ("tensor", gcd(*shared)),
             "d_model": ("fsdp", block.d_model),
+            "num_experts": ("expert", gcd(*(part.num_experts for part in mixtures))),
         }
-        if isinstance(experts := block.feed_forward, MoEConfig):
-            lengths["num_experts"] = ("expert", experts.num_experts)
-            if experts.shared is not None:
-                lengths["shared.d_ff"] = ("tensor", experts.shared.d_ff)
-        elif sizes["expert"] > 1:
+        if sizes["expert"] > 1 and not mixtures:
             yield Problem("mesh.expert", sizes["expert"], "needs a mixture of experts")
     else:
         lengths = {"d_ff": ("tensor", model.d_ff)} if isinstance(model, MLPConfig) else {}
