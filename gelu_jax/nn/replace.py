@@ -1,14 +1,17 @@
-"""Puts our feed-forward block into a model that somebody else wrote."""
+"""Puts our feed-forward block, or a mixture of such, into a model that somebody else wrote."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
+from flax.nnx.spmd import add_axis
 
 from gelu_jax.errors import Problem, check
+from gelu_jax.nn.experts import MoE, MoEConfig, feed_forward_part
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from gelu_jax.nn.layouts import split
 from gelu_jax.nn.variants import branches
@@ -35,6 +38,7 @@ class Replaced(NamedTuple):
       dropped: what the old block had and the new one has not: tensors, parts (with their class) and
         settings of its layers.
       shared_with: further paths of the same block, which now hold the same new one.
+      copied: parameters of the experts that are each a copy of the old block's.
     """
 
     path: str
@@ -42,11 +46,13 @@ class Replaced(NamedTuple):
     initialised: tuple[str, ...]
     dropped: tuple[str, ...] = ()
     shared_with: tuple[str, ...] = ()
+    copied: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         kept, new = (", ".join(names) or "nothing" for names in (self.kept, self.initialised))
         lost = f"; dropped {', '.join(self.dropped)}" if self.dropped else ""
-        return f"{', '.join((self.path, *self.shared_with))}: kept {kept}; initialised {new}{lost}"
+        old = f"copied to every expert {', '.join(self.copied)}" if self.copied else f"kept {kept}"
+        return f"{', '.join((self.path, *self.shared_with))}: {old}; initialised {new}{lost}"
 
 
 def replace_feed_forward(
@@ -57,9 +63,10 @@ def replace_feed_forward(
     w_out: str,
     rngs: nnx.Rngs,
     layout: str | None = None,
+    experts: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> tuple[Replaced, ...]:
-    """Puts a `FeedForward` in place of every feed-forward block of an NNX model.
+    """Puts a `FeedForward`, or a `MoE`, in place of every feed-forward block of an NNX model.
 
     The model is changed in place, and not at all where this raises. A new block is called as
     `FeedForward` is. It takes over every parameter whose shape it keeps: the Variable itself, with
@@ -77,6 +84,9 @@ def replace_feed_forward(
       rngs: source of new initial values.
       layout: how one layer in w_in holds all branches, a name in `gelu_jax.nn.layouts.LAYOUTS`;
         None where each has a layer of its own.
+      experts: fields of `MoEConfig` but feed_forward, such as num_experts and experts_per_token:
+        every expert starts as a copy of the block, and the router anew (Komatsuzaki et al. 2022,
+        section 2). While gates have the sum 1, the model computes what it did. None for no experts.
       **config: fields of `FeedForwardConfig`; d_model, d_ff, d_out, use_bias, dtype, param_dtype,
         precision and dot_general stay as they were unless given.
     Returns:
@@ -100,7 +110,7 @@ def replace_feed_forward(
     olds = {
         key: _Old(paths[0], block, w_in, w_out, layout) for key, (paths, block) in found.items()
     }
-    made = {key: _replacement(old, config) for key, old in olds.items()}
+    made = {key: _replacement(old, config, experts) for key, old in olds.items()}
     blocks = {key: new.block(rngs) for key, new in made.items()}
     _assign(_changes(model, blocks))
     return tuple(
@@ -190,31 +200,64 @@ def _apply(function: Callable[[Any], Any], value: Any) -> Any:
 class _New(NamedTuple):
     """A block to be made, and what it takes over."""
 
-    config: FeedForwardConfig
+    config: FeedForwardConfig | MoEConfig
     lead: tuple[int, ...]
     kept: Mapping[str, nnx.Variable[Any]]
     is_abstract: bool
     report: Replaced
 
-    def block(self, rngs: nnx.Rngs) -> FeedForward:
+    def block(self, rngs: nnx.Rngs) -> FeedForward | MoE:
         """Draws values only where some are needed."""
         empty = self.is_abstract or not self.report.initialised
         make = partial(_stacked, self.config, self.lead)
         block = nnx.eval_shape(lambda: make(nnx.Rngs(0))) if empty else make(rngs)
         for name, variable in self.kept.items():
-            setattr(block, name, variable)
+            *owners, last = name.split(".")
+            setattr(reduce(getattr, owners, block), last, variable)
         return block
 
 
-def _stacked(config: FeedForwardConfig, lead: tuple[int, ...], rngs: nnx.Rngs) -> FeedForward:
+def _stacked(
+    config: FeedForwardConfig | MoEConfig, lead: tuple[int, ...], rngs: nnx.Rngs
+) -> FeedForward | MoE:
     if not lead:
-        return FeedForward(config, rngs=rngs)
+        return feed_forward_part(config, rngs=rngs)
     keys = jax.random.split(rngs.params(), lead)
-    make = reduce(lambda f, _: jax.vmap(f), lead, lambda k: FeedForward(config, rngs=nnx.Rngs(k)))
-    return make(keys)
+
+    def one(key: Any) -> FeedForward | MoE:
+        return feed_forward_part(config, rngs=nnx.Rngs(key))
+
+    return reduce(lambda make, _: jax.vmap(make), lead, one)(keys)
 
 
-def _replacement(old: _Old, given: Mapping[str, Any]) -> _New:
+def _upcycled(new: _New, expert: FeedForwardConfig, experts: Mapping[str, Any]) -> _New:
+    """The mixture whose experts are each what a block would be."""
+    config = MoEConfig(expert, **experts)
+    axis, number = len(new.lead), config.num_experts
+    kept = {f"experts.{name}": _copies(v, axis, number) for name, v in new.kept.items()}
+    empty = nnx.eval_shape(lambda: _stacked(config, new.lead, nnx.Rngs(0)))
+    names = (".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(empty)))
+    report = new.report._replace(
+        kept=(),
+        copied=new.report.kept,
+        initialised=tuple(name for name in names if name not in kept),
+    )
+    return new._replace(config=config, kept=kept, report=report)
+
+
+def _copies(variable: nnx.Variable[Any], axis: int, number: int) -> nnx.Variable[Any]:
+    """Equal values along a new axis, of experts."""
+
+    def repeated(x: Any) -> Any:
+        return jnp.repeat(jnp.expand_dims(x, axis), number, axis)
+
+    copies = variable.replace(_apply(repeated, variable.get_value()))
+    return add_axis(copies, axis, {nnx.PARTITION_NAME: None})
+
+
+def _replacement(
+    old: _Old, given: Mapping[str, Any], experts: Mapping[str, Any] | None = None
+) -> _New:
     count = len(branches(given.get("variant", FeedForwardConfig.variant)))
     theirs = old.tensors(count)
     lead = _lead(theirs)
@@ -235,7 +278,8 @@ def _replacement(old: _Old, given: Mapping[str, Any]) -> _New:
         ),
     )
     value = theirs["w_out"][1].get_value()
-    return _New(config, lead, kept, isinstance(value, jax.ShapeDtypeStruct), report)
+    new = _New(config, lead, kept, isinstance(value, jax.ShapeDtypeStruct), report)
+    return new if experts is None else _upcycled(new, config, experts)
 
 
 def _in_dtype(variable: nnx.Variable[Any], dtype: Any) -> nnx.Variable[Any]:

@@ -358,3 +358,35 @@ def test_precision_and_dot_general_stay():
     (replaced,) = swap(model, SWIGLU)
     assert replaced.dropped == ()
     assert (model.mlp.config.precision, model.mlp.config.dot_general) == ("high", mine)
+
+
+@pytest.mark.parametrize("stacked", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_dense_block_becomes_experts_that_are_copies_of_it(stacked):
+    """While the gates have the sum 1 the function is the same; the report says what is new."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    block = (
+        jax.vmap(lambda key: GatedMLP(nnx.Rngs(key)))(keys) if stacked else GatedMLP(nnx.Rngs(0))
+    )
+    model, old = Holder(mlp=block), nnx.clone(block)
+    layers = GATED | {"experts": {"num_experts": 4, "experts_per_token": 2}, "variant": "swiglu"}
+    (found,) = swap(model, layers)
+    assert str(found) == "mlp: copied to every expert w_in_0, w_in_1, w_out; initialised router.w"
+    lead = (3,) if stacked else ()
+    assert model.mlp.experts.w_out.shape == (*lead, 4, 24, 8)
+    assert model.mlp.router.w.shape == (*lead, 8, 4)
+    apply = jax.vmap(lambda block: block(X)) if stacked else (lambda block: block(X))
+    np.testing.assert_allclose(apply(model.mlp), apply(old), rtol=1e-5, atol=1e-5)
+    plain = Holder(mlp=GatedMLP(nnx.Rngs(0)))
+    with pytest.raises(gj.ConfigError, match="experts_per_token = 5"):
+        swap(plain, layers | {"experts": {"num_experts": 4, "experts_per_token": 5}})
+    assert isinstance(plain.mlp, GatedMLP)
+
+
+def test_copies_in_experts_keep_the_sharding_of_parameters():
+    mesh = jax.make_mesh((1,), ("tensor",), axis_types=(jax.sharding.AxisType.Explicit,))
+    names = nnx.with_partitioning(nnx.initializers.normal(), (None, "tensor"))
+    with jax.set_mesh(mesh):
+        model = Holder(mlp=GatedMLP(nnx.Rngs(0), kernel_init=names))
+        swap(model, GATED, experts={"num_experts": 2, "experts_per_token": 1}, variant="swiglu")
+    found = nnx.get_partition_spec(nnx.state(model))["mlp"]["experts"]["w_in_0"].get_value()
+    assert tuple(found) == (None, None, "tensor")
