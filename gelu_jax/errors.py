@@ -109,10 +109,25 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     'choose from gelu, relu'
     """
     choices = sorted(choices)
-    meant = _ABBREVIATIONS.get(name.lower(), name)
-    same = [choice for choice in choices if _letters(choice) == _letters(meant)]
-    close = same or difflib.get_close_matches(meant.lower(), choices, n=3, cutoff=0.5)
+    meant = _ABBREVIATIONS.get(name.lower(), name).lower()
+    close = same(name, choices) or difflib.get_close_matches(meant, choices, n=3, cutoff=0.5)
     return f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(choices)}"
+
+
+def same(name: str, choices: Iterable[str]) -> list[str]:
+    """The choices that a name stands for: in another spelling, or as an abbreviation.
+
+    Args:
+      name: what was given.
+      choices: what is allowed.
+    Returns:
+      Those of them that are meant, most often one or none.
+
+    >>> same("Learning-Rate", ["learning_rate", "name"]), same("lr", ["learning_rate"])
+    (['learning_rate'], ['learning_rate'])
+    """
+    meant = _ABBREVIATIONS.get(name.lower(), name)
+    return [choice for choice in choices if _letters(choice) == _letters(meant)]
 
 
 _ABBREVIATIONS = {

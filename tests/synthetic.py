@@ -43,7 +43,7 @@ def run(
     train = np.interp(LOGGED, steps, loss) - 0.06 + own.normal(0, 0.03, len(LOGGED))
     if status == "diverged":
         loss[12:], train[30:] = np.nan, np.nan
-    keep = len(steps) if status != "interrupted" else 15
+    keep = len(steps) if status not in ("interrupted", "stopped") else 15
     layers = np.array([[0.05, 0.12]])
     dead = layers * (1 - np.exp(-steps[:keep, None] / 400)) * (0.2 if arm != "relu" else 1.0)
     largest = 1.5 + (layers * 30) * np.sqrt(steps[:keep, None] / STEPS)
@@ -98,7 +98,7 @@ def comparison(
 
 
 def with_status(made: Comparison, arm: str, seed: int, status: str) -> Comparison:
-    """The same comparison with one reported run diverged or interrupted."""
+    """The same comparison with one reported run diverged, stopped early or interrupted."""
     runs = tuple(
         run(arm, seed, r.learning_rate, "report", status)
         if (r.arm, r.seed, r.purpose) == (arm, seed, "report")

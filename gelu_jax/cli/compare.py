@@ -18,11 +18,13 @@ from gelu_jax.compare.climb import climb, ladder_rungs, read_ladder, rung_config
 from gelu_jax.compare.config import CompareConfig, differences
 from gelu_jax.compare.experiment import compare, prepare
 from gelu_jax.compare.ladder_analysis import analyze_ladder
+from gelu_jax.compare.outline import Expense, measure
 from gelu_jax.compare.records import Comparison, read_results
 from gelu_jax.errors import ABSENT, ConfigError, Problem, check, nearest
 from gelu_jax.report.ladder_verdict import ladder_verdict
 from gelu_jax.report.summary import ladder_summary, summary
 from gelu_jax.report.verdict import verdict
+from gelu_jax.report.wording import counted, duration, in_bytes
 from gelu_jax.report.write import write_ladder_report, write_report
 from gelu_jax.runs.directory import locked
 from gelu_jax.runs.identity import command_to_repeat, write_identity
@@ -76,7 +78,7 @@ def compare_command(
     pool = launch(launcher, workers, resources)
     file = find_config(config)
     check_kind(file, "compare")
-    asked = _read(file, (*overrides, *QUICK * quick))
+    asked = read_comparison(file, (*overrides, *QUICK * quick))
     directory = run_directory(config, output)
     check_backend()
     first = asked if asked.ladder is None else rung_config(asked, ladder_rungs(asked), 0, ())
@@ -124,6 +126,8 @@ def _compare(
     with ExitStack() as stack:
         if pool:  # its workers are to be stopped
             stack.enter_context(signals.deferred())
+        if pool is None:
+            _say_expense(measure(config, trainers, directory))
         callback = stack.enter_context(progress(config, tracked, several_at_once=pool is not None))
         executor = pool and stack.enter_context(WorkerPool(pool, directory, trainers, callback))
         return compare(config, directory, callback, trainers, executor, _say)
@@ -142,12 +146,33 @@ def _compare_rung(
     return found
 
 
+def _say_expense(expense: Expense | None) -> None:
+    """What the missing runs take, before they start."""
+    if expense is not None:
+        _say(
+            f"{counted(expense.runs, 'run')}, one after another: about "
+            f"{duration(expense.seconds)} and {in_bytes(expense.memory)} of memory here (by "
+            f"{counted(expense.steps, 'step')} of {expense.measured} and the FLOPs of each arm)."
+        )
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def _read(file: Path, overrides: Sequence[str]) -> CompareConfig:
-    """The config after its overrides, of which ``arms.name=null`` leaves out an arm."""
+def read_comparison(file: Path, overrides: Sequence[str]) -> CompareConfig:
+    """Reads a comparison with its overrides, of which ``arms.name=null`` leaves out an arm.
+
+    Args:
+      file: the config.
+      overrides: `section.key=value` each.
+
+    Returns:
+      The config.
+
+    Raises:
+      ConfigError: with a line for everything that is wrong.
+    """
     dropped = [found[1] for text in overrides if (found := _DROPPED.fullmatch(text))]
     kept = [text for text in overrides if not _DROPPED.fullmatch(text)]
     config = read_config(file, CompareConfig, kept)

@@ -42,9 +42,10 @@ def find_config(path: Path) -> Path:
     if path.parent == Path() and bundled.exists():
         return bundled
     reason = no_such("file", str(path))
-    hint = nearest(path.name.removesuffix(".yaml"), (found.stem for found in _bundled()))
-    if path.parent == Path() and "did you mean" not in reason and hint.startswith("did you mean"):
-        reason += f"; {hint}"
+    if path.parent == Path():
+        names = {found.stem for found in _bundled()} | {found.name for found in Path().glob("*")}
+        hint = nearest(path.name.removesuffix(".yaml"), names)
+        reason = f"no such file; {hint}" if hint.startswith("did you mean") else reason
     raise ConfigError([Problem(str(path), ABSENT, reason)])
 
 
@@ -58,18 +59,26 @@ def check_kind(path: Path, command: str) -> None:
     Raises:
       ConfigError: it is for the other command.
     """
-    keys = load(path).data.keys()
-    kind = (
-        "compare"
-        if "run" in keys and {"arms", "factors"} & keys
-        else "train"
-        if {"model", "steps"} <= keys
-        else ""
-    )
+    kind = kind_of(path)
     if kind and kind != command:
         what = {"compare": "a comparison", "train": "a training run"}[kind]
         reason = f"is the config of {what}: gelu-jax {kind} {shlex.quote(str(path))}"
         raise ConfigError([Problem(str(path), ABSENT, reason)])
+
+
+def kind_of(path: Path) -> str:
+    """The command that a config is for.
+
+    Args:
+      path: a config file.
+
+    Returns:
+      "compare" or "train"; nothing where its keys are those of neither.
+    """
+    keys = load(path).data.keys()
+    if "run" in keys and {"arms", "factors"} & keys:
+        return "compare"
+    return "train" if {"model", "steps"} <= keys else ""
 
 
 def make_importable(folder: Path) -> None:

@@ -17,6 +17,8 @@ from gelu_jax.training.trainer import Point
 LINE_SECONDS = 30.0
 """Where there is no terminal, a run has a line at its end, and one after so long."""
 
+_WIDE = 80  # columns that the whole table takes
+
 
 class ProgressDisplay:
     """Arms × seeds × learning rates, the time left, and the running paired difference.
@@ -35,6 +37,7 @@ class ProgressDisplay:
             arm: planned_runs(config, arm) * steps for arm, steps in self._steps.items()
         }
         self._points: dict[Task, Point | None] = {}
+        self._stopped = set[Task]()
         self._current: Task | None = None
         self._trained = 0  # steps of this session: what its speed is taken from
         self._start = self._printed = time.monotonic()
@@ -54,14 +57,16 @@ class ProgressDisplay:
         self._live.stop()
         return ""
 
-    def update(self, task: Task, point: Point | None) -> None:
+    def update(self, task: Task, point: Point | None, *, stopped: bool = False) -> None:
         """Shows how far a run is.
 
         Args:
           task: the run.
           point: its newest evaluation. The first call for a task says what was there before.
+          stopped: it has ended there, before its last step.
         """
         known = task in self._points
+        self._stopped.update([task] * stopped)
         if known and point is not None:
             before = self._points[task]
             self._trained += point.step - (before.step if before else 0)
@@ -88,7 +93,7 @@ class ProgressDisplay:
         return f"{steps * run.batch_size * (context or 1) / seconds:,.0f} {unit}/s"
 
     def _ended(self, task: Task, point: Point) -> bool:
-        return point.diverged or point.step == self._steps[task.arm]
+        return point.diverged or task in self._stopped or point.step == self._steps[task.arm]
 
     @property
     def _ahead(self) -> tuple[int, int]:
@@ -124,6 +129,7 @@ class ProgressDisplay:
     def _line(self, task: Task, point: Point) -> str:
         loss = "diverged" if point.diverged else f"{self._config.metric} {self._loss(point):.4f}"
         step = "" if self._ended(task, point) else f"step {point.step}, "
+        step = f"stopped early at step {point.step}, " if task in self._stopped else step
         speed = f", {self._speed}" if self._speed else ""
         return f"{self.share:4.0%}  {task.arm} {task.name}: {step}{loss}  ({self.left}{speed})"
 
@@ -133,16 +139,27 @@ class ProgressDisplay:
         return point.train_loss if training else point.validation_loss
 
     def _view(self) -> RenderableType:
+        done = ", ".join(filter(None, (f"{self.share:.0%}", self.left, self._speed)))
+        if self._console.width < _WIDE:
+            return self._narrow_view(done)
         columns = "arm", "now", "seeds", "mean loss", "paired difference"
         table = Table(*columns, box=None, padding=(0, 2))
         for arm in self._config.arms:
             table.add_row(*self._row(arm))
         progress = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=1.0, completed=self.share, width=40)
-        progress.add_row(
-            bar, ", ".join(filter(None, (f"{self.share:.0%}", self.left, self._speed)))
-        )
+        progress.add_row(ProgressBar(total=1.0, completed=self.share, width=40), done)
         return Group(table, progress)
+
+    def _narrow_view(self, done: str) -> RenderableType:
+        """Without the bar, and with what is being trained below the table: no number is cut."""
+        table = Table("arm", box=None, padding=(0, 1))
+        for heading in ("seeds", "loss", "difference"):
+            table.add_column(heading, no_wrap=True)
+        for arm in self._config.arms:
+            name, _, *numbers = self._row(arm)
+            table.add_row(name, *numbers)
+        task = self._current
+        return Group(table, f"{task.arm} {self._now(task.arm)}" if task else "", done)
 
     def _row(self, arm: str) -> tuple[str, ...]:
         first_arm = next(iter(self._config.arms))
@@ -157,11 +174,12 @@ class ProgressDisplay:
         )
 
     def _finals(self, arm: str) -> dict[int, float]:
-        """Final losses of an arm's reported runs, by seed."""
+        """Final losses of an arm's reported runs, by seed; a run that stopped early has none."""
         return {
             task.seed: self._loss(point)
             for task, point in self._points.items()
-            if (task.arm, task.purpose) == (arm, "report") and point and self._ended(task, point)
+            if (task.arm, task.purpose) == (arm, "report") and task not in self._stopped
+            if point and self._ended(task, point)
         }
 
     def _now(self, arm: str) -> str:

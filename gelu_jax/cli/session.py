@@ -133,7 +133,7 @@ def progress(
             stack.enter_context(signals.before_exit(tracker.stop))
 
         def callback(task: Task, run: Run) -> None:
-            display.update(task, run.last_point)
+            display.update(task, run.last_point, stopped=run.status == "stopped")
             if not several_at_once or run.status != "interrupted":
                 for tracker in trackers:
                     tracker.update(task, run)

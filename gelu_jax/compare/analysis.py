@@ -38,6 +38,7 @@ class ArmSummary:
       losses: seed → final loss, of the runs that finished and no other.
       accuracies: final validation accuracies of those runs, where they were measured.
       diverged: seeds whose run diverged.
+      stopped: seeds whose run stopped early: their final losses are unknown.
       interrupted: seeds whose run has not finished.
       seconds_per_step: median over the finished runs, without compilation.
       seconds_per_run: likewise, of a whole run.
@@ -45,7 +46,8 @@ class ArmSummary:
       mismatch: parameters relative to those of the arm that it is matched to, minus 1; active
         parameters where these are matched.
       rates: learning rate → mean final loss over the tuning seeds. A run that diverged, or ended
-        above the first loss of its curve, counts with that first loss.
+        above the first loss of its curve, counts with that first loss; one that stopped early does
+        not count.
       sensitivity: mean of `rates` minus their minimum (Wortsman et al., "Small-scale proxies for
         large-scale Transformer training instabilities", 2023, eq. 1); NaN without a search.
       at_edge: whether the chosen rate is the lowest or highest that was tried.
@@ -58,6 +60,7 @@ class ArmSummary:
     losses: Mapping[int, float]
     accuracies: tuple[float, ...]
     diverged: tuple[int, ...]
+    stopped: tuple[int, ...]
     interrupted: tuple[int, ...]
     seconds_per_step: float
     seconds_per_run: float
@@ -93,7 +96,7 @@ class Contrast:
       interval: confidence interval of the mean, which holds zero unless `found`: 95 %, over all
         looks, and adjusted for the family; None where so few pairs bound nothing.
       p_value: p of the sign-flip test of this contrast alone.
-      p_adjusted: p in the family of all contrasts and looks; NaN where a run diverged.
+      p_adjusted: p in the family of all contrasts and looks; NaN where a run diverged or stopped.
       detectable: the minimum detectable difference with 80 % power.
       pairing_gain: variance of an unpaired difference over that of a paired one.
       seeds_needed: how many seeds would find the observed difference with 80 % power, were it the
@@ -102,7 +105,10 @@ class Contrast:
         loss; 0 where it does not, NaN where the curves share no steps or more than two arms count.
       speed_up_interval: its 95 % bootstrap confidence interval; None for fewer than three pairs.
       diverged: whether a run of one of its arms diverged.
-      found: whether the difference is significant; never in a smoke test nor where a run diverged.
+      censored: whether a run of one of its arms stopped early. The seeds that are left were chosen
+        by their losses, so nothing is concluded from them.
+      found: whether the difference is significant; never in a smoke test nor where a run diverged
+        or stopped early.
     """
 
     name: str
@@ -120,6 +126,7 @@ class Contrast:
     speed_up: float
     speed_up_interval: tuple[float, float] | None
     diverged: bool
+    censored: bool = False
     found: bool = False
 
     @property
@@ -180,8 +187,9 @@ class Analysis:
 
     @property
     def order(self) -> tuple[ArmSummary, ...]:
-        """The arms with a finished run, lowest mean loss first."""
-        return tuple(sorted((a for a in self.arms if a.losses), key=lambda a: a.mean))
+        """The arms with a finished run and none that stopped early, lowest mean loss first."""
+        known = (arm for arm in self.arms if arm.losses and not arm.stopped)
+        return tuple(sorted(known, key=lambda arm: arm.mean))
 
     @property
     def run_config(self) -> Mapping[str, Any]:
@@ -241,8 +249,11 @@ def _pairs(comparison: Comparison) -> dict[str, Mapping[str, float]]:
 def _inferred(
     comparison: Comparison, family: tuple[Contrast, ...], looks: tuple[Look, ...]
 ) -> tuple[Contrast, ...]:
-    """The family with its adjusted p-values and intervals; without contrasts of diverged runs."""
-    tested = [c for c in family if len(c.seeds) > 1 and not c.diverged]
+    """The family with its adjusted p-values and intervals.
+
+    Contrasts of arms with a run that diverged or stopped early are not tested.
+    """
+    tested = [c for c in family if len(c.seeds) > 1 and not c.diverged and not c.censored]
     seeds, names = _seeds(comparison), [arm.name for arm in comparison.arms]
     rows = {seed: row for row, seed in enumerate(seeds)}
     differences = np.full((len(seeds), len(tested)), math.nan)
@@ -275,6 +286,7 @@ def _summary(comparison: Comparison, arm: Arm) -> ArmSummary:
         losses={run.seed: final_loss(run, comparison.metric) for run in finished},
         accuracies=tuple(r.validation_accuracy[-1] for r in finished if r.validation_accuracy),
         diverged=tuple(run.seed for run in runs if run.status == "diverged"),
+        stopped=tuple(run.seed for run in runs if run.status == "stopped"),
         interrupted=tuple(run.seed for run in runs if run.status == "interrupted"),
         seconds_per_step=_median([run.seconds[-1] / run.eval_steps[-1] for run in timed]),
         seconds_per_run=_median([run.seconds[-1] for run in timed]),
@@ -317,7 +329,7 @@ def _tuning(comparison: Comparison, arm: str) -> dict[float, dict[int, float]]:
     losses: dict[float, dict[int, float]] = {}
     for run in comparison.runs_of(arm, "tuning"):
         curve = LOSSES[comparison.metric](run).values
-        if curve and run.status != "interrupted":
+        if curve and run.status in ("finished", "diverged"):
             start, end = curve[0], curve[-1]
             worse = run.status == "diverged" or not end <= start
             losses.setdefault(run.learning_rate, {})[run.seed] = start if worse else end
@@ -356,8 +368,9 @@ def _contrast(
         speed_up=math.nan,
         speed_up_interval=None,
         diverged=any(arm.diverged for arm in used),
+        censored=any(arm.stopped for arm in used),
     )
-    if alone.pair is None:
+    if alone.pair is None or alone.censored:
         return alone
     arm, baseline = alone.pair
     factor, interval = _speed_up(comparison, baseline, arm, seeds)

@@ -115,6 +115,8 @@ class CompareConfig:
             reason = f"more than max_seeds = {self.max_seeds}, which was fixed beforehand"
             yield Problem("seeds", self.seeds, reason)
         yield from self._rate_problems()
+        if self.ladder and self.run.early_stopping_patience is not None:
+            yield _censored("run.", self.run.early_stopping_patience)
         if not self.arms:
             yield Problem("arms", {}, "a comparison has at least one arm")
         for name, changes in self.arms.items():
@@ -174,9 +176,16 @@ class CompareConfig:
         for path in changes.keys() & shared:
             reason = "is the same for all arms: set seeds and learning_rates instead"
             yield Problem(f"arms.{name}.{path}", changes[path], reason)
+        if self.ladder and "early_stopping_patience" in changes:
+            yield _censored(f"arms.{name}.", changes["early_stopping_patience"])
         sizes = {path for path in changes if path.split(".")[-1] in SCALED}
         for path in sizes if self.ladder else ():
             yield Problem(f"arms.{name}.{path}", changes[path], "a ladder sets it at each rung")
+
+
+def _censored(section: str, patience: object) -> Problem:
+    reason = "a ladder needs the loss at the end of every run"
+    return Problem(f"{section}early_stopping_patience", patience, reason)
 
 
 def changed(run: TrainConfig, changes: Changes) -> TrainConfig:

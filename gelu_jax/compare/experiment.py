@@ -206,17 +206,20 @@ def best_learning_rate(runs: Sequence[Run], metric: Metric) -> float:
     """The learning rate of the lowest mean final loss.
 
     Args:
-      runs: of one arm; a diverged run counts as infinite.
+      runs: of one arm; a run that diverged or stopped early counts as infinite.
       metric: which loss.
 
     Returns:
-      One of the learning rates of the runs.
+      One of the learning rates of the runs; where no rate has only finished runs, the one with the
+      lowest mean of their last losses.
     """
-    losses: dict[float, list[float]] = {}
+    losses: dict[float, list[tuple[float, float]]] = {}
     for run in runs:
-        loss = final_loss(run, metric) if run.status == "finished" else math.inf
-        losses.setdefault(run.learning_rate, []).append(loss)
-    return min(losses, key=lambda learning_rate: fmean(losses[learning_rate]))
+        last = final_loss(run, metric)
+        loss = last if run.status == "finished" else math.inf
+        kept = last if math.isfinite(last) else math.inf
+        losses.setdefault(run.learning_rate, []).append((loss, kept))
+    return min(losses, key=lambda rate: tuple(map(fmean, zip(*losses[rate], strict=True))))
 
 
 def planned_runs(config: CompareConfig, arm: str) -> int:

@@ -68,7 +68,8 @@ class Comparison:
       description: what the config says it is about.
       unit: of the losses, such as "nats per byte".
       tokens_per_step: predictions in one training step.
-      protocol: "full", or "smoke test", which draws no conclusion.
+      protocol: "full"; "smoke test", or "unfinished" while runs are missing: no conclusion is drawn
+        from either.
       arms: the first is the one that the others are compared with.
       runs: "report" runs have one learning rate per arm, which "tuning" runs on other seeds chose.
       config: the config that made it, as plain data.
@@ -89,7 +90,7 @@ class Comparison:
     description: str
     unit: str
     tokens_per_step: int
-    protocol: Literal["full", "smoke test"]
+    protocol: Literal["full", "smoke test", "unfinished"]
     arms: tuple[Arm, ...]
     runs: tuple[Run, ...]
     config: Mapping[str, Any]

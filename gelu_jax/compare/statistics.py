@@ -342,7 +342,9 @@ def _speed_up_at(
     if pairs < 3:
         return value, None
     drawn = np.random.default_rng(0).integers(pairs, size=(resamples, pairs))
-    low, high = np.quantile(factor(drawn), (0.025, 0.975))
+    with np.errstate(invalid="ignore"):  # between two infinite factors it finds NaN
+        bounds = np.quantile(factor(drawn), (0.025, 0.975))
+    low, high = np.where(np.isnan(bounds), np.inf, bounds)
     return value, (float(low), float(high))
 
 

@@ -203,7 +203,11 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
             axes.plot(points.steps, points.values, **_style(index), lw=0.4, alpha=0.3)
         for run in lost:
             points, colour = curve(run), COLOURS[index % len(COLOURS)]
-            label = None if finished or run is not lost[0] else f"{arm.name} ({run.status})"
+            label = (
+                None
+                if finished or run is not lost[0]
+                else f"{arm.name} ({_STATUS.get(run.status, run.status)})"
+            )
             axes.plot(points.steps, points.values, ":", color=colour, lw=0.8, label=label)
         if drawn := band([curve(run) for run in finished]):
             bands.append(drawn)
@@ -222,6 +226,9 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
         axes.set_ylim(*_close_range(bands))
         if several:
             _label_ends(axes, last)
+
+
+_STATUS = {"stopped": "stopped early"}
 
 
 def _label_ends(axes: Axes, last: float) -> None:

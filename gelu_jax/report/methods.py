@@ -35,6 +35,8 @@ def methods(analysis: Analysis) -> str:
         is_held_out={run.seed for run in reported}.isdisjoint(run.seed for run in tuning),
         rates=[f"{rate:g}" for rate in sorted({run.learning_rate for run in tuning or reported})],
         steps=max((run.train_steps[-1] for run in reported if run.train_steps), default=0),
+        stopped=sum(run.status == "stopped" for run in comparison.runs),
+        patience=analysis.run_config.get("early_stopping_patience") or "so many",
         settings=dict(_settings(analysis.run_config)),
         mismatch=max(abs(arm.mismatch) for arm in analysis.arms),
         alpha=ALPHA,

@@ -78,6 +78,7 @@ def _parameters(arm: ArmSummary) -> str:
 def _loss(arm: ArmSummary, decimals: int) -> str:
     spread = f" ± {arm.sd:.{decimals}f}" if math.isfinite(arm.sd) else ""
     lost = f"\n({len(arm.diverged)} diverged)" if arm.diverged else ""
+    lost += f"\n({len(arm.stopped)} stopped early)" if arm.stopped else ""
     return number(arm.mean, f".{decimals}f") + spread + lost
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from gelu_jax.compare.analysis import Analysis, ArmSummary, Contrast
+from gelu_jax.compare.curves import final_loss
 from gelu_jax.compare.statistics import fewest_pairs
 from gelu_jax.report.wording import counted, duration, listed, signed
 
@@ -51,10 +52,12 @@ def verdict(analysis: Analysis) -> Verdict:
 
 def _headline(analysis: Analysis) -> str:
     comparison, first = analysis.comparison, analysis.arms[0]
-    if not analysis.order:
-        return "No run finished: there is nothing to report yet."
-    if comparison.protocol == "smoke test":
-        return "Smoke test: no conclusion is drawn."
+    if not any(arm.losses for arm in analysis.arms):
+        stopped = any(arm.stopped for arm in analysis.arms)
+        why = "all that ended stopped early" if stopped else "there is nothing to report yet"
+        return f"No run finished: {why}."
+    if comparison.protocol != "full":
+        return f"{comparison.protocol.capitalize()}: no conclusion is drawn."
     if not analysis.contrasts:
         return f"{first.arm.name} reaches a {comparison.metric} of {_level(analysis, first)}."
     return _contrast_headline(analysis, first.arm.name)
@@ -76,7 +79,8 @@ def _contrast_headline(analysis: Analysis, first: str) -> str:
     lower = [c.name for c in contrasts if c.found and c.mean < 0]
     higher = [c.name for c in contrasts if c.found and c.mean > 0]
     diverged = [c.name for c in contrasts if c.diverged]
-    unclear = [c.name for c in contrasts if not c.found and not c.diverged]
+    censored = [c.name for c in contrasts if c.censored and not c.diverged]
+    unclear = [c.name for c in contrasts if not (c.found or c.diverged or c.censored)]
     parts = [
         f"{listed(names)} {'reaches' if len(names) == 1 else 'reach'} "
         f"a significantly {side} {metric} than {first}"
@@ -87,9 +91,10 @@ def _contrast_headline(analysis: Analysis, first: str) -> str:
         lead = "" if parts else "Inconclusive: "
         verb = "does" if len(unclear) == 1 else "do"
         parts.append(f"{lead}{listed(unclear)} {verb} not differ significantly from {first}")
-    if diverged:
-        lead = "no" if parts else "No"
-        parts.append(f"{lead} conclusion about {listed(diverged)}, because a run diverged")
+    for names, why in ((diverged, "diverged"), (censored, "stopped early")):
+        if names:
+            lead = "no" if parts else "No"
+            parts.append(f"{lead} conclusion about {listed(names)}, because a run {why}")
     return "; ".join(parts) + "."
 
 
@@ -106,7 +111,9 @@ def is_default(analysis: Analysis) -> bool:
 
 
 def _sentences(analysis: Analysis) -> Iterator[str]:
-    if analysis.comparison.protocol == "smoke test":
+    if analysis.comparison.protocol == "unfinished":
+        yield "This is what is there so far; whoever stops at what it shows picks the result."
+    elif analysis.comparison.protocol == "smoke test":
         yield "This only shows that everything runs. For a verdict, run the full protocol."
     elif not analysis.contrasts:
         seeds = counted(len(analysis.arms[0].losses), "seed")
@@ -123,7 +130,7 @@ def _sentence(analysis: Analysis, contrast: Contrast) -> str:
         same = f"the same loss as {contrast.pair[1]}" if contrast.pair else "zero"
         return f"{contrast.name}: exactly {same} ({pairs})."
     gap = f"{contrast.name}: {_gap(analysis, contrast)}"
-    if analysis.comparison.protocol == "smoke test":
+    if analysis.comparison.protocol != "full":
         return f"{gap} over {pairs}."
     evidence = f"{gap} ({_evidence(analysis, contrast)}{pairs})."
     return f"{evidence} {_conclusion(analysis, contrast)}".rstrip()
@@ -162,6 +169,11 @@ def p_name(analysis: Analysis) -> str:
 def _conclusion(analysis: Analysis, contrast: Contrast) -> str:
     if contrast.diverged:
         return "No conclusion: a run diverged, and the remaining seeds overstate its arm."
+    if contrast.censored:
+        return (
+            "No conclusion: a run stopped early, so its final loss is not known, and the remaining "
+            "seeds are no fair sample."
+        )
     if contrast.found:
         return _faster(contrast)
     return f"Inconclusive: {_limit(analysis, contrast)}. {_more(analysis, contrast)}."
@@ -240,6 +252,8 @@ def _notes(analysis: Analysis) -> Iterator[str]:
         name, runs = arm.arm.name, len(comparison.runs_of(arm.arm.name))
         if arm.diverged:
             yield f"{name}: {len(arm.diverged)} of {runs} seeds diverged (not in its mean)."
+        if arm.stopped:
+            yield _stopped(analysis, arm)
         if arm.interrupted:
             yield f"{name}: {len(arm.interrupted)} of {runs} seeds not finished."
         if missing := len(planned) - runs:
@@ -253,6 +267,22 @@ def _notes(analysis: Analysis) -> Iterator[str]:
             "The learning rate was not tuned for each arm, "
             "so part of each difference may be due to the rate."
         )
+
+
+def _stopped(analysis: Analysis, arm: ArmSummary) -> str:
+    """How many seeds of an arm stopped early, when, and at which loss."""
+    comparison, runs = analysis.comparison, analysis.comparison.runs_of(arm.arm.name)
+    stopped = [run for run in runs if run.status == "stopped"]
+    steps = sorted({run.eval_steps[-1] for run in stopped})
+    losses = [final_loss(run, comparison.metric) for run in stopped]
+    spread = " to ".join(
+        f"{loss:.{analysis.decimals}f}" for loss in sorted({min(losses), max(losses)})
+    )
+    return (
+        f"{arm.arm.name}: {len(stopped)} of {counted(len(runs), 'seed')} stopped early, at step "
+        f"{' to '.join(map(str, steps[:: max(1, len(steps) - 1)]))}, with a {comparison.metric} of "
+        f"{spread} (censored: not in its mean)."
+    )
 
 
 def _sensitivity(analysis: Analysis) -> Iterator[str]:

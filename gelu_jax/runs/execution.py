@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import jax
 from flax import nnx
@@ -98,7 +98,7 @@ def execute(trainer: Trainer, task: Task, directory: Path, callback: Callback) -
       callback: called with the record as it stands, then after each evaluation.
 
     Returns:
-      The record, with status "finished" or "diverged".
+      The record, with status "finished", "diverged" or "stopped".
 
     Raises:
       ConfigError: the processes of a distributed run do not agree on what to train.
@@ -118,13 +118,30 @@ def execute(trainer: Trainer, task: Task, directory: Path, callback: Callback) -
         run, state = _started(trainer.config, run, trainer.abstract_state)
     callback(task, run)
     run = _train(trainer, task, home, run, state, callback)
-    point = run.last_point
-    run = replace(run, status="diverged" if point and point.diverged else "finished")
+    run = replace(run, status=_status(trainer.config, run))
     write_run(run, home)
+    if run.status == "stopped":
+        callback(task, run)  # what shows how far it is learns here that no step is missing
     if task.purpose == "tuning":
         for folder_name in ("checkpoint", "best"):
             shutil.rmtree(home / folder_name, ignore_errors=True)
     return run
+
+
+def _status(config: TrainConfig, run: Run) -> Literal["finished", "diverged", "stopped"]:
+    """How a run that trains no further has ended."""
+    point = run.last_point
+    if point is not None and point.diverged:
+        return "diverged"
+    return "stopped" if point is not None and point.step < config.steps else "finished"
+
+
+def _is_out_of_patience(config: TrainConfig, run: Run) -> bool:
+    """Whether so many evaluations have passed since the lowest validation loss."""
+    patience, losses = config.early_stopping_patience, run.validation_loss
+    if patience is None or not losses:
+        return False
+    return len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def _empty(trainer: Trainer, task: Task) -> Run:
@@ -144,6 +161,8 @@ def _train(
     trainer: Trainer, task: Task, home: Path, run: Run, state: State | None, callback: Callback
 ) -> Run:
     resume = None if state is None else (state, run.seconds[-1])
+    if state is not None and _is_out_of_patience(trainer.config, run):
+        return run  # interrupted between its last evaluation and its end
     latest = _Latest(home, run, state)
     try:
         with (
@@ -155,10 +174,13 @@ def _train(
                 run = latest.append(point, state)
                 if trainer.config.keep_best and _is_best(run):
                     best.save(point.step, state)
-                if latest.is_due(trainer.config, point):
+                is_out = _is_out_of_patience(trainer.config, run)
+                if is_out or latest.is_due(trainer.config, point):
                     latest.save(saver)
                 callback(task, run)
                 _stop_together(point)
+                if is_out:
+                    break
             saver.wait()  # here, where a signal waits as well
     except (KeyboardInterrupt, SystemExit):  # there is time to keep what has been trained
         run, state = latest.evaluated
@@ -356,6 +378,7 @@ _ADDED: dict[str, tuple[object, ...]] = {
     "gradient_accumulation_steps": (1,),
     "ema_decay": (None,),
     "keep_best": (False,),
+    "early_stopping_patience": (None,),
     "start": (None,),
     "documents": ("joined",),
     "validation_fraction": (None,),

@@ -39,14 +39,16 @@ STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 class Run:
     """One training run: an arm, a seed and a learning rate, with its curves.
 
-    A finished run has a finite validation loss at its end; one that has not is "diverged".
+    A finished run has a finite validation loss at its end; one that has not is "diverged", and one
+    that `early_stopping_patience` ended before its last step is "stopped": what its loss would have
+    been at its end is not known.
 
     Attributes:
       arm: the arm of the comparison, or the name of the config where there is only one.
       seed: of the initial values, the order of the data and dropout.
       learning_rate: the peak of the schedule.
       purpose: "tuning" for the runs that chose a learning rate, "report" for those reported.
-      status: "finished", "diverged", or "interrupted" as long as steps are missing.
+      status: "finished", "diverged", "stopped", or "interrupted" as long as steps are to be done.
       train_steps: the steps at which `train_loss` is given.
       train_loss: mean cross-entropy in nats over the steps since the previous point.
       eval_steps: the steps at which the model was evaluated.
@@ -64,7 +66,7 @@ class Run:
     seed: int
     learning_rate: float
     purpose: Purpose
-    status: Literal["finished", "diverged", "interrupted"]
+    status: Literal["finished", "diverged", "stopped", "interrupted"]
     train_steps: tuple[int, ...]
     train_loss: Curve
     eval_steps: tuple[int, ...]

@@ -18,7 +18,7 @@ def train(trainer: Trainer, name: str, directory: Path, callback: Callback) -> R
       callback: called with the record as it stands, then after each evaluation.
 
     Returns:
-      The record, with status "finished" or "diverged".
+      The record, with status "finished", "diverged" or "stopped".
 
     Raises:
       OSError: the disk is full or not writable.

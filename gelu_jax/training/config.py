@@ -26,7 +26,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
@@ -34,7 +34,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
-from gelu_jax.errors import ABSENT, Problem, nearest
+from gelu_jax.errors import ABSENT, Problem, nearest, same
 from gelu_jax.files import write_file
 from gelu_jax.importing import reference
 from gelu_jax.training.document import Document, KeyPath, dump, load
@@ -189,7 +189,8 @@ class _Sections:
         known = hints.keys() | (_names_below(cls) if inheriting else set())
         for key in data:
             if key not in known:
-                self.document.add_problem((*at, key), ABSENT, f"unknown key; {nearest(key, known)}")
+                hint = _hint(key, cls, known)
+                self.document.add_problem((*at, key), ABSENT, f"unknown key; {hint}")
         holder = default if type(default) is cls else cls
         kept = to_dict(default) if type(default) is cls else {}
         kept, own = (
@@ -345,6 +346,22 @@ def _item(hint: Any) -> Any:
     """The type of the entries of a list of sections; None of anything else."""
     entries: tuple[Any, ...] = typing.get_args(hint) if typing.get_origin(hint) is tuple else ()
     return entries[0] if entries[1:] == (Ellipsis,) and _sections(entries[0]) else None
+
+
+def _hint(key: str, cls: type, known: Iterable[str]) -> str:
+    """The field that an unknown key stands for, in its section or, most exactly, in one below."""
+    below = [] if same(key, known) else [*_fields_below(key, cls)]
+    return f"did you mean {below[0]}?" if below else nearest(key, known)
+
+
+def _fields_below(key: str, cls: type) -> Iterator[str]:
+    """The dotted paths below a section that a key stands for."""
+    for name, hint in _hints(cls).items():
+        for part in _sections(hint):
+            inherited = _names_below(part) if name == _INHERITING else frozenset[str]()
+            yield from (f"{name}.{field}" for field in same(key, _hints(part).keys() | inherited))
+            if name != _INHERITING:
+                yield from (f"{name}.{path}" for path in _fields_below(key, part))
 
 
 @functools.cache

@@ -154,7 +154,8 @@ class Document:
             if not isinstance(section, dict):
                 check([Problem("", ABSENT, f"{dotted(at[:depth])} is not a section", source)])
         self.places = {k: p for k, p in self.places.items() if k[: len(at)] != at} | {at: source}
-        section[at[-1]] = self.compose(value, at, lambda _: source)
+        is_pattern = value.lstrip().startswith("*")  # no alias: it could name nothing here
+        section[at[-1]] = value.strip() if is_pattern else self.compose(value, at, lambda _: source)
 
     def compose(self, text: str, at: KeyPath, place: _Place) -> Any:
         """Reads a YAML text.

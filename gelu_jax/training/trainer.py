@@ -76,6 +76,9 @@ class TrainConfig:
       ema_decay: of an exponential moving average of the parameters, which is then what is evaluated
         and kept; in [0, 1). The decay of step t is at most (1 + t) / (10 + t). None keeps none.
       keep_best: also keeps the state with the lowest validation loss, in `best`, beside the last.
+      early_stopping_patience: evaluations without a new lowest validation loss after which the run
+        stops before its last step. It is on record as "stopped", and a comparison takes its final
+        loss as unknown (censored). None never stops.
       start: the directory of a finished run of the same model, to train it longer: the run begins
         with its state, step and curve. Its schedule is this run's: "constant" and "wsd" continue
         without a jump.
@@ -93,6 +96,7 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     ema_decay: float | None = None
     keep_best: bool = False
+    early_stopping_patience: int | None = None
     start: str | None = None
 
     def __post_init__(self):
@@ -103,6 +107,8 @@ class TrainConfig:
         yield from checks.positive(gradient_accumulation_steps=parts)
         yield from checks.divides(self.batch_size, "batch_size", gradient_accumulation_steps=parts)
         yield from checks.below_one(ema_decay=self.ema_decay or 0.0)
+        if self.early_stopping_patience is not None:
+            yield from checks.positive(early_stopping_patience=self.early_stopping_patience)
         yield from checks.positive(steps=self.steps, eval_every=self.eval_every)
         yield from checks.divides(self.steps, "steps", eval_every=self.eval_every)
         if self.steps >= 2**31:  # they are counted in int32

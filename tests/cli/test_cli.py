@@ -157,7 +157,10 @@ def test_all_files_are_written(trained: dict[str, Any], name: str):
     names = ("report.html", "curves.png", "curves.svg", "curves.pdf", "results.csv", "results.json")
     listed = [f"runs/{name}/{f}" for f in names]
     assert done.out[-6:] == listed
-    ends = [line for line in done.err if ": step " not in line]  # others only if it takes long
+    about = [line for line in done.err if "one after another: about" in line]
+    assert len(about) == (1 if name == "compare" else 0), done.err
+    shown = [line for line in done.err if line not in about]
+    ends = [line for line in shown if ": step " not in line]  # others only if it takes long
     assert len(ends) == (2 if name == "compare" else 1), done.err
     assert done.err[-1].startswith("100%  ")
     top = {path.name for path in home.iterdir()} - {".lock"}
@@ -284,7 +287,7 @@ def test_more_seeds_are_added(after: Shell, monkeypatch: pytest.MonkeyPatch):
         ):
             done = after("compare", "compare.yaml", *command)
             assert done.code == 130
-            assert done.err == ["Interrupted. Rerun the same command to resume."]
+            assert done.err[-1] == "Interrupted. Rerun the same command to resume."
             assert asked[-1].seeds == seeds
     finally:
         (folder / "config.yaml").write_bytes(original)
@@ -618,6 +621,74 @@ def test_a_config_of_the_other_command(shell: Shell):
     assert shell.refuses("compare", "digits.yaml") == [
         "digits.yaml: is the config of a training run: gelu-jax train digits.yaml"
     ]
+
+
+def test_plan_of_a_comparison_and_of_an_mlp(shell: Shell):
+    """A line for each arm, and one of everything; nothing is written."""
+    before = files(shell.folder)
+    table = shell("plan", "compare.yaml", "seeds=3", "--chip", "a100", "--devices", "2").out
+    assert [line.split()[:2] for line in table[:3]] == [
+        ["arm", "runs"],
+        ["relu", "3"],
+        ["swiglu", "3"],
+    ]
+    assert len({len(line) for line in table[:3]}) == 1
+    assert table[4].startswith("6 runs, 384 targets, ")
+    assert table[4].endswith("on 2 × a100, at its peak.")
+    alone = shell("plan", "digits.yaml").out
+    assert alone[1].split()[:3] == ["digits", "1", "2"]
+    assert files(shell.folder) == before
+    assert shell.refuses("plan", "compare.yaml", "arms.relu={model.variant: rellu}")[0].endswith(
+        "did you mean relu, relu6, reglu?"
+    )
+
+
+def test_report_of_a_comparison_that_is_under_way(shell: Shell):
+    """What is missing, what is there, and no conclusion; the same command then ends it."""
+    assert shell("compare", "compare.yaml", "seeds=2").code == 0
+    home = shell.folder / "runs" / "compare"
+    (home / "results.json").unlink()
+    (last,) = home.glob("runs/swiglu/*-seed1-*")
+    shutil.rmtree(last)
+    done = shell("report", "runs/compare")
+    assert done.code == 0
+    assert done.out[0].startswith("3 of 4 runs are done, about 1 second of training left:")
+    assert done.out[1:3] == [
+        "swiglu: 1 of 2 reported runs",
+        "Unfinished: no conclusion is drawn.",
+    ]
+    assert not (home / "results.json").exists()
+    assert "unfinished" in (home / "report.html").read_text(encoding="utf-8")
+    again = shell("compare", "compare.yaml", "seeds=2")
+    assert again.code == 0
+    assert again.err[0].startswith("1 run, one after another: about ")
+    assert "of memory here (by 1 step of swiglu and the FLOPs of each arm)." in again.err[0]
+    assert again.out[0] == "Smoke test: no conclusion is drawn."
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("lr=3", "optimizer.learning_rate"),
+        ("optimizer.lr=3", "learning_rate"),
+        ("seq_len=9", "data.context"),
+        ("variant=gelu", "model.variant"),
+    ],
+)
+def test_a_field_that_people_look_for_elsewhere(shell: Shell, override: str, meant: str):
+    (line,) = shell.refuses("train", "lm.yaml", override)
+    assert line.endswith(f"unknown key; did you mean {meant}?")
+
+
+def test_a_pattern_is_an_override(shell: Shell):
+    """A value that begins with a star is no YAML alias: there is nothing that it could name."""
+    (line,) = shell.refuses("train", "lm.yaml", "data.path=*.foo")
+    assert line == "data.path = '*.foo': no such file"
+
+
+def test_a_misspelt_config_of_ours_beside_a_file_of_a_similar_name(shell: Shell):
+    (line,) = shell.refuses("train", "digit_mlp")
+    assert line.startswith("digit_mlp: no such file; did you mean digits_mlp")
 
 
 # --- Text from a trained run ------------------------------------------------------------------

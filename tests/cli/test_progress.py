@@ -201,3 +201,18 @@ def test_it_shows_the_loss_that_is_compared(clock: Clock):
     board.update(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
     assert board._row("swiglu")[-2:] == ("0.2500", "−0.2500")
     assert "training loss 0.2500" in board._line(task("swiglu"), Point(100, 0.25, 8.0, 0.5, 1.0))
+
+
+@pytest.mark.parametrize("width", [40, 79, 80, 120])
+def test_no_number_is_cut_in_a_terminal_of_any_width(clock: Clock, width: int):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    board = ProgressDisplay(CONFIG, console)
+    for arm, loss in (("relu", 2.3456), ("swiglu", 2.2345)):
+        train(board, clock, task(arm), loss)
+    console.print(board._view())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    words = " ".join(shown.split())
+    for text in ("2.3456", "2.2345", "−0.1111", "1/2", "50%", "step 100"):
+        assert text in words
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width

@@ -250,6 +250,12 @@ def test_a_miss_is_censored():
     assert interval[0] == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_arm_that_is_there_from_the_start_is_infinitely_faster_without_a_warning():
+    first, arm = np.array([[4.0, 3, 2]] * 3), np.ones((3, 3))
+    assert speed_up(np.array([0.0, 10, 20]), first, arm) == (math.inf, (math.inf, math.inf))
+
+
 @pytest.mark.parametrize("pairs", [1, 2])
 def test_speed_up_of_few_pairs_has_no_interval(pairs: int):
     steps = np.linspace(0, 100, 101)

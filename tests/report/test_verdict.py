@@ -94,6 +94,40 @@ def test_a_diverged_seed_is_said_and_not_averaged_in():
     )
 
 
+def test_a_run_that_stopped_early_is_censored():
+    """Its last loss is in no mean and no test, whatever it is, and the words say why."""
+    made = synthetic.with_status(synthetic.comparison(), "swiglu", 103, "stopped")
+    analysis = analyze(made)
+    gelu, swiglu = analysis.contrasts
+    assert (analysis.arms[2].stopped, swiglu.censored, swiglu.found) == ((103,), True, False)
+    assert 103 not in swiglu.seeds
+    assert math.isnan(swiglu.p_adjusted)
+    assert math.isnan(swiglu.speed_up)
+    assert gelu.found
+    assert [arm.arm.name for arm in analysis.order] == ["gelu", "relu"]
+    words = str(verdict(analysis))
+    assert words.startswith(
+        "gelu reaches a significantly lower validation loss than relu; "
+        "no conclusion about swiglu, because a run stopped early."
+    )
+    loss = synthetic.run("swiglu", 103, 3e-3, status="stopped").final_loss
+    assert (
+        "swiglu: 1 of 8 seeds stopped early, at step 700, with a validation loss of "
+        f"{loss:.{analysis.decimals}f} (censored: not in its mean)."
+    ) in words
+    assert "No conclusion: a run stopped early, so its final loss is not known" in words
+    assert "(1 stopped early)" in results_table(analysis).rows[2][1]
+    assert "1 run stopped early" in methods(analysis)
+    assert "stopped early" not in methods(analyze(synthetic.comparison()))
+
+
+def test_a_comparison_of_which_every_run_stopped_early_says_so():
+    made = synthetic.comparison(seeds=1)
+    for arm in ("relu", "gelu", "swiglu"):
+        made = synthetic.with_status(made, arm, 100, "stopped")
+    assert verdict(analyze(made)).headline == "No run finished: all that ended stopped early."
+
+
 def test_a_diverged_first_arm_allows_no_conclusion_at_all():
     made = synthetic.with_status(synthetic.comparison(), "relu", 103, "diverged")
     analysis = analyze(made)

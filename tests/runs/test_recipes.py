@@ -13,7 +13,8 @@ import pytest
 from gelu_jax import lab
 from gelu_jax.errors import ConfigError
 from gelu_jax.nn.mlp import MLPConfig
-from gelu_jax.runs.execution import find_model, load_model
+from gelu_jax.runs.execution import Task, execute, find_model, load_model
+from gelu_jax.runs.record import Run
 from gelu_jax.training.data import PythonData, load_data
 from gelu_jax.training.optimizer import OptimizerConfig
 from gelu_jax.training.trainer import TrainConfig, Trainer
@@ -83,6 +84,41 @@ def test_a_run_trained_longer_is_the_long_run_and_keeps_its_best_state(tmp_path:
     loss = -jnp.take_along_axis(logits, held[1][:, None], 1).mean()
     assert float(loss) == pytest.approx(min(one.validation_loss), rel=1e-4)
     assert min(one.validation_loss) < one.final_loss
+
+
+def test_a_run_stops_after_so_many_evaluations_without_a_new_lowest_loss(tmp_path: Path):
+    """Wherever it is interrupted."""
+    rate = replace(OPTIMIZER, learning_rate=0.5)  # so much that the loss rises again
+    fields: dict[str, Any] = {"steps": 40, "optimizer": rate, "early_stopping_patience": 2}
+    trainer, task = trainer_of(**fields), Task("model", 0, 0.5, "report")
+    run = execute(trainer, task, tmp_path / "once", lambda *_: None)
+    losses = run.validation_loss
+    assert (run.status, run.eval_steps[-1]) == ("stopped", 2 * (len(losses) - 1))
+    assert losses.index(min(losses)) == len(losses) - 3
+    assert run.eval_steps[-1] < 40
+    seen: set[int] = set()
+
+    def interrupt(_: Task, found: Run) -> None:
+        point = found.last_point
+        if point is not None and point.step not in seen:
+            seen.add(point.step)
+            raise KeyboardInterrupt
+
+    for _ in losses:
+        with pytest.raises(KeyboardInterrupt):
+            execute(trainer, task, tmp_path / "often", interrupt)
+    again = execute(trainer, task, tmp_path / "often", interrupt)
+    assert (again.status, again.validation_loss) == ("stopped", losses)
+    assert newest_state(tmp_path / "often") == newest_state(tmp_path / "once") == run.eval_steps[-1]
+
+
+def newest_state(directory: Path) -> int:
+    return max(int(path.name) for path in directory.glob("runs/model/*/checkpoint/[0-9]*"))
+
+
+def test_patience_is_a_number_above_zero():
+    with pytest.raises(ConfigError, match="early_stopping_patience = 0: must be above 0"):
+        trainer_of(early_stopping_patience=0)
 
 
 def test_what_cannot_be_trained_longer_is_one_line(tmp_path: Path):

@@ -143,14 +143,15 @@ function drawRates() {
   const traces = shownArms().flatMap((index) => {
     const { name, rates, tried, chosen } = data.arms[index];
     const diverged = (t) => t[3] === "diverged";
+    const stopped = (t) => t[3] === "stopped";
     const kept = tried.filter((t) => t[3] !== "interrupted");
     const best = rates.filter(([rate]) => rate === chosen);
     const line = rates.filter(([rate]) => !tried.some((t) => t[0] === rate && diverged(t)));
     return [
       { x: kept.map((t) => t[0]), y: kept.map((t) => (diverged(t) ? top : t[1])), mode: "markers",
-        text: kept.map((t) => `seed ${t[2]}${diverged(t) ? ", diverged" : ""}`),
+        text: kept.map((t) => `seed ${t[2]}${diverged(t) ? ", diverged" : stopped(t) ? ", stopped early" : ""}`),
         marker: { color: faded(index, 0.45), size: kept.map((t) => (diverged(t) ? 10 : 6)),
-          symbol: kept.map((t) => (diverged(t) ? "x" : "circle")), line: { width: 0 } },
+          symbol: kept.map((t) => (diverged(t) ? "x" : stopped(t) ? "square-open" : "circle")), line: { width: 0 } },
         hovertemplate: `${plain(name)} at %{x}, %{text}: %{y:.${data.decimals}f}<extra></extra>` },
       { x: line.map((r) => r[0]), y: line.map((r) => r[1]), mode: "lines+markers",
         line: { color: colour(index), width: 2.5, dash: dash(index) }, marker: { size: 7 },

@@ -318,7 +318,7 @@ def _csv(path: Path) -> _Images:
     labels, images = rows[:, column], np.delete(rows, column, axis=1)
     if (labels != np.round(labels)).any():
         name = printable(names[column]) if header else 1
-        reason = f"the column {name} is no label: it has fractions"
+        reason = f"column {name} has fractions; labels are the column `label`, or the first"
         raise data_error("path", str(path), reason)
     whole = (images == np.round(images)).all() and images.min() >= 0 and 1 < images.max() <= 255
     return images.astype(np.uint8) if whole else images, labels.astype(np.int64)

@@ -339,7 +339,7 @@ def _arrays(pair: Any, name: object) -> Any:
     """A batch as numpy arrays, in a pair."""
     if not isinstance(pair, tuple | list) or len(cast(list[Any], pair)) != 2:
         reason = f"a batch must be a pair (inputs, targets), not {type(pair).__name__}"
-        raise refuse(_FIELD, reason, name)
+        raise refuse(_FIELD, f"{reason}; training and validation data are such pairs", name)
     arrays = jax.tree.map(np.asarray, tuple(cast(list[Any], pair)))
     for leaf in jax.tree.leaves(arrays):
         if leaf.dtype.kind not in "biuf" and leaf.dtype != jnp.bfloat16:
