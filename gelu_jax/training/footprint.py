@@ -53,7 +53,7 @@ def footprint(trainer: Trainer) -> Footprint:
 def _shares(trainer: Trainer) -> int:
     """In how many parts the mesh splits a batch."""
     sizes: Mapping[str, int] = {} if trainer.mesh is None else dict(trainer.mesh.shape)
-    return prod(sizes.get(axis, 1) for axis in ("data", "fsdp"))
+    return prod(sizes.get(axis, 1) for axis in ("data", "fsdp", "expert"))
 
 
 def _kept(trainer: Trainer) -> int:
