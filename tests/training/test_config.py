@@ -187,8 +187,7 @@ def test_the_nearest_setting_wins(tmp_path: Path) -> None:
 
 def test_only_the_model_passes_keys_on(tmp_path: Path) -> None:
     assert lines(tmp_path, GOOD + "learning_rate: 3\n") == [
-        "x.yaml:15: learning_rate: unknown key; choose from arms, model, name, named, optimizer, "
-        "output, quick, seeds, steps"
+        "x.yaml:15: learning_rate: unknown key; did you mean optimizer.learning_rate?"
     ]
 
 
