@@ -1,5 +1,6 @@
 """A training or a comparison that is under way: what is there, what is missing, what is left."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,10 @@ def runs_left(
     Returns:
       Arm → number of runs, if its grid is not extended.
     """
-    runs = _runs_there(config, trainers, directory)
+    with warnings.catch_warnings(
+        action="ignore"
+    ):  # of damaged records, when they are trained again
+        runs = _runs_there(config, trainers, directory)
     counted = {name: _counted(config, name, runs) for name in trainers}
     return {name: planned - ended for name, (ended, planned) in counted.items()}
 

@@ -88,9 +88,9 @@ def cost(config: FeedForwardConfig | MoEConfig, *, expert_devices: int = 1) -> C
     Returns:
       The block's cost.
 
-    >>> cost(FeedForwardConfig(d_model=512, d_ff=1368, variant="swiglu", dtype="bfloat16"))
-    Cost(parameters=2101248, flops_forward=4202496, flops_backward=8404992, bytes_kept=5472,
-    active_parameters=2101248, bytes_sent=0)
+    >>> block = cost(FeedForwardConfig(512, 1368, "swiglu", dtype="bfloat16"))
+    >>> block.parameters, block.flops_forward, block.flops_backward, block.bytes_kept
+    (2101248, 4202496, 8404992, 5472)
     """
     if isinstance(config, MoEConfig):
         return _cost_of_experts(config, expert_devices)
