@@ -353,7 +353,8 @@ key, steps = jax.random.key(0), range(0, 6, 3)
 whole = [np.asarray(block.tokens) for block in data.batches(key, steps, data.abstract_batches(3))]
 held = {}
 for sizes in ((8, 1, 1), (2, 2, 2), (1, 1, 8)):
-    like = with_shardings(data.abstract_batches(3), make_mesh(MeshConfig(*sizes)), data.axes)
+    mesh = make_mesh(MeshConfig(*sizes[:2], tensor=sizes[2]))
+    like = with_shardings(data.abstract_batches(3), mesh, data.axes)
     blocks = list(data.batches(key, steps, like))
     for block, expected in zip(blocks, whole, strict=True):
         assert block.tokens.shape == expected.shape
