@@ -176,7 +176,7 @@ class Pair:
         )
         return [line for line in text.splitlines() if line.startswith((*ours, "warning", "Trace"))]
 
-    def wait(self, seconds: float = 170) -> list[int]:
+    def wait(self, seconds: float = 400) -> list[int]:
         limit = time.monotonic() + seconds
         return [process.wait(limit - time.monotonic()) for process in self.processes]
 
@@ -245,10 +245,10 @@ def saved(folder: Path) -> int:
 
 
 def wait_for_checkpoint(pair: Pair, after: int = 0) -> None:
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while saved(pair.folder) <= after:
         assert all(process.poll() is None for process in pair.processes), pair.lines(0)
-        assert time.monotonic() < limit, "no checkpoint within two minutes"
+        assert time.monotonic() < limit, "no checkpoint within five minutes"
         time.sleep(0.01)
 
 
@@ -292,7 +292,7 @@ def test_a_signal_to_one_stops_both_at_the_same_step(pairs: Any, tmp_path: Path)
         before, pair = saved(tmp_path), pairs(tmp_path, more=longer)
         wait_for_checkpoint(pair, before)
         pair.processes[victim].send_signal(how)
-        assert pair.wait(60) == [128 + how] * 2, pair.log(1).read_text()
+        assert pair.wait() == [128 + how] * 2, pair.log(1).read_text()
         line = pair.lines(0)[-1]
         assert line.endswith(
             f" at step {saved(tmp_path)}; saved. Rerun the same command to resume."

@@ -379,7 +379,7 @@ def test_two_processes_of_four_devices_hold_what_is_theirs():
         )
         for number in range(2)
     ]
-    held = [json.loads(process.communicate(timeout=120)[0]) for process in both]
+    held = [json.loads(process.communicate(timeout=300)[0]) for process in both]
     for number, rows in enumerate(held):
         half = range(8 * number, 8 * number + 8)
         assert rows["(8, 1, 1)"] == [[i, i + 2] for i in half[::2]]
