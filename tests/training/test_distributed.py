@@ -273,7 +273,7 @@ def test_one_killed_stops_the_other_and_both_go_on(
     pair = pairs(tmp_path)
     wait_for_checkpoint(pair)
     pair.processes[victim].kill()
-    codes = pair.wait(60)
+    codes = pair.wait()
     assert codes[victim] == -signal.SIGKILL
     assert codes[1 - victim] == 1
     step = saved(tmp_path)
@@ -323,7 +323,7 @@ def test_a_coordinator_that_leaves_too_early_changes_no_exit_code(cache: Path, t
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         processes.append(process)
-    errors = [process.communicate(timeout=170)[1] for process in processes]
+    errors = [process.communicate(timeout=400)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert "Terminating process" in errors[1]  # so it was aborted
 
@@ -349,7 +349,7 @@ def test_a_process_that_is_told_nothing_asks(cache: Path, tmp_path: Path):
 @pytest.mark.slow
 def test_processes_that_differ_are_told_so(pairs: Any, tmp_path: Path):
     pair = pairs(tmp_path, more=((), ("steps=260",)))
-    assert pair.wait(90) == [1, 2]
+    assert pair.wait() == [1, 2]
     assert pair.lines(0) == ["process 1 of 2 exited; rerun the same command to start over"]
     assert pair.lines(1) == ["config: not the same on process 1 as on process 0"]
 
@@ -358,7 +358,7 @@ def test_processes_that_differ_are_told_so(pairs: Any, tmp_path: Path):
 def test_a_full_disk_stops_all(undisturbed: dict[str, Any], pairs: Any, tmp_path: Path):
     """The operating system refuses process 0 what is longer than the record: the state."""
     pair = pairs(tmp_path, limit=20_000)
-    assert pair.wait(90) == [1, 1]
+    assert pair.wait() == [1, 1]
     lines = pair.log(0).read_text().splitlines()
     assert any(line.endswith(": file too large") for line in lines), lines
     assert not any("Traceback" in line for line in lines), lines
