@@ -11,7 +11,7 @@ the collectives.
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import gcd, prod
 from typing import Any, TypeVar
@@ -56,7 +56,7 @@ class MeshConfig:
 
     data: int = -1
     fsdp: int = 1
-    expert: int = 1
+    expert: int = field(default=1, kw_only=True)  # so that the others keep their places
     tensor: int = 1
 
     def __post_init__(self):

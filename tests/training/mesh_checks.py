@@ -330,7 +330,7 @@ LM_OF_EXPERTS = LM | {
 EXPERT_SPLITS = {
     "8": MeshConfig(1, expert=8),
     "data": MeshConfig(8),
-    "mixed": MeshConfig(1, 2, 2, 2),
+    "mixed": MeshConfig(1, 2, 2, expert=2),
 }
 
 
