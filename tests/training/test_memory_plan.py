@@ -143,7 +143,7 @@ def test_an_axis_takes_the_network_where_it_leaves_the_node():
 
 def test_the_text_says_what_fits_and_what_bounds_it():
     text = describe(plan(8, tensor=8), H100, "h100")
-    assert text.startswith("28,832 parameters on 8 × h100 (data 1, fsdp 1, expert 1, tensor 8)")
+    assert text.startswith("28,832 parameters on 8 × h100 (data 1, fsdp 1, tensor 8, expert 1)")
     assert "does not fit" not in text
     assert "bound by" in text
     assert max(map(len, text.splitlines())) <= 100
