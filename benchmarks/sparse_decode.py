@@ -10,6 +10,7 @@ time and the median of the turns' ratios are given:
 - dense: x W, then h W_out, as `gelu_jax.feed_forward` does it;
 - gather: the indices of at most c units, c the next multiple of 64 that holds the share, their rows
   gathered, and a product with those; a cond takes the dense product where more units are left;
+- active_units: `gelu_jax.feed_forward` with that c, in which the same has been built in;
 - loop: over the units that are left, a row at a time, in a loop of as many steps.
 
 "out" is the product with W_out alone, "block" an ungated block, whose W_in has to be read in any
@@ -30,6 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+import gelu_jax as gj
 
 D, F = 1024, 4096
 SHARES = (0.5, 0.9, 0.95)
@@ -106,12 +109,22 @@ def gated_gather(x: Array, w: dict[str, Array], share: float) -> Array:
     return jax.lax.cond(jnp.count_nonzero(h) <= capacity(share), sparse, dense)
 
 
+def block(x: Array, w: dict[str, Array], names: tuple[str, ...], share: float) -> Array:
+    """The package's own, whose second branch is dense."""
+    variant = (lambda p: kept(p, w), "identity")[: len(names)]
+    kernels = [w[name] for name in names]
+    return gj.feed_forward(
+        x, kernels, w["out"], variant=variant, active_units=capacity(share), residuals="all"
+    )
+
+
 def programs(dtype: str, share: float) -> dict[str, Programs]:
     """The programs of each part, compiled; those of one part have been found to agree."""
     w = weights(dtype)
     x = jax.random.normal(jax.random.key(1), (D,), dtype)
     p = x @ w["gate"]
     w["threshold"] = jnp.quantile(p.astype(jnp.float32), share).astype(dtype)
+    w["up_by_columns"] = w["up"].T
     h = kept(p, w)
     parts = {
         "out": {
@@ -122,11 +135,13 @@ def programs(dtype: str, share: float) -> dict[str, Programs]:
         "block": {
             "dense": (lambda x, w: kept(x @ w["gate"], w) @ w["out"], x),
             "gather": (lambda x, w: out_gather(kept(x @ w["gate"], w), w, share), x),
+            "active_units": (lambda x, w: block(x, w, ("gate",), share), x),
             "loop": (lambda x, w: out_loop(kept(x @ w["gate"], w), w), x),
         },
         "gated block": {
             "dense": (lambda x, w: (kept(x @ w["gate"], w) * (w["up"] @ x)) @ w["out"], x),
             "gather": (lambda x, w: gated_gather(x, w, share), x),
+            "active_units": (lambda x, w: block(x, w, ("gate", "up_by_columns"), share), x),
             "loop": (gated_loop, x),
         },
     }

@@ -245,6 +245,69 @@ def choice_times() -> str:
     )
 
 
+def attention_times() -> str:
+    """Attention on a CPU beside jax.nn: times, and what each of them needs for a token."""
+    found = result("attention_cpu")
+
+    def row(shape: list[int | None], pass_: str, times: dict[str, dict[str, float]]) -> list[str]:
+        *sizes, window = shape
+        named = f"({', '.join(map(str, sizes))})" + (f", window {window}" if window else "")
+        ours, theirs = times["ours"]["milliseconds"], times["jax.nn"]["milliseconds"]
+        return [named, pass_, f"{ours:,.1f} ms", f"{theirs:,.1f} ms",
+                f"{times['jax.nn']['ours_to_this']:.2f}"]  # fmt: skip
+
+    return table(
+        ["(b, t, heads, head width)", "pass", "ours", "`jax.nn`", "ours over it"],
+        [row(r["shape"], p, r[p]) for r in found["times"] for p in ("forward", "gradient")],
+        words=2,
+    )
+
+
+def attention_memory() -> str:
+    """Temporary bytes of attention's gradient for each token, by length."""
+    found = result("attention_cpu")["memory"]
+    lengths = list(found["ours"])
+    cells = [[f"{v[t]:,.0f}" if t in v else "–" for t in lengths] for v in found.values()]
+    return table(
+        ["temporary bytes a token", *(f"{int(t):,} tokens" for t in lengths)],
+        [[name.replace("jax.nn", "`jax.nn`"), *c] for name, c in zip(found, cells, strict=True)],
+    )
+
+
+def sparse_decoding() -> str:
+    """One token through a block most of whose hidden units are zero, by share of zeros."""
+    rows = result("sparse_decode")["rows"]
+    names = {"block": "one branch", "gated block": "two branches"}
+    shares = list(dict.fromkeys(r["zeros"] for r in rows))
+    found = {(r["part"], r["dtype"], r["zeros"]): r for r in rows if r["program"] == "active_units"}
+    return table(
+        ["block", "dtype", *(f"{share:.0%} zeros" for share in shares)],
+        [
+            [names[part], dtype, *(f"{found[part, dtype, s]['speed_up']:.2f} ×" for s in shares)]
+            for part, dtype in dict.fromkeys(key[:2] for key in found)
+        ],
+        words=2,
+    )
+
+
+def mixture_times() -> str:
+    """A mixture beside a dense block of the same active FLOPs, and other ways to compute it."""
+    found = result("moe")
+    ways = list(found["forward"])
+
+    def cell(times: dict[str, float], way: str) -> str:
+        return f"{times[way]:,.0f} ms, {times[way] / times['dense']:.2f} ×"
+
+    return table(
+        ["", "forward", "with the gradient", "kept"],
+        [
+            [way, cell(found["forward"], way), cell(found["gradient"], way),
+             f"{found['kept'][way]:.1f} F" if way in found["kept"] else "–"]
+            for way in ways
+        ],
+    )  # fmt: skip
+
+
 def step_memory() -> str:
     """Memory of a whole training step by residual choice."""
     rows = result("accelerator_memory_cpu")["bytes"]

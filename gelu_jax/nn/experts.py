@@ -397,7 +397,7 @@ class MoEConfig:
         if self.bias_update_rate and getattr(self.router, "kind", None) != "sigmoid":
             reason = 'only a router of kind "sigmoid" has a choice bias'
             yield Problem("bias_update_rate", self.bias_update_rate, reason)
-        for name in ("chunk_size", "dot_general", "hidden_norm"):
+        for name in ("active_units", "chunk_size", "dot_general", "hidden_norm"):
             if (value := getattr(self.feed_forward, name)) is not None:
                 yield Problem(f"feed_forward.{name}", value, "must be None for experts")
         yield from self._shared_problems()

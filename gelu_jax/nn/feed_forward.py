@@ -35,6 +35,7 @@ from gelu_jax.nn.parameters import (
     wide_dtype,
 )
 from gelu_jax.nn.remat import Residuals, checkpoint_if, in_chunks, residual_problems
+from gelu_jax.nn.sparse import matmul_of_active_units
 from gelu_jax.nn.variants import (
     Variant,
     branch_functions,
@@ -64,6 +65,7 @@ def feed_forward(
     rounding: Rounding = "once",
     precision: Precision | None = None,
     dot_general: DotGeneral | None = None,
+    active_units: int | None = None,
     out_sharding: Any = None,
 ) -> Float[Array, "... e"]:
     """The feed-forward equation, (∏ᵢ φᵢ(x Wᵢ + bᵢ)) W_out + b_out (Shazeer 2020, equations 5–6).
@@ -94,6 +96,9 @@ def feed_forward(
       precision: "default", "high" or "highest", of the matrix products; None for JAX's own choice.
       dot_general: called for the matrix products in the place of `jax.lax.dot_general`, as in
         flax's layers; None for that.
+      active_units: for inference with hidden layers that are mostly zero (relu, relu_squared,
+        fatrelu, geglu_top_k): the most units whose rows of W_out are read for a single
+        token on a CPU, as in `matmul_of_active_units`. None reads all rows.
       out_sharding: a sharding or `PartitionSpec` of the result on an explicit mesh; None keeps that
         of the tokens.
     Returns:
@@ -107,11 +112,15 @@ def feed_forward(
     (2, 4)
     """
     check(choice_problems(residuals, residual_dtype, chunk_size, rounding))
+    check(checks.positive(active_units=active_units))
     refuse_jet(x, "feed_forward")
 
     product = partial(matmul, precision=precision, dot_general=dot_general)
     options = dropout_rate, residuals, residual_dtype, rounding
     out_product = partial(product, out_sharding=out_sharding)
+    if active_units is not None:
+        dense = out_product
+        out_product = partial(matmul_of_active_units, active_units=active_units, product=dense)
     output = output_part(out_product, add_bias, x.dtype, *options)
 
     # A checkpointed function keeps only its arguments for the backward pass, where it is computed
@@ -283,6 +292,7 @@ class FeedForwardConfig:
       bias_init: initializer of all biases; None for zeros.
       precision: of the matrix products, as in `feed_forward`.
       dot_general: of the matrix products, as in `feed_forward`.
+      active_units: rows of `w_out` read for a single token, as in `feed_forward`.
 
     Raises:
       ConfigError: a field has a wrong value.
@@ -311,6 +321,7 @@ class FeedForwardConfig:
     dot_general: DotGeneral | None = None
     hidden_norm: Literal["rms", "layer"] | None = None
     hidden_norm_epsilon: float = 1e-6
+    active_units: int | None = None
 
     def __post_init__(self):
         checks.field_types(self)
@@ -323,6 +334,7 @@ class FeedForwardConfig:
             init_std=self.init_std,
             d_out=self.d_out,
             hidden_norm_epsilon=self.hidden_norm_epsilon,
+            active_units=self.active_units,
         )
         if self.hidden_norm is not None:
             yield from checks.one_of(("rms", "layer"), hidden_norm=self.hidden_norm)
@@ -540,5 +552,6 @@ class FeedForward(HiddenLayer):
             rounding=c.rounding,
             precision=c.precision,
             dot_general=c.dot_general,
+            active_units=c.active_units,
             out_sharding=out_sharding,
         )

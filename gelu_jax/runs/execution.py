@@ -353,6 +353,7 @@ _ADDED: dict[str, tuple[object, ...]] = {
     "dot_general": (None,),
     "hidden_norm": (None,),
     "hidden_norm_epsilon": (1e-6,),
+    "active_units": (None,),
     "qk_norm": (None,),
     "soft_cap": (None,),
     "value_head_dim": (None,),

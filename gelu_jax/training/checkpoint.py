@@ -106,7 +106,7 @@ class AsyncSaver:
             with suppress(Exception):
                 self._writer.wait_until_finished()
             if is_primary():
-                _remove(draft)
+                _remove_failed(draft)
             raise
         self._pending = self._thread.submit(self._finish, step, draft)
 
@@ -133,9 +133,10 @@ class AsyncSaver:
             write_file(draft / _CHECKSUMS, json.dumps(_checksums(draft / "state")))
             _remove(final)
             draft.replace(final)
-        finally:
+        except BaseException:
             if is_primary():
-                _remove(draft)
+                _remove_failed(draft)
+            raise
         others = [other for other in _steps(self.directory) if other != step]
         before = max((other for other in others if other < step), default=None)
         _remove(*(self.directory / str(other) for other in others if other != before))
@@ -240,13 +241,15 @@ def _checksums(folder: Path) -> dict[str, str]:
 
 
 def _remove(*folders: Path) -> None:
-    """Retries: after an error orbax may still be writing into the folder."""
     for folder in folders:
-        for _ in range(_ATTEMPTS):
-            shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():
-                break
-            time.sleep(0.02)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_failed(draft: Path) -> None:
+    """Removes what was left, for a second: after an error orbax may still be writing into it."""
+    for _ in range(_ATTEMPTS):
+        _remove(draft)
+        time.sleep(0.02)
 
 
 def _flat(tree: Any) -> dict[str, Any]:
