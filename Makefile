@@ -14,13 +14,10 @@ docs: $(VENV)/dev
 test: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile
 
-# What runs jax, for an interpreter that has another version of it; not what reads files and configs
+# What depends on jax most, for an interpreter that has another version of it
 test-jax: $(VENV)/dev
-	$(BIN)/pytest -n 2 --dist worksteal tests/activations tests/nn tests/families tests/training \
-		tests/elsewhere tests/test_linen.py tests/test_lab.py tests/runs/test_numerics_version.py \
-		--ignore tests/families/test_fields.py --ignore tests/families/test_files.py \
-		--ignore tests/training/test_config.py --ignore tests/training/test_data.py \
-		--ignore tests/training/test_tokens.py
+	$(BIN)/pytest -n 2 --dist worksteal tests/activations tests/nn tests/elsewhere tests/test_linen.py \
+		tests/training/test_trainer.py tests/training/test_mesh.py tests/training/test_optimizer.py
 
 test-slow: $(VENV)/dev
 	$(BIN)/pytest -n 2 --dist loadfile -m slow

@@ -24,7 +24,7 @@ from gelu_jax.errors import ABSENT, ConfigError, Problem, check, nearest
 from gelu_jax.report.ladder_verdict import ladder_verdict
 from gelu_jax.report.summary import ladder_summary, summary
 from gelu_jax.report.verdict import verdict
-from gelu_jax.report.wording import counted, duration, in_bytes
+from gelu_jax.report.wording import counted, duration
 from gelu_jax.report.write import write_ladder_report, write_report
 from gelu_jax.runs.directory import locked
 from gelu_jax.runs.identity import command_to_repeat, write_identity
@@ -32,6 +32,7 @@ from gelu_jax.runs.launchers import Launch, launch
 from gelu_jax.runs.trackers import Tracker, trackers
 from gelu_jax.runs.worker_pool import WorkerPool
 from gelu_jax.training.config import from_dict, read_config
+from gelu_jax.training.memory_plan import in_bytes
 from gelu_jax.training.trainer import Trainer
 
 _DROPPED = re.compile(r"arms\.([^.=]+)=\s*(?:null|~)?\s*")

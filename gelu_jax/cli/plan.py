@@ -14,10 +14,11 @@ from gelu_jax.compare.outline import ArmOutline, outline
 from gelu_jax.errors import check
 from gelu_jax.nn import checks
 from gelu_jax.nn.transformer import TransformerConfig
-from gelu_jax.report.wording import counted, duration, in_bytes
+from gelu_jax.report.wording import counted, duration
 from gelu_jax.training import memory_plan
 from gelu_jax.training.chips import Chip
 from gelu_jax.training.config import read_config
+from gelu_jax.training.memory_plan import in_bytes
 from gelu_jax.training.model import architecture
 from gelu_jax.training.trainer import TrainConfig
 

@@ -117,22 +117,3 @@ def duration(seconds: float) -> str:
     if seconds >= 90:
         return f"{seconds / 60:.0f} minutes"
     return counted(max(1, round(seconds)), "second")
-
-
-def in_bytes(count: float) -> str:
-    """A number of bytes, in three digits.
-
-    Args:
-      count: of bytes.
-
-    Returns:
-      The number with B, kB, MB or GB.
-
-    >>> in_bytes(999), in_bytes(35_300_000)
-    ('999 B', '35.3 MB')
-    """
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.4g} GB"

@@ -168,13 +168,13 @@ def describe(plan: MemoryPlan, chip: Chip, name: str) -> str:
     experts = plan.active_parameters < plan.parameters
     active = f" ({plan.active_parameters:,} active)" if experts else ""
     mesh = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items())
-    sent = ", ".join(f"{axis} {_size(b)}" for axis, b in plan.sent.items() if b) or "nothing"
+    sent = ", ".join(f"{axis} {in_bytes(b)}" for axis, b in plan.sent.items() if b) or "nothing"
     rows = {
         "residuals": list(plan.choices),
-        "kept from forward to backward": [_size(c.kept) for c in plan.choices.values()],
-        "working memory": [_size(c.working) for c in plan.choices.values()],
-        "all memory": [_size(total_memory(plan, key)) for key in plan.choices],
-        f"of {_size(chip.memory)}": [
+        "kept from forward to backward": [in_bytes(c.kept) for c in plan.choices.values()],
+        "working memory": [in_bytes(c.working) for c in plan.choices.values()],
+        "all memory": [in_bytes(total_memory(plan, key)) for key in plan.choices],
+        f"of {in_bytes(chip.memory)}": [
             "fits" if total_memory(plan, key) <= chip.memory else "does not fit"
             for key in plan.choices
         ],
@@ -186,8 +186,8 @@ def describe(plan: MemoryPlan, chip: Chip, name: str) -> str:
     return "\n".join(
         [
             f"{plan.parameters:,} parameters{active} on {devices} × {name} ({mesh})",
-            f"weights {_size(plan.weights)}, gradients {_size(plan.gradients)}, "
-            f"optimizer {_size(plan.optimizer)}; sent in a step: {sent}",
+            f"weights {in_bytes(plan.weights)}, gradients {in_bytes(plan.gradients)}, "
+            f"optimizer {in_bytes(plan.optimizer)}; sent in a step: {sent}",
             "",
             *(f"{title:<30}" + "".join(f"{v:>16}" for v in row) for title, row in rows.items()),
             "",
@@ -202,12 +202,23 @@ def _slowest(choice: StepCost) -> tuple[str, float]:
     return max(choice.seconds.items(), key=lambda item: item[1])
 
 
-def _size(size: float) -> str:
+def in_bytes(count: float) -> str:
+    """A number of bytes, in three digits.
+
+    Args:
+      count: of bytes.
+
+    Returns:
+      The number with B, kB, MB or GB.
+
+    >>> in_bytes(999), in_bytes(35_300_000)
+    ('999 B', '35.3 MB')
+    """
     for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.4g} GB"
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.4g} GB"
 
 
 def _on_one_device(

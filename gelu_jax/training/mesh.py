@@ -87,7 +87,8 @@ class MeshConfig:
         """
         known = prod(size for size in vars(self).values() if size > 0)
         if known > devices or (-1 in vars(self).values() and devices % known):
-            raise ConfigError([Problem("mesh", vars(self), f"does not fit on {devices} devices")])
+            there = f"{devices} device{'s' * (devices != 1)}"
+            raise ConfigError([Problem("mesh", vars(self), f"does not fit on {there}")])
         return {k: devices // known if size == -1 else size for k, size in vars(self).items()}
 
 

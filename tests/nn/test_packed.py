@@ -18,14 +18,15 @@ from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
 ATTENTION = AttentionConfig(16, num_heads=4, num_kv_heads=2, rotary=RotaryConfig())
 PARTS = NormConfig(16), ATTENTION, FeedForwardConfig(16, d_ff=24)
-ROTARY = TransformerConfig(31, 2, BlockConfig(*PARTS))
+ROTARY = TransformerConfig(31, 2, BlockConfig(*PARTS), scan_layers=True)
 LEARNED = replace(
     ROTARY,
     block=replace(ROTARY.block, attention=replace(ATTENTION, rotary=None, causal=False, window=5)),
     max_positions=200,
     relative=RelativeConfig(8, 16),
 )
-PATTERN = replace(ROTARY, pattern=(LayerKind(4, RotaryConfig(100.0)), LayerKind(None)))
+KINDS = LayerKind(4, RotaryConfig(100.0)), LayerKind(None)
+PATTERN = replace(ROTARY, scan_layers=False, pattern=KINDS)
 
 LENGTHS = 1, 160, 7, 132  # in one row; a document may be longer than a block of queries, or shorter
 
