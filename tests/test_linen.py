@@ -13,11 +13,13 @@ from flax.traverse_util import flatten_dict
 import gelu_jax as gj
 from gelu_jax import linen
 from gelu_jax.nn.parameters import current_names
+from gelu_jax.nn.stack import LayerKind
 
 FFN = gj.FeedForwardConfig(8, 16, "swiglu", use_bias=True, dropout_rate=0.5)
 BLOCK = gj.BlockConfig(
     gj.NormConfig(8), gj.AttentionConfig(8, num_heads=2), gj.FeedForwardConfig(8, 16, "geglu")
 )
+FFN_OF_EXPERTS = gj.FeedForwardConfig(8, 16, "swiglu")
 MLP = gj.MLPConfig(d_in=8, num_classes=3, num_layers=2, d_ff=4, variant=("prelu", "identity"))
 X = jax.random.normal(jax.random.key(3), (2, 3, 8))
 
@@ -175,6 +177,37 @@ def test_methods_by_name_and_on_a_bound_module():
     np.testing.assert_allclose(first, expected[:, :3], atol=1e-5)
     np.testing.assert_allclose(later, expected[:, 3:], atol=1e-5)
     np.testing.assert_allclose(logits, expected, atol=1e-6)
+
+
+def test_a_stack_of_dense_and_sparse_layers():
+    """Value, gradient and cached decoding are those of the NNX module with the same parameters."""
+    kinds = LayerKind(), LayerKind(feed_forward=gj.MoEConfig(FFN_OF_EXPERTS, 4, 2))
+    config = gj.TransformerConfig(11, num_layers=4, block=BLOCK, max_positions=8, pattern=kinds)
+    model, tokens = linen.Transformer(config), jnp.arange(10).reshape(2, 5)
+
+    @jax.jit
+    def outcomes(variables, theirs):
+        cache = model.apply(variables, 2, 5, method="empty_cache")
+        decoded, _ = model.apply(variables, tokens, cache, method="decode")
+        of_linen, of_nnx = (lambda v: model.apply(v, tokens)), (lambda m: m(tokens))
+        losses = [lambda p, f=f: jnp.sin(f(p)).sum() for f in (of_linen, of_nnx)]
+        gradients = jax.grad(losses[0])(variables)["params"], jax.grad(losses[1])(theirs)
+        return (of_linen(variables), decoded, gradients[0]), (of_nnx(theirs), gradients[1])
+
+    theirs = gj.Transformer(config, rngs=nnx.Rngs(1))
+    variables = {"params": nnx.to_pure_dict(nnx.state(theirs))}
+    empty = jax.eval_shape(lambda: model.init(jax.random.key(0), tokens))
+    assert jax.tree.map(jnp.shape, dict(empty["params"])) == jax.tree.map(
+        jnp.shape, variables["params"]
+    )
+    (ours, decoded, gradient), (expected, their_gradient) = outcomes(variables, theirs)
+    np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_allclose(decoded, expected, atol=1e-5)
+    flat = flatten_dict(nnx.to_pure_dict(nnx.state(their_gradient)))
+    assert {**flatten_dict(gradient)}.keys() == flat.keys()
+    for name, found in flatten_dict(gradient).items():
+        np.testing.assert_allclose(found, flat[name], atol=1e-6)
+        assert found.any(), name
 
 
 def test_they_are_classes():

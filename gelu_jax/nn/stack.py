@@ -381,9 +381,9 @@ def _over_periods(
         def period(x: Array, inputs: Any, run: Period = run) -> tuple[Array, Any]:
             (common, stacks), own = inputs
             found = list[Any]()
-            for i, (kind, place) in enumerate(_places(kinds, run)):
-                part = jax.tree.map(lambda leaf, at=place: leaf[at], stacks[kind])
-                block, more = jax.tree.map(lambda leaf, at=i: leaf[at], (common, own))
+            for i, (kind, place, count) in enumerate(_places(kinds, run)):
+                part = _one_of(stacks[kind], place, count)
+                block, more = _one_of((common, own), i, run.length)
                 x, out = layer(x, (_with_feed_forward(block, part), *more))
                 found.append(out)
             return x, found
@@ -399,18 +399,31 @@ def _parts(layers: Any) -> FeedForwards:
     return layers.feed_forward
 
 
-def _places(kinds: Sequence[int], run: Period) -> Iterator[tuple[int, int]]:
-    """Of each layer of a period its kind, and its place among those of the kind."""
+def _places(kinds: Sequence[int], run: Period) -> Iterator[tuple[int, int, int]]:
+    """Of each layer of a period its kind, its place among those of the kind, and their number."""
     own = kinds[run.first : run.first + run.length]
     for i, kind in enumerate(own):
-        yield kind, own[:i].count(kind)
+        yield kind, own[:i].count(kind), own.count(kind)
 
 
 def _grouped(tree: Any, run: Period, first: int, length: int | None = None) -> Any:
-    """(layers, …) as (repeats, length, …), of the layers of a run."""
+    """(layers, …) as (repeats, length, …), of the layers of a run; as (repeats, …) for length 1.
+
+    What is cut out of a scan's inputs is kept for the backward pass, so that weights would be
+    there twice; those of which a period has one are its inputs as they are.
+    """
     length = run.length if length is None else length
-    shape, last = (run.repeats, length), first + run.repeats * length
-    return jax.tree.map(lambda leaf: leaf[first:last].reshape(*shape, *leaf.shape[1:]), tree)
+    last = first + run.repeats * length
+
+    def grouped(leaf: Array) -> Array:
+        leaf = leaf if (first, last) == (0, len(leaf)) else leaf[first:last]
+        return leaf if length == 1 else leaf.reshape(run.repeats, length, *leaf.shape[1:])
+
+    return jax.tree.map(grouped, tree)
+
+
+def _one_of(grouped: Any, place: int, length: int) -> Any:
+    return grouped if length == 1 else jax.tree.map(lambda leaf: leaf[place], grouped)
 
 
 def _grouped_blocks(layers: Block, run: Period) -> tuple[Block, list[Any]]:

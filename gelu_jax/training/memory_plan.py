@@ -9,7 +9,7 @@ divide count as divided. Experts compute as many tokens on every device, as wher
 buffers count whole.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -19,19 +19,22 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from gelu_jax.errors import ABSENT, ConfigError, Problem, check, nearest
+from gelu_jax.errors import ConfigError, Problem, check, nearest
 from gelu_jax.nn.axes import axis_names
 from gelu_jax.nn.cost import cost, room
 from gelu_jax.nn.experts import MoEConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.remat import Residuals
 from gelu_jax.nn.routers import SigmoidRouterConfig
+from gelu_jax.nn.stack import LayerKind
 from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.training.chips import CHIPS, Chip
 from gelu_jax.training.flops import Product, products
 from gelu_jax.training.mesh import MeshConfig, mesh_problems, with_shardings
 from gelu_jax.training.model import architecture, num_active_parameters
 from gelu_jax.training.trainer import Keys, State, TrainConfig, init, loss
+
+Part = FeedForwardConfig | MoEConfig
 
 
 class StepCost(NamedTuple):
@@ -97,9 +100,6 @@ def plan_memory(config: TrainConfig, chip: Chip, devices: int) -> MemoryPlan:
     model = architecture(config.model)
     if not isinstance(model, TransformerConfig):
         raise ConfigError([Problem("model.kind", model.kind, "only a transformer is planned")])
-    if model.feed_forwards:
-        reason = "layers with feed-forward parts of their own are not planned"
-        raise ConfigError([Problem("model.pattern", ABSENT, reason)])
     sizes = (config.mesh or MeshConfig()).sizes(devices)
     check(mesh_problems(sizes, model, config.batch_size))
     mesh = AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes))
@@ -232,8 +232,8 @@ def _on_one_device(
         num_kv_heads=max(1, a.kv_heads // n),
         head_dim=a.head_size,
     )
-    feed_forward = _share_of_block(model.block.feed_forward, sizes)
-    block = replace(model.block, attention=attention, feed_forward=feed_forward)
+    model = _with_parts(model, partial(_share_of_block, sizes=sizes))
+    block = replace(model.block, attention=attention)
     vocabulary = model.vocab_size if model.vocab_size % n else model.vocab_size // n
     return replace(
         config,
@@ -243,9 +243,23 @@ def _on_one_device(
     )
 
 
-def _share_of_block(
-    config: FeedForwardConfig | MoEConfig, sizes: Mapping[str, int]
-) -> FeedForwardConfig | MoEConfig:
+def _parts(model: TransformerConfig) -> Sequence[Part]:
+    """The feed-forward part of each layer."""
+    return model.feed_forwards or (model.block.feed_forward,) * model.num_layers
+
+
+def _with_parts(model: TransformerConfig, change: Callable[[Part], Part]) -> TransformerConfig:
+    """The model with all of its feed-forward parts changed."""
+
+    def changed(kind: LayerKind) -> LayerKind:
+        own = kind.feed_forward
+        return kind if own is None else replace(kind, feed_forward=change(own))
+
+    block = replace(model.block, feed_forward=change(model.block.feed_forward))
+    return replace(model, block=block, pattern=tuple(map(changed, model.pattern)))
+
+
+def _share_of_block(config: Part, sizes: Mapping[str, int]) -> Part:
     """Of a mixture the experts of one device, of which its own tokens pass as many as of all."""
 
     def share(f: FeedForwardConfig) -> FeedForwardConfig:
@@ -262,34 +276,45 @@ def _share_of_block(
     return replace(config, **parts, num_experts=held, router=router)
 
 
-def _with(config: TrainConfig, residuals: str) -> TrainConfig:
+def _with(config: TrainConfig, residuals: Residuals) -> TrainConfig:
     model: Any = config.model
 
-    def changed(f: Any) -> Any:
-        if isinstance(f, MoEConfig):
-            shared = None if f.shared is None else changed(f.shared)
-            return replace(f, feed_forward=changed(f.feed_forward), shared=shared)
-        stored = f.residual_dtype if residuals == "preactivation" else None
-        return replace(f, residuals=residuals, residual_dtype=stored)
+    def changed(part: Any) -> Any:
+        if isinstance(part, MoEConfig):
+            shared = None if part.shared is None else changed(part.shared)
+            return replace(part, feed_forward=changed(part.feed_forward), shared=shared)
+        stored = part.residual_dtype if residuals == "preactivation" else None
+        return replace(part, residuals=residuals, residual_dtype=stored)
 
-    block = replace(model.block, feed_forward=changed(model.block.feed_forward))
-    return replace(config, model=replace(model, block=block))
+    return replace(config, model=_with_parts(model, changed))
 
 
 def _with_buffers(
     kept: Mapping[str, int], model: TransformerConfig, local: TrainConfig, expert_devices: int
 ) -> dict[str, int]:
     """What is kept with the buffers in which tokens are exchanged, used or not, by residuals."""
-    moe = model.block.feed_forward
-    if not isinstance(moe, MoEConfig) or expert_devices == 1:
+    if expert_devices == 1:
         return dict(kept)
-    k, (tokens, choices) = moe.experts_per_token, room(moe, expert_devices)
-    width = k * moe.d_ff
-    share = width / (width + (0 if moe.shared is None else moe.shared.d_ff))
-    more = share * (choices / k - 1)
-    row = moe.d_model * jnp.dtype(moe.feed_forward.dtype).itemsize + 8 * k
-    received = round(model.num_layers * prod(_batch(local).shape) * tokens * row)
-    return {name: n + received + round(more * (n - kept["input"])) for name, n in kept.items()}
+    hidden, more, received = 0, 0.0, 0.0  # entries of a token, beside those of the input
+    for part in _parts(model):
+        hidden += _active_width(part)
+        if isinstance(part, MoEConfig):
+            k, (tokens, choices) = part.experts_per_token, room(part, expert_devices)
+            more += (choices - k) * part.num_branches * part.d_ff
+            row = part.d_model * jnp.dtype(part.feed_forward.dtype).itemsize + 8 * k
+            received += tokens * row
+    received = round(received * prod(_batch(local).shape))
+    return {
+        name: n + received + round(more / hidden * (n - kept["input"])) for name, n in kept.items()
+    }
+
+
+def _active_width(part: Part) -> int:
+    """Entries of all branches that one token has."""
+    if isinstance(part, FeedForwardConfig):
+        return part.num_branches * part.d_ff
+    shared = 0 if part.shared is None else _active_width(part.shared)
+    return part.num_branches * part.experts_per_token * part.d_ff + shared
 
 
 def _choice(
@@ -367,12 +392,11 @@ def _sent(
     yield "fsdp", (fsdp - 1) * (2 * layers + tables + reduced)
     yield "data", 2 * (data - 1) / data * reduced
     tokens = prod(_batch(local).shape)
-    block, everywhere = whole.block.feed_forward, reduced - _split_bytes(model, itemsize, "x")
-    exchanged = cost(block, expert_devices=expert).bytes_sent * tokens * config.num_layers
+    parts, everywhere = _parts(whole), reduced - _split_bytes(model, itemsize, "x")
+    exchanged = tokens * sum(cost(part, expert_devices=expert).bytes_sent for part in parts)
     yield "expert", 2 * (expert - 1) / expert * everywhere + exchanged
     # the attention's and the feed-forward's sums, and the cotangents of what each branch reads
-    f = config.block.feed_forward
-    sums = config.num_layers * (2 + 3 + f.num_branches) + 2  # + the lookup, and the head's
+    sums = sum(2 + 3 + part.num_branches for part in parts) + 2  # + the lookup, and the head's
     stream = tokens * config.block.d_model * itemsize
     yield "tensor", 2 * (tensor - 1) / tensor * stream * sums
 

@@ -27,7 +27,9 @@ EXPERTS = {"num_experts": 8, "experts_per_token": 2, "feed_forward": DENSE}
 
 
 def config(
-    mesh: Mapping[str, int] | None = None, feed_forward: Mapping[str, Any] = DENSE
+    mesh: Mapping[str, int] | None = None,
+    feed_forward: Mapping[str, Any] = DENSE,
+    **model: Any,
 ) -> TrainConfig:
     block = {
         "norm": {"kind": "rms"},
@@ -37,7 +39,7 @@ def config(
     plain = {
         "data": {"kind": "stdlib", "context": 16},
         "model": {"kind": "transformer", "vocab_size": 256, "num_layers": 2, "d_model": 32,
-                  "block": block},
+                  "block": block, **model},
         "steps": 1, "batch_size": 16, "eval_every": 1, "mesh": mesh,
     }  # fmt: skip
     return from_dict(plain, TrainConfig)
@@ -132,6 +134,47 @@ def test_what_experts_send_by_hand():
     fewer = 2 * 4 * 2 * 16 * (32 * 4 + 8 * 2)  # tokens received in both layers
     assert p.choices["input"].kept - half.choices["input"].kept == fewer
     assert half.sent["expert"] == pytest.approx(p.sent["expert"] - exchanged / 2)
+
+
+@pytest.mark.parametrize("mesh", [{}, {"fsdp": 2, "tensor": 4}])
+def test_a_stack_half_of_experts_needs_half_of_what_they_need_more(mesh: dict[str, int]):
+    """Two periods of a dense and a sparse layer, between four dense and four sparse layers.
+
+    The attention's weights are kept a second time: a period has two, which are cut out of it.
+    """
+    models = [(DENSE, {}), (EXPERTS, {}), (DENSE, {"pattern": [{}, {"feed_forward": EXPERTS}]})]
+    dense, sparse, mixed = (
+        plan_memory(
+            config(mesh or None, f, num_layers=4, scan_layers=True, **more),
+            H100,
+            math.prod(mesh.values()),
+        )
+        for f, more in models
+    )
+    for name in ("parameters", "active_parameters", "weights", "gradients"):
+        middle = (getattr(dense, name) + getattr(sparse, name)) / 2
+        assert getattr(mixed, name) == middle, name
+    assert mixed.sent == {axis: (dense.sent[axis] + sparse.sent[axis]) / 2 for axis in dense.sent}
+    for name, choice in mixed.choices.items():
+        pair = dense.choices[name], sparse.choices[name]
+        assert choice.flops == sum(c.flops for c in pair) / 2
+        again = 4 * 4 * 4 * 32 * 32 / mesh.get("tensor", 1)
+        kept = choice.kept - again  # and small vectors
+        assert kept == pytest.approx(sum(c.kept for c in pair) / 2, rel=0.03)
+
+
+def test_a_stack_half_of_experts_exchanges_half_as_much():
+    mesh, pattern = {"data": 1, "expert": 8}, [{}, {"feed_forward": EXPERTS}]
+    sparse, mixed = (
+        plan_memory(config(mesh, f, num_layers=4, **more), H100, 8)
+        for f, more in ((EXPERTS, {}), (DENSE, {"pattern": pattern}))
+    )
+    rows, block, router = 7 * (16 // 8) * 16, 3 * 32 * 64, 32 * 8
+    reduced = 2 * 7 / 8 * 4 * 2 * (block - router)  # more gradients of two layers
+    exchanged = 2 * rows * (4 * 32 * 4 + 3 * 2 * 4)  # less, in two layers
+    assert mixed.sent["expert"] - sparse.sent["expert"] == pytest.approx(reduced - exchanged)
+    buffers = [p.choices["all"].kept - p.choices["input"].kept for p in (mixed, sparse)]
+    assert buffers[0] < buffers[1]
 
 
 def test_an_axis_takes_the_network_where_it_leaves_the_node():
