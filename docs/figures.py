@@ -249,7 +249,7 @@ def attention_times() -> str:
     """Attention on a CPU beside jax.nn: times, and what each of them needs for a token."""
     found = result("attention_cpu")
 
-    def row(shape: list[int | None], pass_: str, times: dict[str, dict[str, float]]) -> list[str]:
+    def row(shape: list[Any], pass_: str, times: dict[str, dict[str, float]]) -> list[str]:
         *sizes, window = shape
         named = f"({', '.join(map(str, sizes))})" + (f", window {window}" if window else "")
         ours, theirs = times["ours"]["milliseconds"], times["jax.nn"]["milliseconds"]

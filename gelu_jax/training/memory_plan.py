@@ -276,7 +276,7 @@ def _share_of_block(config: Part, sizes: Mapping[str, int]) -> Part:
     return replace(config, **parts, num_experts=held, router=router)
 
 
-def _with(config: TrainConfig, residuals: Residuals) -> TrainConfig:
+def _with(config: TrainConfig, residuals: str) -> TrainConfig:
     model: Any = config.model
 
     def changed(part: Any) -> Any:
