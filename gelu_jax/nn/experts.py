@@ -7,7 +7,7 @@ and no token is dropped but by a router with a capacity.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, reduce
 from typing import Any, ClassVar, NamedTuple
@@ -21,7 +21,6 @@ from jax.tree_util import Partial
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from gelu_jax.activations import Elementwise
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.axes import Axes, have_rules, matmul
@@ -38,7 +37,7 @@ from gelu_jax.nn.feed_forward import (
     output_part,
     pre_activations,
 )
-from gelu_jax.nn.grouped import grouped_matmul
+from gelu_jax.nn.grouped import grouped_matmul, map_blocks
 from gelu_jax.nn.parameters import add, cast, kernel, numbered, set_numbered, wide_dtype
 from gelu_jax.nn.remat import Residuals, checkpoint_if
 from gelu_jax.nn.routers import (
@@ -174,43 +173,74 @@ def _mixture(
     precision: Precision | None,
 ) -> Array:
     """The sums of the tokens' rows, in float32 (float64 stays)."""
-    product = partial(_product, slots=slots, precision=precision)
-    output = output_part(
-        product, lambda y, _: y, tokens.dtype, dropout_rate, residuals, residual_dtype, rounding
-    )
+    of_output: Any = tokens.dtype, dropout_rate, residuals, residual_dtype, rounding
 
-    @checkpoint_if(residuals != "all")  # which gathers again rather than keep what it gathered
-    def hidden(tokens: Array, w_in: Any, b_in: Any) -> Any:
-        rows = slots.rows(tokens)
-        return pre_activations(rows, w_in, b_in, product, partial(_add_bias, slots=slots))
+    def experts(
+        x: Array, scale: Array, weights: Any, key: Any, rows: Any, product: Any, own: Any
+    ) -> Array:
+        w_in, b_in, phis, w_out, b_out = weights
+
+        @checkpoint_if(residuals != "all")  # which gathers again rather than keep what it gathered
+        def hidden(x: Array, w_in: Any, b_in: Any) -> Any:
+            return pre_activations(rows(x), w_in, b_in, product, lambda y, b: y + own(b))
+
+        output = output_part(product, lambda y, _: y, *of_output)
+        y = output(hidden(x, w_in, b_in), (list(map(own, phis)), None, w_out, None), key, scale)
+        return y if b_out is None else add(y, scale.astype(y.dtype) * own(b_out))
 
     @checkpoint_if(residuals == "input")
-    def block(tokens: Array, gates: Array, weights: Any, key: Any) -> Array:
-        w_in, b_in, phis, w_out, b_out = weights
-        scale = slots.gates(gates)
-        ps = hidden(tokens, w_in, b_in)
-        phis = [_of_each_expert(phi, slots) for phi in phis]
-        y = output(ps, (phis, None, w_out, None), key, scale)
-        y = y if b_out is None else add(y, scale.astype(y.dtype) * b_out[slots.experts][:, None])
+    def at_once(tokens: Array, slots: Slots, gates: Array, weights: Any, key: Any) -> Array:
+        product = partial(grouped_matmul, ends=slots.ends, precision=precision)
+        own = partial(_of_each_block, slots=slots)
+        y = experts(tokens, slots.gates(gates), weights, key, slots.rows, product, own)
         return slots.sums(y)
 
-    return block(tokens, gates, weights, key)
+    if key is not None:  # dropout, whose masks are drawn for all rows
+        return at_once(tokens, slots, gates, weights, key)
+
+    def by_blocks(tokens: Array, slots: Slots, gates: Array, weights: Any) -> Array:
+        product = partial(jnp.matmul, precision=precision)
+
+        def block(x: tuple[Array, Array], weights: Any) -> Array:
+            return experts(*x, weights, None, lambda x: x, product, _of_one_block)
+
+        blocks = slots.rows(tokens), slots.gates(gates)
+        return slots.sums(map_blocks(block, blocks, weights, slots.ends))
+
+    forward = _forward(by_blocks, lambda *arguments: at_once(*arguments, None))
+    return forward(tokens, slots, gates, weights)
 
 
-def _product(x: Array, w: Array, *, slots: "Slots", precision: Any) -> Array:
-    return grouped_matmul(x, w, slots.ends, precision=precision)
+def _forward(by_blocks: Callable[..., Array], at_once: Callable[..., Array]) -> Any:
+    """On a CPU, and where nothing is kept, block by block, and so without a large temporary.
+
+    To get fresh memory for one from the system takes as long there as the products.
+    """
+
+    @jax.custom_jvp
+    def forward(*arguments: Any) -> Array:
+        return jax.lax.platform_dependent(*arguments, cpu=by_blocks, default=at_once)
+
+    @forward.defjvp
+    def _(primals: Any, tangents: Any) -> tuple[Array, Array]:  # pyright: ignore[reportUnusedFunction]
+        return jax.jvp(at_once, primals, tangents)
+
+    return forward
 
 
-def _add_bias(y: Array, bias: Array, *, slots: "Slots") -> Array:
-    return y + bias[slots.experts][:, None]
-
-
-def _of_each_expert(phi: Elementwise, slots: "Slots") -> Elementwise:
-    """A branch that learns, applied to blocks of rows with the parameters of the block's expert."""
-    if not isinstance(phi, nnx.Module):
-        return phi
-    of_blocks = jax.tree.map(lambda leaf: leaf[slots.experts], phi)
+def _of_each_block(parameter: Any, slots: "Slots") -> Any:
+    """A bias, or a branch that learns, by blocks of rows: those of the block's expert."""
+    if isinstance(parameter, Array):
+        return parameter[slots.experts][:, None]
+    if not isinstance(parameter, nnx.Module):
+        return parameter
+    of_blocks = jax.tree.map(lambda leaf: leaf[slots.experts], parameter)
     return Partial(jax.vmap(lambda phi, p: phi(p)), of_blocks)
+
+
+def _of_one_block(parameter: Any) -> Any:
+    """The same of one expert."""
+    return parameter[None] if isinstance(parameter, Array) else parameter
 
 
 class Slots(NamedTuple):

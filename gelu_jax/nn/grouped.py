@@ -10,7 +10,7 @@ a loop of the same kind, and sums one kernel's gradient in place. Both are linea
 and each is the other's derivative: so that derivatives of every order exist, in both modes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -69,18 +69,50 @@ def grouped_outer(
     return _outer_p.bind(*_varying_alike(x, y, ends), precision=precision)
 
 
-def _matmul_by_loop(x: Array, w: Array, ends: Array, *, precision: Any) -> Array:
-    def group(y: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        kernel, first, end = inputs
+def map_blocks(f: Callable[[Any, Any], Array], xs: Any, ws: Any, ends: Array) -> Array:
+    """y[n] = f(x[n], w[g(n)]), for the group g(n) that block n belongs to, in a loop.
+
+    What f computes on the way is as large as one block; one group's w is held at a time. Under
+    `jax.vmap` one element of the batch comes after another.
+
+    Args:
+      f: a function of a block and of the parameters of its group.
+      xs: blocks, a tree of arrays (n, …).
+      ws: parameters of the groups, a tree of arrays (g, …).
+      ends: how many blocks the groups up to each have together, (g,), at most n.
+    Returns:
+      An array (n, …); 0 in blocks from ``ends[-1]`` on.
+
+    >>> x, w = jnp.ones((3, 2)), jnp.array([1.0, 10.0])
+    >>> map_blocks(lambda x, w: w * x, x, w, jnp.array([1, 2]))[:, 0]
+    Array([ 1., 10.,  0.], dtype=float32)
+    """
+    leaves, tree = jax.tree.flatten((xs, ws, ends))
+
+    @jax.custom_batching.sequential_vmap
+    def loop(*leaves: Array) -> Array:
+        return _loop(f, *jax.tree.unflatten(tree, _varying_alike(*leaves)))
+
+    return loop(*leaves)
+
+
+def _loop(f: Callable[[Any, Any], Array], xs: Any, ws: Any, ends: Array) -> Array:
+    def group(y: Array, inputs: tuple[Any, Array, Array]) -> tuple[Array, None]:
+        w, first, end = inputs
 
         def block(n: Any, y: Array) -> Array:
-            product = jnp.matmul(_block(x, n), kernel, precision=precision)
-            return jax.lax.dynamic_update_index_in_dim(y, product, n, 0)
+            return jax.lax.dynamic_update_index_in_dim(y, f(_block(xs, n), w), n, 0)
 
         return jax.lax.fori_loop(first, end, block, y), None
 
-    y = _zeros((*x.shape[:2], w.shape[-1]), x.dtype, x)
-    return jax.lax.scan(group, y, (w, *_spans(ends)))[0]
+    first = jax.tree.leaves(xs)[0]
+    one = jax.eval_shape(lambda: f(*jax.tree.map(lambda leaf: leaf[0], (xs, ws))))
+    y = _zeros((first.shape[0], *one.shape), one.dtype, first)
+    return jax.lax.scan(group, y, (ws, *_spans(ends)))[0]
+
+
+def _matmul_by_loop(x: Array, w: Array, ends: Array, *, precision: Any) -> Array:
+    return _loop(partial(jnp.matmul, precision=precision), x, w, ends)
 
 
 def _outer_by_loop(x: Array, y: Array, ends: Array, *, precision: Any) -> Array:
@@ -102,8 +134,8 @@ def _spans(ends: Array) -> tuple[Array, Array]:
     return jnp.concatenate([jnp.zeros_like(ends[:1]), ends[:-1]]), ends
 
 
-def _block(x: Array, n: Any) -> Array:
-    return jax.lax.dynamic_index_in_dim(x, n, 0, keepdims=False)
+def _block(xs: Any, n: Any) -> Any:
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, n, 0, keepdims=False), xs)
 
 
 def _zeros(shape: Sequence[int], dtype: Any, like: Array) -> Array:

@@ -96,8 +96,12 @@ def test_is_the_sum_over_all_experts_and_so_is_its_gradient(case, dtype):
 
                 return jax.grad(of, (0, 1, 2), has_aux=True)(x, gates, w)
 
-            ours = loss(lambda x, i, g, w: mixture_of_experts(x, i, g, **w, variant="swiglu"))
-            return ours, loss(lambda *args: sum_over_all(*args, "swiglu"))
+            def mixture(x, experts, gates, w):
+                return mixture_of_experts(x, experts, gates, **w, variant="swiglu")
+
+            plain = loss(lambda *args: sum_over_all(*args, "swiglu"))
+            # block by block, where there is no gradient
+            return (loss(mixture), mixture(x, experts, gates, w)), (plain, plain[1])
 
         for experts, gates in CASES[case]:
             got, want = both(experts, gates.astype(dtype), x, w)
@@ -122,15 +126,18 @@ def test_every_variant(variant):
 
     @jax.jit
     def both(x):
-        ours = mixture_of_experts(x, experts, gates, **w, variant=phis)
+        def mixture(x):
+            return mixture_of_experts(x, experts, gates, **w, variant=phis)
+
+        ours = mixture(x), jax.vjp(mixture, x)[0]  # block by block, and all at once
         if variant != "xielu":
-            return ours, sum_over_all(x, experts, gates, w, variant)
+            return ours, (sum_over_all(x, experts, gates, w, variant),) * 2
         of = [
             gj.feed_forward(x, **jax.tree.map(lambda a, i=i: a[i], w), variant=(module,))
             for i, module in enumerate(modules)
         ]
         share = (jax.nn.one_hot(experts, E) * gates[..., None]).sum(-2)
-        return ours, jnp.einsum("te,etd->td", share, jnp.stack(of))
+        return ours, (jnp.einsum("te,etd->td", share, jnp.stack(of)),) * 2
 
     same(*both(x), 3e-6)
 
@@ -218,11 +225,15 @@ def test_vmap_over_tokens_weights_and_routing():
 
         return jax.grad(loss, (0, 1))(x, w)
 
+    def value_and_grad(x, experts, gates, w):
+        value = mixture_of_experts(x, experts, gates, **w, variant="swiglu")
+        return value, grad(x, experts, gates, w)
+
     for w_axis, given in ((None, w), (0, many)):
-        got = jax.jit(jax.vmap(grad, (0, 0, 0, w_axis)))(x, experts, gates, given)
+        got = jax.jit(jax.vmap(value_and_grad, (0, 0, 0, w_axis)))(x, experts, gates, given)
         for i in range(3):
             own = given if w_axis is None else jax.tree.map(lambda leaf, i=i: leaf[i], given)
-            want = jax.jit(grad)(x[i], experts[i], gates[i], own)
+            want = jax.jit(value_and_grad)(x[i], experts[i], gates[i], own)
             same(jax.tree.map(lambda leaf, i=i: leaf[i], got), want, 2e-6)
 
 
@@ -532,6 +543,16 @@ def test_kept_for_the_backward_pass():
     assert kept(residuals="all") > 3
     assert kept() <= 2 * 1.125 + 0.25
     assert kept(residuals="input") <= 0.25
+
+
+def test_without_a_gradient_no_hidden_layer_is_there_as_a_whole():
+    """Rows, their results and the tokens' sums alone: less than half of one hidden layer."""
+    t, d, f, e, k = 2048, 32, 512, 8, 2
+    config = gj.MoEConfig(gj.FeedForwardConfig(d, f, "swiglu"), e, k)
+    moe = jax.eval_shape(lambda: gj.MoE(config, rngs=nnx.Rngs(0)))
+    x = jax.ShapeDtypeStruct((t, d), jnp.float32)
+    compiled = jax.jit(lambda moe, x: moe(x)).lower(moe, x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes <= 0.5 * (t * k * f * 4)
 
 
 def test_without_jit_a_product_is_compiled_all_the_same():
