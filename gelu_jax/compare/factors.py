@@ -67,8 +67,8 @@ def factorial_contrasts(factors: Factors) -> dict[str, dict[str, float]]:
 
     >>> found = factorial_contrasts({"a": {"x": {}, "y": {}}, "b": {"u": {}, "v": {}}})
     >>> list(found)
-    ['y − x at u', 'y − x at v', 'y − x', '(y − x), v − u']
-    >>> found["(y − x), v − u"]
+    ['y − x at u', 'y − x at v', 'y − x', '(y − x) × (v − u)']
+    >>> found["(y − x) × (v − u)"]
     {'y_u': -1.0, 'x_u': 1.0, 'y_v': 1.0, 'x_v': -1.0}
     """
     return dict(_contrasts(factors))
@@ -97,7 +97,7 @@ def _contrasts(factors: Factors) -> Iterator[tuple[str, dict[str, float]]]:
             for other in higher:
                 share = len(others[place]) / len(combinations)
                 signs = ((c[place] == other) - (c[place] == base) for c in combinations)
-                yield f"({name}), {other} − {base}", weighted([share * sign for sign in signs])
+                yield f"({name}) × ({other} − {base})", weighted([share * sign for sign in signs])
 
 
 def _name(levels: Sequence[str]) -> str:

@@ -33,6 +33,12 @@ DASHES = (
     (0, (1, 1)),
 )
 
+_SEEDS_SHOWN = 4
+"""Arms at most where the curve of every seed is drawn."""
+
+_FEW = 8
+"""Arms or differences that are drawn side by side, and arms that have a colour of their own."""
+
 _STYLE: Any = {
     "font.family": "sans-serif", "font.size": 8, "axes.labelsize": 8, "axes.linewidth": 0.6,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
@@ -54,18 +60,27 @@ def curves(results: Analysis | Comparison) -> Figure:
 
     Returns:
       A matplotlib figure to restyle and save; 7 × 2.9 inches, or 4.2 wide without differences.
+      Of more than eight arms or differences, these come below the curves, and make it higher.
     """
     analysis = results if isinstance(results, Analysis) else analyze(results)
     with rc_context(_STYLE):
-        compared = [c for c in analysis.contrasts if c.seeds]
-        width = 7.0 if compared else 4.2
-        figure = Figure(figsize=(width, 2.9), layout="constrained")
-        ratios = [1.7, 1.0] if compared else [1.0]
-        left, *right = np.ravel(figure.subplots(1, len(ratios), width_ratios=ratios))
-        _draw_curves(left, analysis)
-        for axes in right:
+        first, *others = _panels(analysis)
+        _draw_curves(first, analysis)
+        for axes in others:
             _draw_differences(axes, analysis)
-    return figure
+    return first.get_figure(root=True)
+
+
+def _panels(analysis: Analysis) -> list[Axes]:
+    """Axes for the curves and, where arms are compared, for their differences."""
+    rows = sum(bool(contrast.seeds) for contrast in analysis.contrasts)
+    if max(rows, len(analysis.arms)) > _FEW:
+        heights = [4.0, 0.6 + 0.16 * rows] if rows else [4.0]
+        figure = Figure(figsize=(7.0, sum(heights)), layout="constrained")
+        return list(np.ravel(figure.subplots(len(heights), 1, height_ratios=heights)))
+    widths = [1.7, 1.0] if rows else [1.0]
+    figure = Figure(figsize=(7.0 if rows else 4.2, 2.9), layout="constrained")
+    return list(np.ravel(figure.subplots(1, len(widths), width_ratios=widths)))
 
 
 def scaling(analysis: LadderAnalysis) -> Figure:
@@ -187,7 +202,9 @@ def saved(figure: Figure) -> dict[str, bytes]:
 
 
 def _style(index: int) -> dict[str, Any]:
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[index % len(DASHES)]}
+    """A colour and dashes; arms of one colour have other dashes."""
+    dashes = DASHES[index] if index < _FEW else (0, (6, 1, *(1, 1) * (index // _FEW)))
+    return {"color": COLOURS[index % _FEW], "linestyle": dashes}
 
 
 def _draw_curves(axes: Axes, analysis: Analysis) -> None:
@@ -198,7 +215,7 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
         runs = comparison.runs_of(arm.name)
         finished = [run for run in runs if run.status == "finished"]
         lost = [run for run in runs if run.status != "finished"]
-        for run in finished if len(finished) > 1 else ():
+        for run in finished if len(finished) > 1 and len(comparison.arms) <= _SEEDS_SHOWN else ():
             points = curve(run)
             axes.plot(points.steps, points.values, **_style(index), lw=0.4, alpha=0.3)
         for run in lost:
@@ -218,20 +235,27 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
             )  # fmt: skip
     axes.set(xlabel="training step", ylabel=f"{comparison.metric} ({comparison.unit})")
     axes.grid(axis="y", lw=0.4, alpha=0.4)
-    if axes.get_legend_handles_labels()[0]:
+    many = len(comparison.arms) > _FEW
+    handles, names = axes.get_legend_handles_labels()
+    if many:
+        place: Any = {"loc": "outside upper center", "ncols": 4 - (max(map(len, names)) > 20)}
+        axes.get_figure(root=True).legend(handles, names, **place, fontsize=7)
+    elif handles:
         axes.legend(loc="upper right", handlelength=1.6)
     if bands:
         last, several = max(float(drawn.steps[-1]) for drawn in bands), len(comparison.arms) > 1
-        axes.set_xlim(0, last * (1.2 if several else 1.0))  # room for the names of the lines
+        room = 1 + 0.022 * max(map(len, names)) if many else 1.2  # for the names of the lines
+        axes.set_xlim(0, last * (room if several else 1.0))
         axes.set_ylim(*_close_range(bands))
+        axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= last])
         if several:
-            _label_ends(axes, last)
+            _label_ends(axes, last, longest=26 if many else 13)
 
 
 _STATUS = {"stopped": "stopped early"}
 
 
-def _label_ends(axes: Axes, last: float) -> None:
+def _label_ends(axes: Axes, last: float, longest: int) -> None:
     """Writes the name of each line beside its end, apart where they would overlap."""
     low, high = axes.get_ylim()
     named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
@@ -241,7 +265,7 @@ def _label_ends(axes: Axes, last: float) -> None:
         if low <= end <= high:
             at, name = max(end, least), str(line.get_label())
             label = axes.annotate(
-                name if len(name) < 14 else f"{name[:12]}…", (last, at), (3, 0),
+                name if len(name) <= longest else f"{name[: longest - 1]}…", (last, at), (3, 0),
                 textcoords="offset points", va="center", fontsize=7, color=line.get_color(),
             )  # fmt: skip
             label.set_in_layout(False)  # it is inside the axes

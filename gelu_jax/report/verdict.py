@@ -71,10 +71,15 @@ def _level(analysis: Analysis, arm: ArmSummary) -> str:
 def _contrast_headline(analysis: Analysis, first: str) -> str:
     contrasts, metric = analysis.contrasts, analysis.comparison.metric
     if not is_default(analysis):
-        found = [c.name for c in contrasts if c.found]
-        names = f": {listed(found)}" if found else ""
+        found = [c for c in contrasts if c.found]
         verb = "differs" if len(found) == 1 else "differ"
         total = counted(len(contrasts), "contrast")
+        sides = (
+            ("below", [c for c in found if c.mean < 0]),
+            ("above", [c for c in found if c.mean > 0]),
+        )
+        named = [f"{listed([c.name for c in cs])} {side} it" for side, cs in sides if cs]
+        names = f": {'; '.join(named)}" if found else ""
         return f"{len(found) or 'None'} of {total} {verb} significantly from zero{names}."
     lower = [c.name for c in contrasts if c.found and c.mean < 0]
     higher = [c.name for c in contrasts if c.found and c.mean > 0]

@@ -44,7 +44,7 @@ def test_contrasts_of_a_two_by_two_design_by_hand():
         "swiglu − relu at shallow": -0.5,
         "swiglu − relu at deep": -1.0,
         "swiglu − relu": -0.75,
-        "(swiglu − relu), deep − shallow": -0.5,
+        "(swiglu − relu) × (deep − shallow)": -0.5,
     }
 
 
@@ -62,7 +62,7 @@ def test_contrasts_of_a_larger_design_sum_to_zero_and_are_not_said_twice():
     cube = cells.reshape(3, 2, 3)
     main = sum(w * values[arm] for arm, w in config.contrasts["a1 − a0"].items())
     assert main == pytest.approx(cube[1].mean() - cube[0].mean())
-    moved = sum(w * values[arm] for arm, w in config.contrasts["(a1 − a0), c2 − c0"].items())
+    moved = sum(w * values[arm] for arm, w in config.contrasts["(a1 − a0) × (c2 − c0)"].items())
     difference = (cube[1] - cube[0]).mean(0)
     assert moved == pytest.approx(difference[2] - difference[0])
 

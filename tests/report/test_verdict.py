@@ -283,7 +283,8 @@ def test_contrasts_of_the_config_are_said_by_their_names():
     }
     analysis = analyze(replace(FULL, config={**FULL.config, "contrasts": contrasts}))
     words = verdict(analysis)
-    assert words.headline == "2 of 2 contrasts differ significantly from zero: gated and smooth."
+    headline = "2 of 2 contrasts differ significantly from zero: gated and smooth below it."
+    assert words.headline == headline
     assert words.sentences[0].startswith("gated: −0.0")
     assert "smooth: gelu is 0.0" in words.sentences[1]
     assert "lower than relu" in words.sentences[1]
