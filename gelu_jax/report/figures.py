@@ -64,23 +64,23 @@ def curves(results: Analysis | Comparison) -> Figure:
     """
     analysis = results if isinstance(results, Analysis) else analyze(results)
     with rc_context(_STYLE):
-        first, *others = _panels(analysis)
+        figure, (first, *others) = _panels(analysis)
         _draw_curves(first, analysis)
         for axes in others:
             _draw_differences(axes, analysis)
-    return first.get_figure(root=True)
+    return figure
 
 
-def _panels(analysis: Analysis) -> list[Axes]:
-    """Axes for the curves and, where arms are compared, for their differences."""
+def _panels(analysis: Analysis) -> tuple[Figure, list[Axes]]:
+    """A figure with axes for the curves and, where arms are compared, for their differences."""
     rows = sum(bool(contrast.seeds) for contrast in analysis.contrasts)
     if max(rows, len(analysis.arms)) > _FEW:
         heights = [4.0, 0.6 + 0.16 * rows] if rows else [4.0]
         figure = Figure(figsize=(7.0, sum(heights)), layout="constrained")
-        return list(np.ravel(figure.subplots(len(heights), 1, height_ratios=heights)))
+        return figure, list(np.ravel(figure.subplots(len(heights), 1, height_ratios=heights)))
     widths = [1.7, 1.0] if rows else [1.0]
     figure = Figure(figsize=(7.0 if rows else 4.2, 2.9), layout="constrained")
-    return list(np.ravel(figure.subplots(1, len(widths), width_ratios=widths)))
+    return figure, list(np.ravel(figure.subplots(1, len(widths), width_ratios=widths)))
 
 
 def scaling(analysis: LadderAnalysis) -> Figure:
@@ -239,7 +239,7 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
     handles, names = axes.get_legend_handles_labels()
     if many:
         place: Any = {"loc": "outside upper center", "ncols": 4 - (max(map(len, names)) > 20)}
-        axes.get_figure(root=True).legend(handles, names, **place, fontsize=7)
+        axes.figure.legend(handles, names, **place, fontsize=7)
     elif handles:
         axes.legend(loc="upper right", handlelength=1.6)
     if bands:

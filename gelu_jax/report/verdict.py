@@ -1,7 +1,7 @@
 """The verdict in words: what was found, what was not, and what it would take."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,6 +9,12 @@ from gelu_jax.compare.analysis import Analysis, ArmSummary, Contrast
 from gelu_jax.compare.curves import final_loss
 from gelu_jax.compare.statistics import fewest_pairs
 from gelu_jax.report.wording import counted, duration, listed, signed
+
+_FEW = 4
+"""Contrasts that the headline names."""
+
+_MANY = 12
+"""Contrasts that each have a sentence, whatever was found."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ def _contrast_headline(analysis: Analysis, first: str) -> str:
             ("above", [c for c in found if c.mean > 0]),
         )
         named = [f"{listed([c.name for c in cs])} {side} it" for side, cs in sides if cs]
-        names = f": {'; '.join(named)}" if found else ""
+        names = f": {'; '.join(named)}" if 0 < len(found) <= _FEW else ""
         return f"{len(found) or 'None'} of {total} {verb} significantly from zero{names}."
     lower = [c.name for c in contrasts if c.found and c.mean < 0]
     higher = [c.name for c in contrasts if c.found and c.mean > 0]
@@ -123,8 +129,30 @@ def _sentences(analysis: Analysis) -> Iterator[str]:
     elif not analysis.contrasts:
         seeds = counted(len(analysis.arms[0].losses), "seed")
         yield f"There is one arm with {seeds}, and no other arm to compare it with."
+    unclear = [c for c in analysis.contrasts if _is_inconclusive(c)]
+    short = len(analysis.contrasts) > _MANY and analysis.comparison.protocol == "full"
     for contrast in analysis.contrasts:
-        yield _sentence(analysis, contrast)
+        if not short or contrast not in unclear:
+            yield _sentence(analysis, contrast)
+    if short and unclear:
+        yield _of_all(analysis, unclear)
+
+
+def _is_inconclusive(contrast: Contrast) -> bool:
+    known = contrast.seeds and not (contrast.diverged or contrast.censored)
+    return bool(known) and not contrast.found and any(contrast.differences)
+
+
+def _of_all(analysis: Analysis, unclear: Sequence[Contrast]) -> str:
+    """One sentence for many inconclusive contrasts; the table has each of them."""
+    limits = sorted(contrast.detectable for contrast in unclear)
+    why = _limit(analysis, unclear[0])
+    if math.isfinite(limits[-1]):
+        low, high = (f"{limit:.{analysis.decimals}f}" for limit in (limits[0], limits[-1]))
+        unit = analysis.comparison.unit
+        why = f"their minimum detectable differences are {low} to {high} {unit}"
+    names = listed([contrast.name for contrast in unclear])
+    return f"Inconclusive: {names}; {why}. The table of contrasts has their intervals."
 
 
 def _sentence(analysis: Analysis, contrast: Contrast) -> str:

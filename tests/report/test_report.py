@@ -7,15 +7,18 @@ import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
 import synthetic
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
 from synthetic import CASES, FULL, HOSTILE, analyzed
 
 from gelu_jax.compare.analysis import analyze
-from gelu_jax.compare.records import write_results
+from gelu_jax.compare.records import read_results, write_results
 from gelu_jax.report.figures import curves, saved
 from gelu_jax.report.methods import methods
 from gelu_jax.report.page import page
@@ -234,3 +237,25 @@ def test_missing_numbers_are_words():
         text = outline(case).text
         assert "–" not in text, case
         assert "·" not in text, case
+
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+@pytest.mark.parametrize("name", ["adopted_activations", "feed_forward_variants"])
+def test_no_text_of_the_curves_lies_on_another_or_is_cut(name: str):
+    """18 arms and 32 differences, and 6 arms and 5 differences."""
+    figure = curves(read_results(RESULTS / name))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    page = figure.bbox
+    left, right = figure.axes
+    legend = figure.legends or [left.get_legend()]
+    for texts in (left.texts, right.get_yticklabels(), legend[0].get_texts()):
+        boxes = [text.get_window_extent() for text in texts]
+        assert len(boxes) > 4
+        for one, other in combinations(boxes, 2):
+            assert not one.padded(-1).overlaps(other.padded(-1))
+        around = Bbox.union(boxes)
+        assert (around.min >= page.min).all(), around
+        assert (around.max <= page.max).all(), around

@@ -276,6 +276,24 @@ def test_each_look_is_said_with_the_level_that_it_spent():
     assert "at 8, 12 seeds; 8 seeds were planned at most before the first evaluation" in late
 
 
+def test_of_many_contrasts_those_found_have_a_sentence_and_the_others_share_one():
+    found = {f"a{i}": {"swiglu": 1.0 + i / 10, "relu": -1.0 - i / 10} for i in range(7)}
+    unclear = {f"b{i}": {"gelu": 1.0 + i / 10, "relu": -1.0 - i / 10} for i in range(7)}
+    noisy = synthetic.comparison(noise=0.02)
+    made = replace(noisy, config={**noisy.config, "contrasts": found | unclear})
+    analysis = analyze(made)
+    signs = {contrast.name: contrast.found for contrast in analysis.contrasts}
+    names = [name for name, sign in signs.items() if sign], [n for n, s in signs.items() if not s]
+    assert all(len(some) > 4 for some in names), signs
+    words = verdict(analysis)
+    assert words.headline == f"{len(names[0])} of 14 contrasts differ significantly from zero."
+    assert [line.partition(":")[0] for line in words.sentences] == [*names[0], "Inconclusive"]
+    assert words.sentences[-1].startswith(f"Inconclusive: {', '.join(names[1][:-1])} and ")
+    assert "their minimum detectable differences are 0.0" in words.sentences[-1]
+    few = verdict(analyze(replace(synthetic.comparison(seeds=3), config=made.config)))
+    assert "paired seeds, no difference is significant. The table" in few.sentences[-1]
+
+
 def test_contrasts_of_the_config_are_said_by_their_names():
     contrasts = {
         "gated": {"swiglu": 1.0, "relu": -0.5, "gelu": -0.5},

@@ -70,7 +70,7 @@ function lineEnds(ends, [low, high], log = false) {
 }
 
 // room for the labels at the line ends
-const labelWidth = (ends) => 20 + 7 * Math.min(14, Math.max(0, ...ends.map(({ arm }) => data.arms[arm].name.length)));
+const labelWidth = (ends) => 20 + 7 * Math.min(innerWidth < 700 ? 14 : 28, Math.max(0, ...ends.map(({ arm }) => data.arms[arm].name.length)));
 
 async function copy(button) {
   const source = document.getElementById(button.dataset.copy);
