@@ -20,25 +20,34 @@ def block_with(active_units, num_active, variant="relu", **options):
     gate = jnp.where(jnp.arange(F) < num_active, 0.1, -0.1) * jnp.ones((D, F))
     up, out = random_arrays((D, F), (F, D))
     w_in = (gate,) if variant == "relu" else (gate, up)
-    poisoned = out.at[num_active:].set(jnp.nan)
+    poisoned = jnp.where(jnp.arange(F)[:, None] < num_active, out, jnp.nan)
     call = {"variant": variant, "active_units": active_units, **options}
     return (lambda x, w_out: gj.feed_forward(x, w_in, w_out, **call)), out, poisoned
 
 
-@pytest.mark.parametrize("variant", ["relu", "reglu_squared"])
-@pytest.mark.parametrize("shape", [(D,), (1, D), (1, 1, D)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("num_active", [0, 7, 8])
-def test_rows_of_units_that_are_zero_are_not_read(variant, shape, dtype, num_active):
+CASES = [
+    ("relu", (D,), "float32"),
+    ("relu", (1, D), "bfloat16"),
+    ("reglu_squared", (1, 1, D), "float32"),
+]
+
+
+@pytest.mark.parametrize(("variant", "shape", "dtype"), CASES)
+def test_rows_of_units_that_are_zero_are_not_read(variant, shape, dtype):
     """NaN in a row that is read would be NaN in the result: 0 · NaN = NaN."""
-    block, out, poisoned = block_with(8, num_active, variant)
-    dense, *_ = block_with(None, num_active, variant)
     x = jnp.ones(shape, dtype)
-    y, want = block(x, poisoned.astype(dtype)), dense(x, out.astype(dtype))
-    assert (y.dtype, y.shape) == (want.dtype, want.shape)
     tolerance = 1e-5 if dtype == "float32" else 1e-2
-    np.testing.assert_allclose(*np.float64((y, want)), rtol=tolerance, atol=tolerance)
-    assert np.isnan(dense(x, poisoned.astype(dtype))).all()
+
+    def outcomes(num_active):
+        block, out, poisoned = block_with(8, num_active, variant)
+        dense, *_ = block_with(None, num_active, variant)
+        out, poisoned = out.astype(dtype), poisoned.astype(dtype)
+        return block(x, poisoned), dense(x, out), dense(x, poisoned)
+
+    for y, want, lost in map(jax.jit(outcomes), (0, 7, 8)):
+        assert (y.dtype, y.shape) == (want.dtype, want.shape)
+        np.testing.assert_allclose(*np.float64((y, want)), rtol=tolerance, atol=tolerance)
+        assert np.isnan(lost).all()
 
 
 @pytest.mark.parametrize(("rows", "num_active"), [(1, 9), (1, F), (2, 3), (0, 3)])
