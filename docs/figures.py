@@ -93,13 +93,13 @@ def rates(name: str) -> str:
     return rates_table(analysis(name)).markdown()
 
 
-def health(name: str, what: str, form: str = ".0%") -> str:
+def health(name: str, what: str, form: str = ".0%", arms: Sequence[str] = ()) -> str:
     """One statistic of the last evaluation, its mean over the reported seeds: arms × layers."""
     found = analysis(name).comparison
     rows = []
-    for arm in found.arms:
-        layers = zip(*(run.health[what][-1] for run in found.runs_of(arm.name)), strict=True)
-        rows.append([arm.name, *(f"{sum(v) / len(v):{form}}" for v in layers)])
+    for arm in arms or [arm.name for arm in found.arms]:
+        layers = zip(*(run.health[what][-1] for run in found.runs_of(arm)), strict=True)
+        rows.append([arm, *(f"{sum(v) / len(v):{form}}" for v in layers)])
     return table(["arm", *(f"layer {i}" for i in range(1, len(rows[0])))], rows)
 
 

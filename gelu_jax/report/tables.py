@@ -70,9 +70,9 @@ def results_table(analysis: Analysis) -> Table:
 
 def _parameters(arm: ArmSummary) -> str:
     every, met = arm.arm.parameters, arm.arm.active_parameters
-    active = f"\n{met:,} active" if met not in (None, every) else ""
-    mismatch = f"\n({signed(100 * arm.mismatch, 1)} %)" if arm.mismatch else ""
-    return f"{every:,}{active}{mismatch}"
+    notes = [f"{met:,} active"] if met not in (None, every) else []
+    notes += [f"{signed(100 * arm.mismatch, 1)} %"] if arm.mismatch else []
+    return f"{every:,}\n({', '.join(notes)})" if notes else f"{every:,}"
 
 
 def _loss(arm: ArmSummary, decimals: int) -> str:

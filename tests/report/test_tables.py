@@ -38,7 +38,7 @@ def test_a_mixture_of_experts_shows_what_a_token_meets():
     table = results_table(analyze(made))
     at = table.header.index("parameters")
     assert [row[at] for row in table.rows] == [
-        "119,872", "300,000\n119,872 active", "121,920\n(+1.7 %)",
+        "119,872", "300,000\n(119,872 active)", "121,920\n(+1.7 %)",
     ]  # fmt: skip
     assert "relu has 119,872 active parameters" in methods(analyze(made))
 
