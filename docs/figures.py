@@ -14,7 +14,7 @@ from gelu_jax.compare.analysis import Analysis, analyze
 from gelu_jax.compare.records import read_results
 from gelu_jax.report.tables import rates_table, results_table
 from gelu_jax.report.verdict import verdict
-from gelu_jax.report.wording import duration
+from gelu_jax.report.wording import duration, listed
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -91,6 +91,20 @@ def provenance(name: str) -> str:
 def rates(name: str) -> str:
     """The mean final loss of each arm at each learning rate that was tried."""
     return rates_table(analysis(name)).markdown()
+
+
+def detectable(name: str) -> str:
+    """The least and the greatest minimum detectable difference of a comparison's contrasts."""
+    found = analysis(name)
+    limits = sorted(contrast.detectable for contrast in found.contrasts)
+    low, high = (f"{limit:.{found.decimals - 1}f}" for limit in (limits[0], limits[-1]))
+    return f"{low} to {high} {found.comparison.unit}"
+
+
+def step_ratios(name: str) -> str:
+    """The time of a step of each arm but the first over that of the first."""
+    first, *others = (arm.seconds_per_step for arm in analysis(name).arms)
+    return listed([f"{seconds / first:.1f}" for seconds in others])
 
 
 def health(name: str, what: str, form: str = ".0%", arms: Sequence[str] = ()) -> str:
