@@ -178,6 +178,7 @@ def _mixture(
     def experts(
         x: Array, scale: Array, weights: Any, key: Any, rows: Any, product: Any, own: Any
     ) -> Array:
+        """What each of `rows` of x gives; `own` is a parameter of the expert of each row."""
         w_in, b_in, phis, w_out, b_out = weights
 
         @checkpoint_if(residuals != "all")  # which gathers again rather than keep what it gathered
