@@ -807,15 +807,20 @@ def test_what_tyro_refuses(shell: Shell, arguments: tuple[str, ...]):
     assert "gelu-jax" in "".join(found)
 
 
+@pytest.mark.parametrize(
+    ("errno", "reason"), [(28, "No space left on device"), (30, "Read-only file system")]
+)
 def test_what_the_machine_refuses_is_one_line_and_another_code(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, errno: int, reason: str
 ):
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device", "runs/x/report.html")
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(errno, reason, "checkpoint/.2")
 
-    monkeypatch.setitem(commands.COMMANDS, "report", full)
-    done = shell("report")
-    assert done == ([], ["runs/x/report.html: no space left on device"], 1)
+    monkeypatch.setattr("gelu_jax.training.checkpoint._check_space", refuses)
+    small = ("model.d_ff=8", "steps=2", "eval_every=1", "checkpoint_every=1")
+    done = shell("train", "digits_mlp", *small, "--output", "refused")
+    assert done.err[-1:] == [f"checkpoint/.2: {reason[0].lower()}{reason[1:]}"]
+    assert (len(done.err), done.code) == (1, 1)
 
 
 @pytest.mark.parametrize(
