@@ -237,7 +237,7 @@ def _draw_curves(axes: Axes, analysis: Analysis) -> None:
     axes.grid(axis="y", lw=0.4, alpha=0.4)
     many = len(comparison.arms) > _FEW
     handles, names = axes.get_legend_handles_labels()
-    if many:
+    if many and handles:
         place: Any = {"loc": "outside upper center", "ncols": 4 - (max(map(len, names)) > 20)}
         axes.figure.legend(handles, names, **place, fontsize=7)
     elif handles:

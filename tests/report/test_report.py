@@ -6,6 +6,7 @@ import json
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -259,3 +260,9 @@ def test_no_text_of_the_curves_lies_on_another_or_is_cut(name: str):
         around = Bbox.union(boxes)
         assert (around.min >= page.min).all(), around
         assert (around.max <= page.max).all(), around
+
+
+def test_many_arms_of_which_none_has_run_are_empty_axes():
+    found = read_results(RESULTS / "adopted_activations")
+    (axes,) = curves(replace(found, runs=())).axes
+    assert not axes.lines
