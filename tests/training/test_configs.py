@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gelu_jax.cli.configs import kind_of
 from gelu_jax.compare.config import CompareConfig
 from gelu_jax.compare.experiment import matched_arms
 from gelu_jax.compare.matching import active_parameters, parameters
@@ -29,22 +30,19 @@ def read(name: str, *overrides: str) -> TrainConfig:
     )
 
 
-def is_comparison(path: Path) -> bool:
-    return any(f"\n{key}:" in f"\n{path.read_text()}" for key in ("arms", "factors"))
-
-
-RUNS = [path.stem for path in CONFIGS if not is_comparison(path)]
-COMPARISONS = [path.stem for path in CONFIGS if is_comparison(path)]
+RUNS = [path.stem for path in CONFIGS if kind_of(path) == "train"]
+COMPARISONS = [path.stem for path in CONFIGS if kind_of(path) == "compare"]
 
 
 def test_they_are_there():
     assert {"byte_lm", "digits_mlp", "mnist_mlp", "text_file_lm", *LARGE} <= set(RUNS)
-    assert "compare_activations" in COMPARISONS
+    assert {"compare_activations", "scaling_under_muon"} <= set(COMPARISONS)
+    assert len(CONFIGS) == len(RUNS) + len(COMPARISONS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_is_read_and_written_back(path: Path):
-    config: Any = read_config(path, CompareConfig if is_comparison(path) else TrainConfig)
+    config: Any = read_config(path, CompareConfig if path.stem in COMPARISONS else TrainConfig)
     plain = to_dict(config)
     assert to_dict(from_dict(plain, type(config))) == plain
 
