@@ -4,16 +4,20 @@
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from gelu_jax.compare.analysis import Analysis, analyze
-from gelu_jax.compare.records import read_results
+from gelu_jax.compare.climb import read_ladder
+from gelu_jax.compare.ladder_analysis import LadderAnalysis, analyze_ladder
+from gelu_jax.compare.records import Run, read_results
+from gelu_jax.report.ladder_tables import laws_table, rungs_table, speed_up_table
+from gelu_jax.report.ladder_verdict import ladder_verdict
 from gelu_jax.report.tables import rates_table, results_table
-from gelu_jax.report.verdict import verdict
+from gelu_jax.report.verdict import Verdict, verdict
 from gelu_jax.report.wording import duration, listed
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +34,12 @@ def result(name: str) -> Any:
 def analysis(name: str) -> Analysis:
     """The analysis of the comparison in benchmarks/results/<name>."""
     return analyze(read_results(RESULTS / name))
+
+
+@cache
+def ladder_analysis(name: str) -> LadderAnalysis:
+    """The analysis of the ladder in benchmarks/results/<name>."""
+    return analyze_ladder(read_ladder(RESULTS / name)[1])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
@@ -70,7 +80,10 @@ def arms(name: str) -> str:
 
 def verdict_box(name: str) -> str:
     """The verdict as `gelu-jax compare` prints it: the headline, then a line for each sentence."""
-    found = verdict(analysis(name))
+    return _box(verdict(analysis(name)))
+
+
+def _box(found: Verdict) -> str:
     lines = filter(None, (*found.sentences, found.order, *found.notes))
     items = (line.replace("<", "&lt;").replace("_", "\\_") for line in lines)
     return "\n".join([f'!!! abstract "{found.headline}"', *(f"    - {item}" for item in items)])
@@ -79,13 +92,29 @@ def verdict_box(name: str) -> str:
 def provenance(name: str) -> str:
     """How many runs a comparison has, how long they took, and where."""
     found = analysis(name)
-    runs, where = found.comparison.runs, found.comparison.environment
-    seconds = sum(run.seconds[-1] for run in runs if run.seconds)
-    seconds += sum(arm.compile_seconds for arm in found.arms)
+    compiling = sum(arm.compile_seconds for arm in found.arms)
+    return _provenance(found.comparison.runs, compiling, found.comparison.environment)
+
+
+def _provenance(runs: Sequence[Run], compiling: float, where: Mapping[str, str]) -> str:
+    seconds = sum(run.seconds[-1] for run in runs if run.seconds) + compiling
     return (
         f"{len(runs)} runs, {duration(seconds)} of training and compiling; {where['device']}, "
         f"jax {where['jax']}, commit {where['commit'].removesuffix('-dirty')}."
     )
+
+
+def ladder(name: str) -> str:
+    """The picture, the tables and the verdict of a ladder, and where it was run."""
+    found = ladder_analysis(name)
+    runs = [run for rung in found.rungs for run in rung.comparison.runs]
+    compiling = sum(arm.compile_seconds for rung in found.rungs for arm in rung.arms)
+    where = found.rungs[0].comparison.environment
+    tables = (speed_up_table(found), laws_table(found), rungs_table(found))
+    return "\n\n".join([
+        picture(name), _box(ladder_verdict(found)),
+        *(each.markdown() for each in tables), _provenance(runs, compiling, where),
+    ])  # fmt: skip
 
 
 def rates(name: str) -> str:

@@ -13,10 +13,10 @@ For each layer, over all units and tokens of the batch, with the hidden layer h 
   (Fishman et al. 2024, "Scaling FP8 training to trillion-token LLMs", section 4);
 - gradient norm: of the loss, over all parameters of the layer.
 
-Of a mixture of experts, in the place of all but the last: the largest load (the share of the
-choices that fell on one expert), the share of dead experts (on which none fell), the router's mean
-entropy in nats, and the mean of a token's largest gate. Of a stack that mixes both, the gradient
-norm alone.
+Of a mixture of experts, in the place of all but the last: the load of each expert (the share of
+the choices that fell on it), the largest load, the share of dead experts (on which none fell),
+the router's mean entropy in nats, and the mean of a token's largest gate. Where layers of both
+kinds are mixed, NaN stands for what a layer does not have.
 """
 
 from collections.abc import Iterator, Mapping
@@ -88,9 +88,6 @@ def rounded(statistics: Mapping[str, Array]) -> dict[str, tuple[float, ...]]:
 
 def _transformer(model: Transformer, inputs: Any) -> tuple[Array, _Statistics]:
     tokens, segments = inputs if isinstance(inputs, Packed) else (inputs, None)
-    mixed: Any = model.layers.feed_forward
-    if isinstance(mixed, FeedForwards):
-        return model(tokens, True, segment_ids=segments), {}
     bias, values = model.position_bias(tokens.shape[1]), model.layer_values
 
     def layer(x: Array, inputs: tuple[Any, Any]) -> tuple[Array, _Statistics]:
@@ -112,12 +109,32 @@ def _transformer(model: Transformer, inputs: Any) -> tuple[Array, _Statistics]:
     if model.config.shared_layers:
         layers = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_layers, 0), layers)
     x = model.block_input(model.embed(tokens), segment_ids=segments)
-    x, statistics = jax.lax.scan(layer, x, (layers, values))
+    mixed: Any = layers.feed_forward
+    over_layers: Any = _in_turn if isinstance(mixed, FeedForwards) else jax.lax.scan
+    x, statistics = over_layers(layer, x, (layers, values))
     return model.logits(model.final_hidden(x)), statistics
+
+
+def _in_turn(layer: Any, x: Array, inputs: tuple[Any, Any]) -> tuple[Array, _Statistics]:
+    """As `jax.lax.scan`, of layers that have different statistics."""
+    (layers, values), found = inputs, list[_Statistics]()
+    for i in range(len(layers.feed_forward.kinds)):
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], values)
+        x, statistics = layer(x, (one_layer(layers, i), own))
+        found.append(statistics)
+    return x, _stacked(found)
+
+
+def _stacked(layers: list[_Statistics]) -> _Statistics:
+    """An array (layers,) for each name; NaN where a layer has none of it."""
+    nan = jnp.full((), jnp.nan)
+    names = dict.fromkeys(name for layer in layers for name in layer)
+    return {name: jnp.stack([layer.get(name, nan) for layer in layers]) for name in names}
 
 
 def _routing(routing: RoutingStatistics) -> _Statistics:
     return {
+        **{f"load of expert {i}": load for i, load in enumerate(routing.load, start=1)},
         "largest load": routing.load.max(),
         "share of dead experts": (routing.load == 0).mean(),
         "router entropy": routing.entropy,
@@ -153,17 +170,17 @@ def _network(network: Network, inputs: Any, targets: Any) -> dict[str, Array]:
         for path, found in zip(paths, measured, strict=True)
         if found is not None  # the model has called it
     ]
-    names = [name for name in layers[0] if all(name in layer for layer in layers)] if layers else []
-    return {name: jnp.stack([layer[name] for layer in layers]) for name in names}
+    return _stacked(layers)
 
 
 _NAME = "_health"
 
 
-def _measurable(module: nnx.Module) -> Iterator[tuple[Any, HiddenLayer]]:
+def _measurable(module: nnx.Module) -> Iterator[tuple[Any, Any]]:
     """Our blocks, but for those in a stack, which a transformation goes through."""
     for path, part in nnx.iter_modules(module):
-        if isinstance(part, HiddenLayer) and part.w_in[0].ndim == 2:
+        dense = isinstance(part, HiddenLayer) and part.w_in[0].ndim == 2
+        if dense or (isinstance(part, MoE) and part.router.w.ndim == 2):
             yield path, part
 
 
@@ -173,14 +190,20 @@ def _measure(module: nnx.Module) -> None:
 
 
 @cache
-def _measured(cls: type[HiddenLayer]) -> type[HiddenLayer]:
+def _measured(cls: Any) -> Any:
     """A class of blocks that leave their health behind when they are called."""
 
-    def call(self: Any, x: Array, *more: Any, **dropout: Any) -> Array:
+    def call(self: Any, x: Array, *more: Any, **options: Any) -> Array:
         setattr(self, _NAME, nnx.Intermediate(_statistics(self, x)))
-        return cls.__call__(self, x, *more, **dropout)
+        return cls.__call__(self, x, *more, **options)
 
-    return type(cls.__name__, (cls,), {"__call__": call})
+    def with_routing(self: Any, x: Array, *more: Any, **options: Any) -> Any:
+        y, routing = cls.with_routing(self, x, *more, **options)
+        setattr(self, _NAME, nnx.Intermediate(_routing(routing)))
+        return y, routing
+
+    changed = {"with_routing": with_routing} if issubclass(cls, MoE) else {"__call__": call}
+    return type(cls.__name__, (cls,), changed)
 
 
 def _at(tree: Any, path: Any) -> Any:

@@ -1,5 +1,6 @@
 """Health: each number against NumPy, known cases, and a run that knows nothing of it."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 
 import gelu_jax as gj
 from gelu_jax.nn.mlp import MLP, MLPConfig
+from gelu_jax.nn.stack import LayerKind, one_layer
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.training.health import health, rounded
 from gelu_jax.training.trainer import loss
@@ -62,7 +64,26 @@ def inputs_of_layers(model: Any) -> list[tuple[Any, jax.Array]]:
     return found
 
 
+def routed_by_hand(layer: gj.MoE, x: np.ndarray) -> dict[str, float]:
+    """Of a softmax router whose gates have sum 1."""
+    c = layer.config
+    logits = x.reshape(-1, c.d_model) @ np.asarray(layer.router.w, np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    chosen = np.argsort(-p, 1)[:, : c.experts_per_token]
+    gates = np.take_along_axis(p, chosen, 1)
+    load = np.bincount(chosen.ravel(), minlength=c.num_experts) / chosen.size
+    return {
+        **{f"load of expert {i + 1}": share for i, share in enumerate(load)},
+        "largest load": load.max(),
+        "share of dead experts": (load == 0).mean(),
+        "router entropy": -(p * np.log(p)).sum(1).mean(),
+        "largest gate": (gates.max(1) / gates.sum(1)).mean(),
+    }
+
+
 def by_hand(layer: Any, x: np.ndarray) -> dict[str, float]:
+    if isinstance(layer, gj.MoE):
+        return routed_by_hand(layer, x)
     kernels = [np.asarray(w, np.float64) for w in layer.w_in]
     biases = [np.asarray(b, np.float64) for b in layer.b_in]
     ps = [x @ w + b for w, b in zip(kernels, biases, strict=True)]
@@ -85,7 +106,10 @@ def by_hand(layer: Any, x: np.ndarray) -> dict[str, float]:
     return found
 
 
+EXPERTS = gj.MoEConfig(gj.FeedForwardConfig(8, 4, "swiglu"), 4, 2)
 MODELS = {
+    "experts": lambda: transformer("relu", pattern=(LayerKind(feed_forward=EXPERTS),)),
+    "mixed": lambda: transformer("reglu", pattern=(LayerKind(), LayerKind(feed_forward=EXPERTS))),
     "lm": lambda: transformer("swiglu", max_positions=5),
     "parallel": lambda: transformer("relu", "parallel", scan_layers=False),
     "mlp": lambda: mlp("reglu"),
@@ -94,15 +118,18 @@ MODELS = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_number_is_what_numpy_says(name: str):
-    """Within 1e-5 of the float64 reference, and the gradient's norms of those of the loss."""
+    """Within 1e-5 of the float64 reference, and the gradient's norms of those of the loss.
+
+    NaN stands for what a layer does not have: a dense one no router, a sparse one no hidden layer.
+    """
     model: Any = MODELS[name]()
     found = measured(model)
     layers = jax.jit(inputs_of_layers)(model)
-    for number, (layer, x) in enumerate(layers):
-        expected = by_hand(layer, np.asarray(x, np.float64))
-        assert found.keys() == expected.keys() | {"gradient norm"}
-        for key, value in expected.items():
-            assert found[key][number] == pytest.approx(value, rel=1e-5), (key, number)
+    expected = [by_hand(layer, np.asarray(x, np.float64)) for layer, x in layers]
+    assert found.keys() == set().union(*expected) | {"gradient norm"}
+    for key, number in itertools.product(set().union(*expected), range(len(layers))):
+        value = expected[number].get(key, np.nan)
+        assert found[key][number] == pytest.approx(value, rel=1e-5, nan_ok=True), (key, number)
     inputs, targets = (IMAGES, LABELS) if isinstance(model, MLP) else (TOKENS, TOKENS)
     gradient: Any = jax.jit(jax.grad(lambda model: loss(model, inputs, targets)[0]))(model)
     for number in range(len(layers)):
@@ -114,7 +141,7 @@ def test_every_number_is_what_numpy_says(name: str):
 
 def layer_of(model: Any, number: int) -> Any:
     layers = model.layers
-    return layers[number] if isinstance(model, MLP) else jax.tree.map(lambda x: x[number], layers)
+    return layers[number] if isinstance(model, MLP) else one_layer(layers, number)
 
 
 def test_dead_units_are_found():

@@ -1,5 +1,6 @@
 """Parts of a person's own: models against flax trained by hand, data, optimizers, their errors."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -179,6 +180,31 @@ def test_health_of_our_blocks_and_runs_that_resume_with_dropout():
     assert "gradient norm" in point.health
     other = trainer.fit(0, RATE)
     assert next(other)[1].health == whole[0][1].health
+
+
+class DenseAndExperts(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+        config = gj.FeedForwardConfig(6, 8, variant="swiglu")
+        self.dense = gj.FeedForward(config, rngs=rngs)
+        self.sparse = gj.MoE(gj.MoEConfig(config, 4, 2), rngs=rngs)
+        self.head = nnx.Linear(6, 3, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + self.dense(x)
+        return self.head(x + self.sparse(x))
+
+
+def test_health_of_experts_in_a_module():
+    """The load is that of the module's own router; what a layer does not have is NaN."""
+    state, point = list(trainer_of(DenseAndExperts, steps=2).fit(0, RATE))[-1]
+    module: Any = state.model.module
+    x = jnp.asarray(HELD_OUT[0])
+    _, routing = module.sparse.with_routing(x + module.dense(x))
+    found = [point.health[f"load of expert {i}"] for i in range(1, 5)]
+    assert all(math.isnan(dense) for dense, _ in found)
+    assert [sparse for _, sparse in found] == pytest.approx(routing.load.tolist(), rel=1e-3)
+    assert math.isnan(point.health["sparsity"][1])
+    assert all(math.isfinite(norm) for norm in point.health["gradient norm"])
 
 
 @pytest.mark.parametrize(

@@ -166,21 +166,33 @@ function drawRates() {
   Plotly.react("rates-plot", traces, layout(xaxis, yaxis, { hovermode: "closest" }), config);
 }
 
-const healthNames = [...new Set(data.arms.flatMap((arm) => Object.keys(arm.health)))];
-const layerMean = (rows) => rows[0].map((_, at) => rows.reduce((sum, row) => sum + row[at], 0) / rows.length);
+// the experts of a layer share a plot
+const plotOf = (name) => name.replace(/ of expert \d+$/, " of each expert");
+const healthPlots = [...new Set(data.arms.flatMap((arm) => Object.keys(arm.health).map(plotOf)))];
+const mean = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);
+// a layer that has none of it does not count
+const layerMean = (rows) => rows[0].map((_, at) => mean(rows.map((row) => row[at]).filter((value) => value !== null)));
 
 function drawHealth() {
   const layer = layers.elements.layer.value;
-  healthNames.forEach((name, at) => {
-    const traces = shownArms().filter((index) => data.arms[index].health[name]).map((index) => {
-      const { steps, layers: rows } = data.arms[index].health[name];
-      return {
-        x: steps, y: layer === "mean" ? layerMean(rows) : rows[Number(layer)], mode: "lines",
-        name: plain(data.arms[index].name), hovertemplate: "%{y:.3~g}",
-        line: { color: colour(index), width: 2, dash: dash(index) },
-      };
+  healthPlots.forEach((title, at) => {
+    const traces = shownArms().flatMap((index) => {
+      const names = Object.keys(data.arms[index].health).filter((name) => plotOf(name) === title);
+      return names.map((name, number) => {
+        const { steps, layers: rows } = data.arms[index].health[name];
+        const arm = plain(data.arms[index].name);
+        const one = { width: 2, hovertemplate: "%{y:.3~g}" };
+        const many = { width: 1, hovertemplate: `${arm}, expert ${number + 1}: %{y:.3~g}<extra></extra>` };
+        const { width, hovertemplate } = name === title ? one : many;
+        return {
+          x: steps, y: layer === "mean" ? layerMean(rows) : rows[Number(layer)], mode: "lines",
+          name: arm, hovertemplate,
+          line: { color: colour(index), width, dash: dash(index) },
+        };
+      });
     });
-    const more = { hovermode: "x unified", title: { text: plain(name), font: { size: 14 }, x: 0, xanchor: "left" } };
+    const hovermode = data.arms.some((arm) => arm.health[title]) ? "x unified" : "closest";
+    const more = { hovermode, title: { text: plain(title), font: { size: 14 }, x: 0, xanchor: "left" } };
     more.margin = { l: 8, r: 20, t: 44, b: 8 };
     const xaxis = axis("training step", { range: fromZero(traces), hoverformat: ",d" });
     Plotly.react(`health-${at}`, traces, layout(xaxis, axis("", { rangemode: "nonnegative" }), more), config);
@@ -198,7 +210,7 @@ function buildHealth() {
     label.append(input, text);
     layers.firstElementChild.append(label);
   }
-  healthNames.forEach((_, at) => {
+  healthPlots.forEach((_, at) => {
     const plot = Object.assign(document.createElement("div"), { id: `health-${at}`, className: "plot" });
     document.getElementById("health-plots").append(plot);
   });
