@@ -110,6 +110,19 @@ def encoder_decoder(model, tokens, mask, targets=None, **_):
     }
 
 
+def speech(model, features, targets, decoded=None, **_):
+    """The encoder's states of spectrograms; the decoder's, or logits and the greedy output."""
+    hidden = model.encode(features)
+    if decoded is not None:
+        return {"hidden": hidden, "decoded": model.hidden(features, targets)}
+    start = model.start(features, targets.shape[1] + 8)
+    return {
+        "hidden": hidden,
+        "logits": model(features, targets),
+        "greedy": generate(model, targets, 9, cache=start),
+    }
+
+
 def image_tower(model, pixels, **_):
     """Hidden states before the final norm, and the class token's after it."""
     images = _last(pixels)
@@ -151,10 +164,11 @@ KINDS = {
     "xlm-roberta": encoder,
     "t5": encoder_decoder,
     "vit": image,
+    "whisper": speech,
 }
 CASES = sorted(path.name for path in FIXTURES.iterdir())
 # "sentence" is compared in families/test_embeddings.py
-_INPUTS = {"tokens", "mask", "token_types", "targets", "pixels", "sentence"}
+_INPUTS = {"tokens", "mask", "token_types", "targets", "pixels", "features", "sentence"}
 _MASKED = {"causal": {"hidden", "logits"}, "encoder": set()}
 _MASKED["encoder"] = {"hidden", "masked_logits", "token_logits", "span_logits", "replaced_logits"}
 _MASKED["encoder_decoder"] = {"hidden"}

@@ -222,7 +222,7 @@ def hidden_states(
             return model(tokens, mask=mask)
         case Transformer():
             return model.hidden(tokens, mask=mask)
-        case EncoderDecoder():
+        case EncoderDecoder(stem=None):
             return model.encode(tokens, mask=mask)
         case _:
             raise ConfigError([Problem("model", type(model).__name__, "not a model of texts")])

@@ -39,13 +39,14 @@ from gelu_jax.families.smollm3 import SMOLLM3
 from gelu_jax.families.starcoder2 import STARCODER2
 from gelu_jax.families.t5 import T5
 from gelu_jax.families.vit import VIT
+from gelu_jax.families.whisper import WHISPER
 
 _ALL = (
     *(ALBERT, BERT, CLIP, CLIP_TEXT, CLIP_VISION, DEIT, DINOV2, DISTILBERT, EFFICIENTNET),
     *(ELECTRA, GEMMA, GEMMA2, GEMMA3, GPT2, GPT_NEOX, GPT_OSS, LLAMA, LLAVA, MISTRAL),
     *(MIXTRAL, MODERNBERT, MPNET, MT5, NOMIC_BERT, OLMO2, OLMOE, OPT, PALM, PHI3, QWEN2, QWEN2_MOE),
     *(QWEN3, QWEN3_MOE, ROBERTA, SMOLLM3),
-    *(SIGLIP, SIGLIP_TEXT, SIGLIP_VISION, STARCODER2, T5, VIT, XLM_ROBERTA),
+    *(SIGLIP, SIGLIP_TEXT, SIGLIP_VISION, STARCODER2, T5, VIT, WHISPER, XLM_ROBERTA),
 )
 
 FAMILIES: Mapping[str, Family[Any]] = MappingProxyType(

@@ -251,6 +251,7 @@ class AttentionConfig:
       qk_norm: norms of queries and keys; None for none.
       soft_cap: bound of the scores, as in `attention`; None for none.
       sinks: whether each head has a learned score of no key, as in `attention`.
+      key_bias: whether the key has a bias; None for use_bias.
       dropout_rate: dropout of the softmax, in [0, 1).
       cache_dtype: dtype that `empty_cache` holds keys and values in, also a float8; what lies
         beyond its range is held as its end. None for dtype.
@@ -286,6 +287,7 @@ class AttentionConfig:
     precision: Precision | None = None
     dot_general: DotGeneral | None = None
     sinks: bool = False
+    key_bias: bool | None = None
 
     def __post_init__(self):
         checks.field_types(self)
@@ -363,7 +365,8 @@ class Attention(Stochastic):
         self.w_out = make((h, v, d), fan_in=h * v, scale=scale, axes=axes["w_out"])
         has_bias, start = config.use_bias, partial(bias, rngs, dtype=dtype, init=config.bias_init)
         self.b_query = start((h, k), axes=axes["b_query"]) if has_bias else None
-        self.b_key = start((g, k), axes=axes["b_key"]) if has_bias else None
+        key_bias = has_bias if config.key_bias is None else config.key_bias
+        self.b_key = start((g, k), axes=axes["b_key"]) if key_bias else None
         self.b_value = start((g, v), axes=axes["b_value"]) if has_bias else None
         out_bias = has_bias if config.out_bias is None else config.out_bias
         self.b_out = start((d,), axes=axes["b_out"]) if out_bias else None

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
+from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
@@ -225,6 +226,19 @@ def equal(expected: object, source: str, fields: Mapping[str, object]) -> Iterat
     for field, value in fields.items():
         if value != expected:
             yield Problem(field, value, f"must equal {source} = {expected}")
+
+
+def within_positions(length: int, most: int | None) -> Iterator[Problem]:
+    """There must not be more tokens than a model has positions for.
+
+    Args:
+      length: number of tokens; one that only `jax.export` knows passes.
+      most: number of positions; None for no limit.
+    Returns:
+      The problem found.
+    """
+    if most is not None and not is_symbolic_dim(length) and length > most:
+        yield Problem("length", length, f"this model has {most} positions")
 
 
 def mask(mask: Array | None, axes: str, shape: Sequence[int] | None = None) -> None:

@@ -1,4 +1,8 @@
-"""T5: an encoder, a decoder that attends to it, relative positions (Raffel et al. 2020)."""
+"""An encoder, and a decoder that attends to it: T5 (Raffel et al. 2020), Whisper.
+
+T5 reads tokens and has relative positions; Whisper (Radford et al. 2022) reads spectrograms through
+a stem of convolutions, and its decoder has a table of learned positions.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -19,14 +23,17 @@ from gelu_jax.nn.dropout import Rngs, Stochastic, split_key
 from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.linear import require_part
 from gelu_jax.nn.norm import Norm
-from gelu_jax.nn.parameters import cast, kernel, wide_dtype
+from gelu_jax.nn.parameters import add_bias, cast, kernel, wide_dtype
 from gelu_jax.nn.position import RelativeConfig, relative_bias
+from gelu_jax.nn.speech import SpeechStem, SpeechStemConfig
 from gelu_jax.nn.stack import apply_layers, empty_cache, init_layers
+
+Inputs = Int[Array, "b s"] | Float[Array, "b m f"]
 
 
 @dataclass(frozen=True)
 class EncoderDecoderConfig:
-    """Two stacks over one vocabulary.
+    """Two stacks, over one vocabulary where the input is of tokens.
 
     Attributes:
       vocab_size: number of tokens v.
@@ -34,7 +41,7 @@ class EncoderDecoderConfig:
       num_decoder_layers: blocks of the decoder.
       block: the encoder's block. The decoder's is the same with causal attention, and with
         cross-attention to the encoder between that and the feed-forward.
-      relative: buckets of the relative positions, a table in either stack.
+      relative: buckets of the relative positions, a table in either stack; None for none.
       tie_embeddings: whether the head is the embedding's transpose.
       logit_scale: multiplies the decoder's states before the head (1/√d in the first T5, which
         ties its embedding; 1 in version 1.1).
@@ -44,17 +51,21 @@ class EncoderDecoderConfig:
       dtype: dtype that embedding and head compute in; logits are float32.
       param_dtype: dtype that embedding and head are stored in.
       has_decoder: False for the encoder alone, such as the text encoder of an image generator.
+      decoder: the block that the decoder's is made from, where it has other heads or another width
+        of the feed-forward; None for the encoder's.
+      max_positions: rows of the decoder's table of learned positions; None for no table.
+      stem: what makes the encoder's input from a spectrogram; None where the input is of tokens.
       kind: "encoder_decoder", which tells model configs apart in a config file.
 
     Raises:
-      ConfigError: a field has a wrong value.
+      ConfigError: a field has a wrong value, or widths differ.
     """
 
     vocab_size: int
     num_encoder_layers: int
     num_decoder_layers: int
     block: BlockConfig
-    relative: RelativeConfig = field(default_factory=RelativeConfig)
+    relative: RelativeConfig | None = field(default_factory=RelativeConfig)
     tie_embeddings: bool = False
     logit_scale: float = 1.0
     scan_layers: bool | None = None
@@ -62,6 +73,9 @@ class EncoderDecoderConfig:
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
     has_decoder: bool = True
+    decoder: BlockConfig | None = None
+    max_positions: int | None = None
+    stem: SpeechStemConfig | None = None
     kind: Literal["encoder_decoder"] = "encoder_decoder"
 
     def __post_init__(self):
@@ -75,15 +89,19 @@ class EncoderDecoderConfig:
             num_decoder_layers=self.num_decoder_layers,
             logit_scale=self.logit_scale,
             init_std=self.init_std,
+            max_positions=self.max_positions,
         )
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
+        parts = {"decoder.norm": self.decoder and self.decoder.norm, "stem": self.stem}
+        widths = {f"{name}.d_model": part.d_model for name, part in parts.items() if part}
+        yield from checks.equal(self.block.d_model, "block.norm.d_model", widths)
 
     @property
     def decoder_block(self) -> BlockConfig:
         """The config of the decoder's blocks."""
-        attention = self.block.attention
-        causal = replace(attention, causal=True)
-        return replace(self.block, attention=causal, cross_attention=attention)
+        block = self.decoder or self.block
+        causal = replace(block.attention, causal=True)
+        return replace(block, attention=causal, cross_attention=block.attention)
 
 
 class DecoderCache(NamedTuple):
@@ -99,7 +117,7 @@ class DecoderCache(NamedTuple):
 
 
 class _Stack(nnx.Module):
-    """Blocks, their table of relative positions, and a final norm."""
+    """Blocks, their table of relative positions or None, and a final norm."""
 
     axes: ClassVar[Axes] = {"relative": "n h"}
 
@@ -112,21 +130,32 @@ class _Stack(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config = config
-        shape = (config.relative.num_buckets, block.attention.num_heads)
         std, dtype = config.init_std, config.param_dtype
         block = _safe_in_float16(block)
-        d, axes = block.d_model, self.axes["relative"]
-        self.relative = kernel(rngs, shape, fan_in=d, std=std, dtype=dtype, axes=axes)
+        d, h, axes = block.d_model, block.attention.num_heads, self.axes["relative"]
+
+        def table(buckets: int) -> nnx.Param[Array]:
+            shape = (buckets, h)
+            return kernel(rngs, shape, fan_in=d, std=std, dtype=dtype, axes=axes)
+
+        buckets = config.relative
+        self.relative = None if buckets is None else table(buckets.num_buckets)
         self.layers = init_layers(block, num_layers, rngs=rngs)
         self.final_norm = Norm(block.norm, rngs=rngs)
 
-    def bias(self, queries: Array, keys: Array, *, causal: bool) -> Array:
-        table = cast(self.relative, self.config.dtype)
-        return relative_bias(table, queries, keys, self.config.relative, causal=causal)
+    def bias(self, queries: Array, keys: Array, *, causal: bool) -> Array | None:
+        c = self.config
+        if self.relative is None or c.relative is None:
+            return None
+        table = cast(self.relative, c.dtype)
+        return relative_bias(table, queries, keys, c.relative, causal=causal)
 
 
 def _safe_in_float16(block: BlockConfig) -> BlockConfig:
-    """T5's stream and the feed-forward's output exceed 65504, float16's end: in float32 there."""
+    """The stream and the feed-forward's output exceed 65504, float16's end: in float32 there.
+
+    So it is in T5; transformers clips Whisper's stream for the same reason.
+    """
     if not isinstance(block.feed_forward, FeedForwardConfig):
         return block
     if jnp.dtype(block.feed_forward.dtype) != jnp.float16:
@@ -141,35 +170,39 @@ def _safe_in_float16(block: BlockConfig) -> BlockConfig:
 class EncoderDecoder(Stochastic):
     """The model as an NNX module.
 
-    Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``encoder`` and
-    ``decoder``, or None, each with ``layers``, ``relative`` (buckets, h) and ``final_norm``.
+    Parameters: ``embedding`` (v, d); ``head`` (v, d), None where tied; ``positions`` (t, d) of the
+    decoder and ``stem``, or None; ``encoder`` and ``decoder``, or None, each with ``layers``,
+    ``relative`` (buckets, h) or None, and ``final_norm``.
 
     Args:
       config: the model's config.
       rngs: source of the initial values.
     """
 
-    axes: ClassVar[Axes] = {"embedding": "v d", "head": "v d"}
+    axes: ClassVar[Axes] = {"embedding": "v d", "head": "v d", "positions": "t d"}
 
     def __init__(self, config: EncoderDecoderConfig, *, rngs: nnx.Rngs):
         c = self.config = config
 
-        def table(name: str) -> nnx.Param[Array]:
-            (v, d), axes = (c.vocab_size, c.block.d_model), self.axes[name]
+        def table(name: str, rows: int) -> nnx.Param[Array]:
+            d, axes = c.block.d_model, self.axes[name]
             std, dtype = c.init_std, c.param_dtype
-            return kernel(rngs, (v, d), fan_in=d, std=std, dtype=dtype, axes=axes)
+            return kernel(rngs, (rows, d), fan_in=d, std=std, dtype=dtype, axes=axes)
 
-        self.embedding = table("embedding")
+        self.embedding = table("embedding", c.vocab_size)
         own_head = c.has_decoder and not c.tie_embeddings
-        self.head = table("head") if own_head else None
+        self.head = table("head", c.vocab_size) if own_head else None
         self.encoder = _Stack(c, c.block, c.num_encoder_layers, rngs=rngs)
         self.decoder: Any = (  # Any: None only where the config says so
             _Stack(c, c.decoder_block, c.num_decoder_layers, rngs=rngs) if c.has_decoder else None
         )
+        most = c.max_positions
+        self.positions = None if most is None else table("positions", most)
+        self.stem = None if c.stem is None else SpeechStem(c.stem, rngs=rngs)
 
     def __call__(
         self,
-        tokens: Int[Array, "b s"],
+        inputs: Inputs,
         targets: Int[Array, "b t"],
         deterministic: bool | None = None,
         *,
@@ -181,7 +214,7 @@ class EncoderDecoder(Stochastic):
         """Computes the logits of the targets (teacher forcing).
 
         Args:
-          tokens: the input, (b, s), integers in [0, v).
+          inputs: tokens or spectrograms, as in `encode`.
           targets: the decoder's input, (b, t), integers in [0, v).
           deterministic: whether dropout is off; None for what `nnx.Module.train` and
             `nnx.Module.eval` set last, and on in a new module.
@@ -192,30 +225,63 @@ class EncoderDecoder(Stochastic):
         Returns:
           Logits (b, t, v) in float32.
         Raises:
+          ConfigError: the decoder has no positions for so many targets, or as in `encode`.
           ValueError: dropout is on, and there is no key.
         """
-        rate = self.config.block.highest_dropout_rate
+        options: dict[str, Any] = {"mask": mask, "target_mask": target_mask}
+        options |= {"rngs": rngs, "dropout_key": dropout_key}
+        return self._logits(self.hidden(inputs, targets, deterministic, **options))
+
+    def hidden(
+        self,
+        inputs: Inputs,
+        targets: Int[Array, "b t"],
+        deterministic: bool | None = None,
+        *,
+        mask: Bool[Array, "b s"] | None = None,
+        target_mask: Bool[Array, "b t"] | None = None,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b t d"]:
+        """Computes the decoder's final hidden states, to which the head is applied.
+
+        Args:
+          inputs: tokens or spectrograms, as in `encode`.
+          targets: the decoder's input, (b, t), integers in [0, v).
+          deterministic: whether dropout is off, as in `__call__`.
+          mask: (b, s), True at real tokens of the input; None for no padding.
+          target_mask: (b, t), True at real tokens of the targets; None for no padding.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
+        Returns:
+          Hidden states (b, t, d).
+        Raises:
+          ConfigError: as in `__call__`.
+          ValueError: dropout is on, and there is no key.
+        """
+        c = self.config
+        check(checks.within_positions(targets.shape[1], c.max_positions))
+        rate = max(c.block.highest_dropout_rate, c.decoder_block.highest_dropout_rate)
         key = self.key_of_call(rate, deterministic, rngs, dropout_key)
         off, (of_encoder, of_decoder) = key is None, split_key(key, 2)
-        hidden = self.encode(tokens, off, mask=mask, dropout_key=of_encoder)
-        memory = self.project_kv(hidden, mask=mask)
+        states = self.encode(inputs, off, mask=mask, dropout_key=of_encoder)
+        memory = self.project_kv(states, mask=mask)
         positions = jnp.arange(targets.shape[1])
-        bias = self.decoder.bias(positions, positions, causal=True)
         x, _ = apply_layers(
             self.decoder.layers,
-            self._embed(targets),
+            self._placed(targets, positions),
             mask=target_mask,
-            bias=bias,
+            bias=self.decoder.bias(positions, positions, causal=True),
             memory=memory,
             deterministic=off,
             dropout_key=of_decoder,
-            scan=self.config.scan_layers,
+            scan=c.scan_layers,
         )
-        return self._logits(x)
+        return self.decoder.final_norm(x)
 
     def encode(
         self,
-        tokens: Int[Array, "b s"],
+        inputs: Inputs,
         deterministic: bool | None = None,
         *,
         mask: Bool[Array, "b s"] | None = None,
@@ -225,7 +291,8 @@ class EncoderDecoder(Stochastic):
         """Computes the encoder's final hidden states.
 
         Args:
-          tokens: the input, (b, s), integers in [0, v).
+          inputs: tokens, (b, s), integers in [0, v); of a model with a stem log-mel spectrograms,
+            (b, m, 2·s), of any floating dtype.
           deterministic: whether dropout is off, as in `__call__`.
           mask: (b, s), True at real tokens; None for no padding.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
@@ -233,17 +300,18 @@ class EncoderDecoder(Stochastic):
         Returns:
           Hidden states (b, s, d).
         Raises:
+          ConfigError: the spectrograms have another number of bands or frames than the stem.
           ValueError: dropout is on, and there is no key.
         """
         rate = self.config.block.highest_dropout_rate
         key = self.key_of_call(rate, deterministic, rngs, dropout_key)
-        positions = jnp.arange(tokens.shape[1])
-        bias = self.encoder.bias(positions, positions, causal=False)
+        x = self._embed(inputs) if self.stem is None else _stream(self.stem(inputs))
+        positions = jnp.arange(x.shape[1])
         x, _ = apply_layers(
             self.encoder.layers,
-            self._embed(tokens),
+            x,
             mask=mask,
-            bias=bias,
+            bias=self.encoder.bias(positions, positions, causal=False),
             deterministic=key is None,
             dropout_key=key,
             scan=self.config.scan_layers,
@@ -272,7 +340,7 @@ class EncoderDecoder(Stochastic):
 
     def start(
         self,
-        tokens: Int[Array, "b s"],
+        inputs: Inputs,
         length: int,
         *,
         mask: Bool[Array, "b s"] | None = None,
@@ -280,14 +348,17 @@ class EncoderDecoder(Stochastic):
         """Encodes the input and makes a cache for `decode`; dropout is off.
 
         Args:
-          tokens: the input, (b, s), integers in [0, v).
+          inputs: tokens or spectrograms, as in `encode`.
           length: tokens of output that fit into a row.
           mask: (b, s), True at real tokens; None for no padding.
         Returns:
           A cache with no output in it yet.
+        Raises:
+          ConfigError: the decoder has no positions for so many tokens, or as in `encode`.
         """
-        own = empty_cache(self.decoder.layers, tokens.shape[0], length)
-        return DecoderCache(own, self.project_kv(self.encode(tokens, True, mask=mask), mask=mask))
+        check(checks.within_positions(length, self.config.max_positions))
+        own = empty_cache(self.decoder.layers, inputs.shape[0], length)
+        return DecoderCache(own, self.project_kv(self.encode(inputs, True, mask=mask), mask=mask))
 
     def decode(
         self, tokens: Int[Array, "b t"], cache: DecoderCache
@@ -304,7 +375,7 @@ class EncoderDecoder(Stochastic):
         positions = cache.own.length[0] + jnp.arange(tokens.shape[1])
         x, own = apply_layers(
             self.decoder.layers,
-            self._embed(tokens),
+            self._placed(tokens, positions),
             cache.own,
             bias=self.decoder.bias(positions, slots, causal=True),
             memory=cache.memory,
@@ -312,15 +383,26 @@ class EncoderDecoder(Stochastic):
             scan=self.config.scan_layers,
         )
         assert own is not None
-        return self._logits(x), DecoderCache(own, cache.memory)
+        return self._logits(self.decoder.final_norm(x)), DecoderCache(own, cache.memory)
+
+    def _placed(self, tokens: Array, positions: Array) -> Array:
+        """The decoder's input: embeddings, and learned positions where there are any."""
+        x = self._embed(tokens)
+        if self.positions is None:
+            return x
+        return add_bias(x, take_rows(cast(self.positions, x.dtype), positions))
 
     def _embed(self, tokens: Array) -> Array:
-        x = take_rows(cast(self.embedding, self.config.dtype), tokens)
-        return x.astype(jnp.float32) if x.dtype == jnp.float16 else x
+        return _stream(take_rows(cast(self.embedding, self.config.dtype), tokens))
 
-    def _logits(self, x: Array) -> Array:
+    def _logits(self, hidden: Array) -> Array:
         c = self.config
-        x = (self.decoder.final_norm(x) * c.logit_scale).astype(c.dtype)
+        x = (hidden * c.logit_scale).astype(c.dtype)
         table = cast(self.embedding if self.head is None else self.head, c.dtype)
         wide = wide_dtype(table.dtype)
         return matmul(x, table.T, preferred_element_type=wide)
+
+
+def _stream(x: Array) -> Array:
+    """The start of a residual stream: see `_safe_in_float16`."""
+    return x.astype(jnp.float32) if x.dtype == jnp.float16 else x

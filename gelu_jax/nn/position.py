@@ -1,4 +1,4 @@
-"""Positions of tokens: rotary and relative (learned ones are a table of the Transformer)."""
+"""Positions of tokens: rotary, relative, sines (learned ones are a table of the Transformer)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -308,6 +308,26 @@ def token_positions(
     if earlier is None:
         return positions
     return positions + earlier.sum(1, keepdims=True, dtype=jnp.int32)
+
+
+def sinusoids(length: int, d_model: int) -> Float[Array, "t d"]:
+    """[sin(p·ωᵢ), cos(p·ωᵢ)], ωᵢ = 10⁴^(−i/(d/2 − 1)), for every position p.
+
+    Sines come first and cosines after them, where Vaswani et al. 2017 (section 3.5) take turns.
+
+    Args:
+      length: number of positions t, from 0.
+      d_model: entries d of each, even, 4 at least.
+    Returns:
+      An array (t, d) in float32, computed in float64 on the host and rounded once.
+
+    >>> sinusoids(3, 4)[:, 0]
+    Array([0.        , 0.84147096, 0.9092974 ], dtype=float32)
+    """
+    speeds = 1e4 ** (-np.arange(d_model // 2) / (d_model // 2 - 1))
+    angles = np.arange(length)[:, None] * speeds[None]
+    table = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    return jnp.asarray(table, jnp.float32)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -330,7 +329,7 @@ class Transformer(Stochastic):
         Raises:
           ConfigError: the model has no positions for so many tokens.
         """
-        check(self._too_long(length))
+        check(checks.within_positions(length, self.config.max_tokens))
         cache = empty_cache(self.layers, batch_size, length)
         if not self.config.shared_layers:
             return cache
@@ -346,11 +345,6 @@ class Transformer(Stochastic):
         """
         scale = jnp.asarray(self.config.embedding_scale, self.config.dtype)
         return self._rows(self.embedding, "v", tokens) * scale
-
-    def _too_long(self, length: int) -> Iterator[Problem]:
-        most = self.config.max_tokens
-        if most is not None and not is_symbolic_dim(length) and length > most:
-            yield Problem("length", length, f"this model has {most} positions")
 
     def _rows(self, table: nnx.Param[Array], axis: str, indices: Int[Array, "..."]) -> Array:
         """Looks up rows of a table, which is not sharded along d meanwhile; NaN beyond its end."""
@@ -530,7 +524,7 @@ class Transformer(Stochastic):
         if (
             mask is None and positions is None and segment_ids is None
         ):  # which may say less than there are tokens
-            check(self._too_long(embeddings.shape[1]))
+            check(checks.within_positions(embeddings.shape[1], self.config.max_tokens))
         dtype = self.config.dtype
         x = embeddings.astype(dtype)
         if self.positions is not None:

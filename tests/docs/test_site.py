@@ -16,7 +16,7 @@ MODULES = tuple(  # everything public that they define
     f"gelu_jax.{name}"
     for name in (
         "nn.axes", "nn.branches", "nn.decoding", "nn.dropout", "nn.encoder",
-        "nn.encoder_decoder", "nn.vision",
+        "nn.encoder_decoder", "nn.speech", "nn.vision",
         "nn.vision_language", "nn.dual_encoder", "nn.sigmoid_dual_encoder",
         "nn.convolution", "nn.layouts",
         "training.config", "training.trainer", "training.model", "training.optimizer",

@@ -13,9 +13,12 @@ from safetensors.numpy import load_file
 
 import gelu_jax as gj
 from gelu_jax import families
+from gelu_jax.families.embeddings import hidden_states
 from gelu_jax.families.llama import LLAMA
+from gelu_jax.families.load_plan import read_config
 from gelu_jax.nn.attention import Attention
 from gelu_jax.nn.decoding import generate
+from gelu_jax.nn.stack import apply_layers
 from gelu_jax.nn.transformer import Transformer
 
 DEAD = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
@@ -37,6 +40,7 @@ def test_a_table_that_t5_never_used_is_passed_over_and_listed(tmp_path):
         ("gpt2", "lm_head.weight", "transformer.wte.weight"),
         ("llama3_tied", "lm_head.weight", "model.embed_tokens.weight"),
         ("bert", "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+        ("whisper", "proj_out.weight", "model.decoder.embed_tokens.weight"),
     ],
 )
 def test_a_tied_tensor_under_its_other_name_alone(name, copy, original, tmp_path):
@@ -140,6 +144,35 @@ def test_positions_beyond_the_table(gpt2):
         jax.eval_shape(roberta, jnp.ones((1, 33), int))
 
 
+def test_what_whisper_has_no_positions_for():
+    whisper = families.load(FIXTURES / "whisper")  # 12 frames of 5 bands, 16 positions
+    features, prompt = jnp.ones((1, 5, 12)), jnp.ones((1, 4), int)
+    with pytest.raises(gj.ConfigError, match="length = 17: this model has 16 positions"):
+        whisper.start(features, 17)
+    with pytest.raises(gj.ConfigError, match="length = 17: this model has 16 positions"):
+        jax.eval_shape(whisper, features, jnp.ones((1, 17), int))
+    with pytest.raises(gj.ConfigError, match=r"features = \(1, 5, 10\): must have the shape"):
+        jax.eval_shape(whisper, features[..., :10], prompt)
+    with pytest.raises(gj.ConfigError, match="model = 'EncoderDecoder': not a model of texts"):
+        hidden_states(whisper, prompt, prompt == 1)
+
+
+def test_the_fields_of_whisper_as_it_was_published():
+    """Of the tiny one; what is of generation alone is passed over, and listed where unknown."""
+    sizes = {"d_model": 384, "vocab_size": 51865, "num_mel_bins": 80, "max_source_positions": 1500}
+    sizes |= {"max_target_positions": 448, "num_hidden_layers": 4, "is_encoder_decoder": True}
+    for part in ("encoder", "decoder"):
+        sizes |= {f"{part}_layers": 4, f"{part}_attention_heads": 6, f"{part}_ffn_dim": 1536}
+    generation = {"suppress_tokens": [1, 2, 7], "begin_suppress_tokens": [220, 50257]}
+    generation |= {"forced_decoder_ids": [[1, 50259], [2, 50359], [3, 50363]], "max_length": 448}
+    values = {"model_type": "whisper", "scale_embedding": False, "activation_function": "gelu"}
+    made, unknown = read_config(values | sizes | generation, ())
+    assert unknown == ["forced_decoder_ids", "max_length"]
+    assert (made.max_positions, made.stem.num_frames) == (448, 3000)
+    with pytest.raises(gj.ConfigError, match=r"num_hidden_layers = 5: not supported; only 4 is"):
+        read_config(values | sizes | {"num_hidden_layers": 5}, ())
+
+
 def test_prompts_padded_on_the_right_continue_as_those_on_the_left():
     for name in ("mistral", "gpt2", "gemma2"):
         golden = load_file(FIXTURES / name / "golden.safetensors")
@@ -226,10 +259,25 @@ def test_t5_in_float16_stays_finite(tmp_path):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=0.05 * np.abs(expected).max())
 
 
+def test_whisper_in_float16_stays_finite(tmp_path):
+    """Weights with which the stream exceeds 65504, where transformers clips the encoder's."""
+
+    def large(tensors):
+        return {n: 30_000 * t if n.endswith("fc2.weight") else t for n, t in tensors.items()}
+
+    path = changed(copied("whisper", tmp_path / "large"), tensors=large)
+    golden = load_file(FIXTURES / "whisper" / "golden.safetensors")
+    features, targets = jnp.asarray(golden["features"]), jnp.asarray(golden["targets"])
+    wide, narrow = families.load(path), families.load(path, dtype=jnp.float16)
+    states, _ = apply_layers(wide.encoder.layers, wide.stem(features))
+    assert float(jnp.abs(states).max()) > 65504
+    logits, expected = narrow(features, targets), wide(features, targets)
+    assert np.isfinite(logits).all()
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=0.05 * np.abs(expected).max())
+
+
 def stream(model, tokens):
     """The encoder's last states before its final norm."""
-    from gelu_jax.nn.stack import apply_layers
-
     positions = jnp.arange(tokens.shape[1])
     bias = model.encoder.bias(positions, positions, causal=False)
     return apply_layers(model.encoder.layers, model._embed(tokens), bias=bias)[0]

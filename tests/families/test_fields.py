@@ -35,10 +35,11 @@ def inputs(name):
     """The fixture's inputs, without padding, as golden/make_fields.py takes them."""
     golden = load_file(FIXTURES / name / "golden.safetensors")
     rows = slice(1) if "mask" in golden else slice(None)
-    return {k: jnp.asarray(golden[k][rows]) for k in ("tokens", "targets", "pixels") if k in golden}
+    names = ("tokens", "targets", "pixels", "features")
+    return {k: jnp.asarray(golden[k][rows]) for k in names if k in golden}
 
 
-def entries(model, tokens=None, targets=None, pixels=None):
+def entries(model, tokens=None, targets=None, pixels=None, features=None):
     """Eight entries of what golden/make_fields.py compares."""
     images = None if pixels is None else jnp.moveaxis(pixels, 1, -1)
     with jax.disable_jit():  # one compiled operation after another: all changes share them
@@ -52,7 +53,7 @@ def entries(model, tokens=None, targets=None, pixels=None):
             case DualEncoder() | SigmoidDualEncoder():
                 found = model(images, tokens)
             case EncoderDecoder():
-                found = model(tokens, targets)
+                found = model(tokens if features is None else features, targets)
             case VisionLanguage():
                 found = model(tokens, images=images)
             case VisionEncoder() | ImageTower():

@@ -11,9 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+from safetensors.numpy import load_file
 
 from gelu_jax import families
-from gelu_jax.nn.position import RelativeConfig, RotaryConfig, RotaryScaling, relative_bias, rotary
+from gelu_jax.nn.position import (
+    RelativeConfig,
+    RotaryConfig,
+    RotaryScaling,
+    relative_bias,
+    rotary,
+    sinusoids,
+)
 
 pytestmark = [
     pytest.mark.live,
@@ -54,7 +62,7 @@ def type_of(maker, case):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("case", ["gpt2", "llama", "bert", "t5_v1_1"])
+@pytest.mark.parametrize("case", ["gpt2", "llama", "bert", "t5_v1_1", "whisper"])
 def test_half_precision_files_load_byte_equal(case, dtype, maker, tmp_path):
     import torch
 
@@ -87,6 +95,34 @@ def test_buckets_of_every_distance(buckets, distance, causal):
     ).numpy()
     seen = np.tril(np.ones_like(expected)) if causal else 1
     np.testing.assert_array_equal(np.asarray(ours)[0, 0] * seen, expected * seen)
+
+
+def test_sines_of_whisper():
+    """At the sizes of the published models; float32 angles leave 1e-4 at position 1,499."""
+    from transformers.models.whisper.modeling_whisper import sinusoids as theirs
+
+    np.testing.assert_allclose(sinusoids(1500, 384), theirs(1500, 384), rtol=0, atol=2e-4)
+
+
+def test_whisper_in_float16_is_finite_where_that_of_torch_is(tmp_path):
+    """An encoder whose stream exceeds 65504, which torch clips."""
+    import torch
+    from transformers import WhisperForConditionalGeneration
+
+    path = parity.FIXTURES / "whisper"
+    model = WhisperForConditionalGeneration.from_pretrained(path, dtype=torch.float16).eval()
+    for layer in model.model.encoder.layers:
+        layer.fc2.weight.data *= 30_000
+    model.save_pretrained(tmp_path)
+    golden = load_file(path / "golden.safetensors")
+    inputs = [torch.tensor(golden[name]) for name in ("features", "targets")]
+    with torch.no_grad():
+        expected = model(inputs[0].half(), decoder_input_ids=inputs[1].long())
+    assert torch.isfinite(expected.logits).all()
+    ours = families.load(tmp_path)
+    assert ours.config.dtype == jnp.float16
+    logits = ours(*(jnp.asarray(golden[name]) for name in ("features", "targets")))
+    assert jnp.isfinite(logits).all()
 
 
 def test_stretched_rotary_positions_of_llama_3():

@@ -204,6 +204,29 @@ def encoder_decoder(model: Any) -> Outputs:
     }
 
 
+def speech(model: Any) -> Outputs:
+    """Whisper's states and logits of two spectrograms, and its greedy output after given tokens."""
+    features, targets = torch.randn(2, 5, 12), torch.randint(3, 56, (2, 7))
+    out = model(input_features=features, decoder_input_ids=targets)
+    found = {
+        "features": features,
+        "targets": targets,
+        "hidden": out.encoder_last_hidden_state,
+    }
+    if not hasattr(out, "logits"):
+        return found | {"decoded": out.last_hidden_state}
+    # The decode of all models, not Whisper's own, which cuts recordings and suppresses tokens.
+    greedy = hf.GenerationMixin.generate(
+        model,
+        features,
+        decoder_input_ids=targets,
+        max_new_tokens=9,
+        do_sample=False,
+        eos_token_id=-1,
+    )
+    return found | {"logits": out.logits, "greedy": greedy[:, targets.shape[1] :]}
+
+
 def vision_language(model: Any) -> Outputs:
     """LLaVA's logits for a prompt with an image in it, and its greedy continuation."""
     patches = 9 if model.config.vision_feature_select_strategy == "default" else 10
@@ -335,6 +358,11 @@ DEEPSEEK = TEXT | {"intermediate_size": 20, "moe_intermediate_size": 12, "n_rout
 DEEPSEEK |= {"n_group": 4, "topk_group": 2, "num_experts_per_tok": 3, "n_shared_experts": 2}
 DEEPSEEK |= {"first_k_dense_replace": 1, "kv_lora_rank": 8, "q_lora_rank": 8, "v_head_dim": 4}
 DEEPSEEK |= {"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "num_key_value_heads": 4}
+WHISPER = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 3, "vocab_size": 56}
+WHISPER |= {"encoder_attention_heads": 4, "decoder_attention_heads": 2, "num_mel_bins": 5}
+WHISPER |= {"encoder_ffn_dim": 24, "decoder_ffn_dim": 20, "max_source_positions": 6} | SPECIAL
+WHISPER |= {"max_target_positions": 16, "decoder_start_token_id": 1}
+WHISPER |= {"begin_suppress_tokens": None}  # of a vocabulary of 56
 DINO = {k: v for k, v in VISION.items() if k != "intermediate_size"}
 
 
@@ -636,6 +664,18 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
         text_encoder,
     ),
     "t5_encoder": (lambda: _t5("gated-gelu", tied=False, encoder=True), text_encoder),
+    "whisper": (_model("WhisperForConditionalGeneration", "WhisperConfig", WHISPER), speech),
+    "whisper_untied": (
+        _model(
+            "WhisperForConditionalGeneration",
+            "WhisperConfig",
+            WHISPER,
+            activation_function="relu",
+            tie_word_embeddings=False,
+        ),
+        speech,
+    ),
+    "whisper_model": (_model("WhisperModel", "WhisperConfig", WHISPER), speech),
     "clip_text": (_model("CLIPTextModel", "CLIPTextConfig", TEXT), text_tower),
     "clip_vision": (_model("CLIPVisionModel", "CLIPVisionConfig", VISION), image_tower),
     "efficientnet": (_efficientnet, features),

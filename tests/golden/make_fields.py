@@ -28,7 +28,7 @@ BASES = (
     *("llama", "llava", "mistral", "modernbert_model", "mpnet", "mt5", "nomic_bert_model"),
     *("mixtral", "olmo2", "olmoe", "opt", "phi3", "qwen2", "qwen2_moe_mixed", "qwen3"),
     *("qwen3_moe", "roberta", "siglip", "siglip_text"),
-    *("siglip_vision", "smollm3", "starcoder2", "t5", "vit_model", "xlm_roberta"),
+    *("siglip_vision", "smollm3", "starcoder2", "t5", "vit_model", "whisper", "xlm_roberta"),
 )
 ABSENT = "<absent>"
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "silu")
@@ -139,6 +139,8 @@ def inputs_of(base: Path) -> dict[str, Any]:
     found = {"input_ids": golden["tokens"].long()} if "tokens" in golden else {}
     if "pixels" in golden:
         found["pixel_values"] = golden["pixels"]
+    if "features" in golden:
+        found["input_features"] = golden["features"]
     if "targets" in golden:
         found["decoder_input_ids"] = golden["targets"].long()
     if "mask" in golden:  # one row is whole

@@ -20,6 +20,7 @@ from gelu_jax.nn.sigmoid_dual_encoder import (
     SigmoidDualEncoderConfig,
     TextTowerConfig,
 )
+from gelu_jax.nn.speech import SpeechStemConfig
 from gelu_jax.nn.vision import VisionConfig, VisionEncoder, VisionEncoderConfig
 
 RULES = tuple((letter, letter.upper()) for letter in "bdefghkpqvt")
@@ -35,6 +36,12 @@ MODELS = {
     "MLP": (gj.MLP, gj.MLPConfig(d_in=8, num_classes=3, num_layers=2, d_ff=4)),
     "Encoder": (Encoder, EncoderConfig(STACK, True, "gelu", True)),
     "EncoderDecoder": (EncoderDecoder, EncoderDecoderConfig(11, 2, 2, BLOCK)),
+    "EncoderDecoder of speech": (
+        EncoderDecoder,
+        EncoderDecoderConfig(
+            11, 2, 2, BLOCK, relative=None, max_positions=4, stem=SpeechStemConfig(5, 6, 8)
+        ),
+    ),
     "VisionEncoder": (VisionEncoder, VisionEncoderConfig(VISION, True, 3)),
     "DualEncoder": (DualEncoder, DualEncoderConfig(STACK, VISION, d_common=4)),
     "SigmoidDualEncoder": (

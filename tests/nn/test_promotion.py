@@ -22,12 +22,13 @@ from gelu_jax.nn.sigmoid_dual_encoder import (
     SigmoidDualEncoderConfig,
     TextTowerConfig,
 )
+from gelu_jax.nn.speech import SpeechStemConfig
 from gelu_jax.nn.stack import LayerKind
 from gelu_jax.nn.vision import VisionConfig, VisionEncoder, VisionEncoderConfig
 from gelu_jax.nn.vision_language import VisionLanguage, VisionLanguageConfig
 
 KEY = jax.random.key(0)
-X, IMAGES = random_arrays((2, 3, 8), (2, 4, 4, 3))
+X, IMAGES, SPECTROGRAMS = random_arrays((2, 3, 8), (2, 4, 4, 3), (2, 4, 6))
 TOKENS = jnp.arange(6).reshape(2, 3)
 MASK = jnp.array([[False, True, True], [True, True, True]])
 
@@ -133,6 +134,19 @@ CALLS = {
         lambda m: (
             m(TOKENS, TOKENS, mask=MASK, target_mask=MASK),
             m.decode(TOKENS, m.start(TOKENS, 5, mask=MASK))[0],
+        ),
+    ),
+    "whisper": (
+        EncoderDecoder,
+        EncoderDecoderConfig(
+            *(11, 1, 1, block(causal=False, key_bias=False)),
+            relative=None,
+            max_positions=5,
+            stem=SpeechStemConfig(4, 3, 8),
+        ),
+        lambda m: (
+            m(SPECTROGRAMS, TOKENS, target_mask=MASK),
+            m.decode(TOKENS, m.start(SPECTROGRAMS, 5))[0],
         ),
     ),
     "efficientnet": (
