@@ -359,6 +359,7 @@ _ADDED: dict[str, tuple[object, ...]] = {
     "value_head_dim": (None,),
     "cache_dtype": (None,),
     "sinks": (False,),
+    "key_bias": (None,),
     "attention.dropout_rate": (0.0,),
     "cross_attention.dropout_rate": (0.0,),
     "valid_positions": (None,),
