@@ -60,6 +60,28 @@ def causal(model: Any) -> Outputs:
     }
 
 
+def each_alone(model: Any) -> Outputs:
+    """As `causal`, each row without padding and without the others, whose lengths would count."""
+    tokens, mask = _tokens(56, left=True)
+    rows = [row[real == 1][None] for row, real in zip(tokens, mask, strict=True)]
+    outs = [model(row, output_hidden_states=True) for row in rows]
+    # Of its decoders Phi-3 alone computes the cache anew where the rotation changes.
+    options = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": -1}
+    options["use_cache"] = model.config.model_type == "phi3"
+    greedy = [model.generate(row, **options)[:, row.shape[1] :] for row in rows]
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "hidden": torch.cat([_padded(out.hidden_states[-1], tokens) for out in outs]),
+        "logits": torch.cat([_padded(out.logits, tokens) for out in outs]),
+        "greedy": torch.cat(greedy),
+    }
+
+
+def _padded(row: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(row, (0, 0, tokens.shape[1] - row.shape[1], 0))
+
+
 def encoder(model: Any) -> Outputs:
     """Hidden states, pooled state and head logits of a batch padded on the right."""
     pad = model.config.pad_token_id
@@ -313,6 +335,8 @@ GROUPED = TEXT | {"num_key_value_heads": 2}
 WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0}
 YARN |= {"original_max_position_embeddings": 8}
+# between the lengths of the rows, so that one is long and the other becomes so
+LONGROPE = {"rope_type": "longrope", "rope_theta": 100.0, "original_max_position_embeddings": 9}
 
 
 def _model(name: str, config: str, fields: Mapping[str, Any], **more: Any) -> Callable[[], Any]:
@@ -438,6 +462,16 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
         _model("LlamaForCausalLM", "LlamaConfig", GROUPED, rope_parameters=dict(YARN)),
         causal,
     ),
+    "llama_longrope": (
+        _model(
+            "LlamaForCausalLM",
+            "LlamaConfig",
+            GROUPED,
+            rope_parameters=LONGROPE
+            | {"short_factor": [1.0, 1.5], "long_factor": [2, 6.5], "factor": 4.0},
+        ),
+        each_alone,
+    ),
     "llama_linear": (
         _model(
             "LlamaForCausalLM",
@@ -504,6 +538,21 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
     "olmoe": (_model("OlmoeForCausalLM", "OlmoeConfig", EXPERTS, num_experts=4), causal),
     "gpt_oss": (_model("GptOssForCausalLM", "GptOssConfig", GPT_OSS), causal),
     "phi3": (_model("Phi3ForCausalLM", "Phi3Config", GROUPED, sliding_window=4), causal),
+    "phi3_longrope": (
+        _model(
+            "Phi3ForCausalLM",
+            "Phi3Config",
+            GROUPED | {"num_attention_heads": 2, "num_key_value_heads": 1},
+            original_max_position_embeddings=9,
+            rope_parameters=LONGROPE
+            | {
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0, 1.25, 1.5],
+                "long_factor": [2.0, 4.0, 6.5],
+            },
+        ),
+        each_alone,
+    ),
     "olmo2": (_model("Olmo2ForCausalLM", "Olmo2Config", GROUPED), causal),
     "smollm3": (
         _model("SmolLM3ForCausalLM", "SmolLM3Config", GROUPED, no_rope_layer_interval=2),
