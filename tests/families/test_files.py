@@ -403,6 +403,16 @@ def test_a_config_alone_is_enough_where_no_part_depends_on_the_tensors():
         ("clip", {"vision_config": None}, "vision_config: missing"),
         ("llava", {"vision_feature_layer": [-2, -5]}, r"vision_feature_layer = \[-2, -5\]"),
         ("llava", {"vision_feature_layer": 9}, "vision_feature_layer = 9"),
+        (
+            "llava_next",
+            {"vision_feature_select_strategy": "full"},
+            "vision_feature_select_strategy = 'full': not supported; only \"default\" is",
+        ),
+        (
+            "llava_next",
+            {"image_grid_pinpoints": [[12, 20]]},
+            r"image_grid_pinpoints = \[\[12, 20\]\]: must be a list of pairs",
+        ),
         ("vit", {"patch_size": 5}, "patch_size = 5: must divide image_size = 12"),
     ],
 )

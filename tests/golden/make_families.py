@@ -242,6 +242,37 @@ def vision_language(model: Any) -> Outputs:
     }
 
 
+def tiled_vision_language(model: Any) -> Outputs:
+    """LLaVA-NeXT's logits for two prompts with an image each, and their greedy continuations.
+
+    The images have other numbers of tiles and of tokens: padding stands after the tiles of the
+    second, and before its prompt.
+    """
+    sizes = torch.tensor([[50, 60], [60, 15]])
+    pixels = torch.randn(2, 5, 3, 12, 12)
+    counts = [len(part) for part in model.get_image_features(pixels, sizes).pooler_output]
+    words = torch.randint(3, 50, (2, 8))
+    rows = [
+        torch.cat([w[:3], torch.full((n,), model.config.image_token_index), w[3:]])
+        for w, n in zip(words, counts, strict=True)
+    ]
+    length = max(map(len, rows))
+    tokens = torch.stack([torch.nn.functional.pad(r, (length - len(r), 0)) for r in rows])
+    mask = torch.stack([(torch.arange(length) >= length - len(r)).long() for r in rows])
+    inputs = {"input_ids": tokens, "attention_mask": mask}
+    inputs |= {"pixel_values": pixels, "image_sizes": sizes}
+    greedy = model.generate(**inputs, max_new_tokens=9, do_sample=False, eos_token_id=-1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "pixels": pixels,
+        "image_sizes": sizes,
+        "logits": model(**inputs, position_ids=positions).logits,
+        "greedy": greedy[:, length:],
+    }
+
+
 def feed_forwards(model: Any) -> Outputs:
     """What the feed-forward part of each layer makes of given vectors."""
     x = torch.randn(2, 7, 16)
@@ -302,6 +333,16 @@ def _llava(strategy: str, layer: int, text: Mapping[str, Any]) -> Any:
     return hf.LlavaForConditionalGeneration(config)
 
 
+def _llava_next(text: Any) -> Any:
+    config = hf.LlavaNextConfig(
+        vision_config=hf.CLIPVisionConfig(**VISION | {"num_hidden_layers": 2}),
+        text_config=text,
+        image_token_index=55,
+        image_grid_pinpoints=[[12, 24], [24, 12], [24, 24]],
+    )
+    return hf.LlavaNextForConditionalGeneration(config)
+
+
 def _efficientnet() -> Any:
     config = hf.EfficientNetConfig(
         image_size=20,
@@ -332,6 +373,7 @@ DISTILBERT = {
     "pad_token_id": 0,
 }
 GROUPED = TEXT | {"num_key_value_heads": 2}
+SHALLOW = GROUPED | {"num_hidden_layers": 2, "max_position_embeddings": 128}
 WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0}
 YARN |= {"original_max_position_embeddings": 8}
@@ -692,6 +734,14 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
     "llava_full": (
         lambda: _llava("full", -1, {"num_key_value_heads": 2, "tie_word_embeddings": False}),
         vision_language,
+    ),
+    "llava_next": (
+        lambda: _llava_next(hf.MistralConfig(**SHALLOW, sliding_window=24)),
+        tiled_vision_language,
+    ),
+    "llava_next_qwen2": (
+        lambda: _llava_next(hf.Qwen2Config(**SHALLOW)),
+        tiled_vision_language,
     ),
 }
 

@@ -26,7 +26,7 @@ BASES = (
     *("distilbert", "efficientnet", "electra", "gemma", "gemma2", "gemma3", "gpt2", "gpt_neox"),
     *("gpt_oss",),
     *("llama", "llava", "mistral", "modernbert_model", "mpnet", "mt5", "nomic_bert_model"),
-    *("phi3_longrope",),
+    *("llava_next", "phi3_longrope"),
     *("mixtral", "olmo2", "olmoe", "opt", "phi3", "qwen2", "qwen2_moe_mixed", "qwen3"),
     *("qwen3_moe", "roberta", "siglip", "siglip_text"),
     *("siglip_vision", "smollm3", "starcoder2", "t5", "vit_model", "xlm_roberta"),
@@ -157,6 +157,8 @@ def inputs_of(base: Path) -> dict[str, Any]:
     found = {"input_ids": golden["tokens"].long()} if "tokens" in golden else {}
     if "pixels" in golden:
         found["pixel_values"] = golden["pixels"]
+    if "image_sizes" in golden:
+        found["image_sizes"] = golden["image_sizes"].long()
     if "targets" in golden:
         found["decoder_input_ids"] = golden["targets"].long()
     if "mask" in golden:  # one row is whole
