@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from gelu_jax import families
 from gelu_jax.nn.decoding import generate
+from gelu_jax.nn.tiles import TiledImages
 
 FIXTURES = Path(__file__).parent / "golden" / "families"
 
@@ -129,13 +130,18 @@ def image_tower(model, pixels, **_):
     return {"hidden": model.hidden(images), "pooled": model(images)[:, 0]}
 
 
-def vision_language(model, tokens, pixels, **_):
+def vision_language(model, tokens, pixels, mask=None, **_):
     """Logits of a prompt with an image in it, and its greedy continuation."""
-    images = _last(pixels)
+    images = pixels if isinstance(pixels, TiledImages) else _last(pixels)
     return {
-        "logits": model(tokens, images=images),
-        "greedy": generate(model, tokens, 9, images=images),
+        "logits": model(tokens, images=images, mask=mask),
+        "greedy": generate(model, tokens, 9, images=images, mask=mask),
     }
+
+
+def tiled(pixels, sizes):
+    """Images in tiles, as transformers has them."""
+    return TiledImages(jnp.moveaxis(pixels, 2, -1), tuple(map(tuple, np.asarray(sizes).tolist())))
 
 
 def _last(pixels):
@@ -156,6 +162,7 @@ KINDS = {
     "mt5": encoder_decoder,
     "nomic_bert": encoder,
     "llava": vision_language,
+    "llava_next": vision_language,
     "mpnet": encoder,
     "roberta": encoder,
     "siglip": sigmoid_dual_encoder,
@@ -169,9 +176,10 @@ KINDS = {
 CASES = sorted(path.name for path in FIXTURES.iterdir())
 # "sentence" is compared in families/test_embeddings.py
 _INPUTS = {"tokens", "mask", "token_types", "targets", "pixels", "features", "sentence"}
+_INPUTS |= {"image_sizes"}
 _MASKED = {"causal": {"hidden", "logits"}, "encoder": set()}
 _MASKED["encoder"] = {"hidden", "masked_logits", "token_logits", "span_logits", "replaced_logits"}
-_MASKED["encoder_decoder"] = {"hidden"}
+_MASKED |= {"encoder_decoder": {"hidden"}, "vision_language": {"logits"}}
 
 
 def kind_of(path):
@@ -197,6 +205,8 @@ def compared(path, *, compiler_options=None):
     kind, golden = kind_of(path), load_file(path / "golden.safetensors")
     mask = golden["mask"] == 1 if "mask" in golden else None
     inputs = {name: jnp.asarray(value) for name, value in golden.items()} | {"mask": mask}
+    if (sizes := inputs.pop("image_sizes", None)) is not None:
+        inputs["pixels"] = tiled(inputs["pixels"], sizes)
     computed = jax.jit(kind, compiler_options=compiler_options)(loaded(path), **inputs)
     for name in sorted(golden.keys() - _INPUTS):
         ours, expected = computed[name], golden[name]

@@ -12,7 +12,13 @@ from gelu_jax.nn.attention import AttentionConfig
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.norm import NormConfig
-from gelu_jax.nn.position import LinearScaling, RotaryConfig, RotaryScaling, YarnScaling
+from gelu_jax.nn.position import (
+    LinearScaling,
+    LongRopeScaling,
+    RotaryConfig,
+    RotaryScaling,
+    YarnScaling,
+)
 from gelu_jax.nn.stack import LayerKind
 from gelu_jax.nn.transformer import TransformerConfig
 from gelu_jax.nn.variants import VARIANTS, Variant, branches
@@ -119,12 +125,13 @@ def rotary_config(hf: HFConfig, theta: float = 10_000.0) -> RotaryConfig:
     name = "rope_scaling" if old else "rope_parameters"
     # Its model_type is None: of these fields each stretch has its own, and no others matter.
     rope = hf.section(name) if new or old else HFConfig({}, hf.prefix)
-    return rotary_of(rope.with_defaults(**_beside(hf)), hf, theta)
+    rope = rope.with_defaults(**_beside(hf, "rope_theta", "partial_rotary_factor"))
+    original = _beside(hf, "original_max_position_embeddings")  # counts before the stretch's own
+    return rotary_of(rope.with_values(**original), hf, theta)
 
 
-def _beside(hf: HFConfig) -> dict[str, Any]:
-    """What files of old say beside the stretch, not in it."""
-    names = ("rope_theta", "partial_rotary_factor")
+def _beside(hf: HFConfig, *names: str) -> dict[str, Any]:
+    """What files say beside the stretch, not in it."""
     return {name: hf.values[name] for name in names if hf.given(name) is not None}
 
 
@@ -178,7 +185,7 @@ def rotated_share(hf: HFConfig, head_size: int, default: float = 1.0) -> tuple[f
     """
     field = "partial_rotary_factor"
     name = "rope_scaling" if hf.given("rope_scaling") else "rope_parameters"
-    rope = dict(hf.given(name) or {})
+    rope = dict(hf.section(name).values) if hf.given(name) else {}
     found = rope.pop(field, hf.values.get(field))
     share = default if found is None else HFConfig({field: found}, hf.prefix).number(field)
     if int(share * head_size) % 2:
@@ -203,7 +210,7 @@ def rotary_of(rope: HFConfig, hf: HFConfig, theta: float) -> RotaryConfig:
     """
     rope.require("partial_rotary_factor", 1.0)
     key = "type" if "rope_type" not in rope.values and "type" in rope.values else "rope_type"
-    kind = rope.one_of(key, ("default", "linear", "dynamic", "yarn", "llama3"), "default")
+    kind = rope.one_of(key, ("default", "dynamic", *_SCALINGS), "default")
     return RotaryConfig(
         theta=rope.number("rope_theta", theta),
         scaling=_SCALINGS[kind](rope, hf) if kind in _SCALINGS else None,
@@ -233,10 +240,7 @@ def _llama3(rope: HFConfig, hf: HFConfig) -> RotaryScaling:
 
 def _yarn(rope: HFConfig, hf: HFConfig) -> YarnScaling:
     original = _original_positions(rope, hf)
-    if rope.given("factor") is None:
-        factor = hf.integer("max_position_embeddings") / original
-    else:
-        factor = rope.number("factor")
+    factor = _factor(rope, hf, original)
     return YarnScaling(
         factor=factor,
         original_positions=original,
@@ -247,17 +251,39 @@ def _yarn(rope: HFConfig, hf: HFConfig) -> YarnScaling:
     )
 
 
+def _longrope(rope: HFConfig, hf: HFConfig) -> LongRopeScaling:
+    original = _original_positions(rope, hf)
+    return LongRopeScaling(
+        short_factors=rope.numbers("short_factor"),
+        long_factors=rope.numbers("long_factor"),
+        original_positions=original,
+        factor=_factor(rope, hf, original),
+        magnitude=_attention_factor(rope),
+    )
+
+
+def _factor(rope: HFConfig, hf: HFConfig, original: int) -> float:
+    if rope.given("factor") is None:
+        return hf.integer("max_position_embeddings") / original
+    return rope.number("factor")
+
+
+def _attention_factor(rope: HFConfig) -> float | None:
+    name = "attention_factor"
+    return None if rope.given(name) is None else rope.number(name)
+
+
 def _magnitude(rope: HFConfig, factor: float) -> float | None:
     """What DeepSeek's fields make of it, if they are both there."""
-    if rope.given("attention_factor") is not None:
-        return rope.number("attention_factor")
+    if (given := _attention_factor(rope)) is not None:
+        return given
     if not (rope.given("mscale") and rope.given("mscale_all_dim")) or factor <= 1:
         return None
     one, other = (0.1 * rope.number(n) * math.log(factor) + 1 for n in ("mscale", "mscale_all_dim"))
     return one / other
 
 
-_SCALINGS = {"linear": _linear, "llama3": _llama3, "yarn": _yarn}
+_SCALINGS = {"linear": _linear, "llama3": _llama3, "longrope": _longrope, "yarn": _yarn}
 
 
 def with_attention(config: TransformerConfig, **changes: Any) -> TransformerConfig:

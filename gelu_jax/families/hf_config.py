@@ -75,6 +75,15 @@ class HFConfig:
         values = self._read(name, list, "a list of whole numbers", default)
         return [HFConfig({name: value}, self.prefix).integer(name) for value in values]
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of numbers above zero.
+
+        Args:
+          name: the field.
+        """
+        values = self._read(name, list, "a list of numbers", _REQUIRED)
+        return tuple(HFConfig({name: value}, self.prefix).number(name) for value in values)
+
     def number(self, name: str, default: float = _REQUIRED) -> float:
         """A number above zero.
 

@@ -1,4 +1,4 @@
-"""LLaVA (Liu et al. 2023): CLIP's image tower, a projector, LLaMA or Mistral.
+"""LLaVA (Liu et al. 2023): CLIP's image tower, a projector, LLaMA, Mistral or Qwen 2.
 
 Images are (b, height, width, channels) here.
 """
@@ -12,10 +12,11 @@ from gelu_jax.families.fields import default_fields
 from gelu_jax.families.hf_config import HFConfig
 from gelu_jax.families.llama import LLAMA
 from gelu_jax.families.mistral import MISTRAL
+from gelu_jax.families.qwen import QWEN2
 from gelu_jax.families.weight_map import WeightMap, feed_forward, prefixed
 from gelu_jax.nn.vision_language import VisionLanguage, VisionLanguageConfig
 
-_LANGUAGES = {"llama": LLAMA, "mistral": MISTRAL}
+_LANGUAGES = {"llama": LLAMA, "mistral": MISTRAL, "qwen2": QWEN2}
 
 
 def _config(hf: HFConfig, tensors: Collection[str]) -> VisionLanguageConfig:

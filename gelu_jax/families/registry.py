@@ -20,6 +20,7 @@ from gelu_jax.families.gpt_neox import GPT_NEOX
 from gelu_jax.families.gpt_oss import GPT_OSS
 from gelu_jax.families.llama import LLAMA
 from gelu_jax.families.llava import LLAVA
+from gelu_jax.families.llava_next import LLAVA_NEXT
 from gelu_jax.families.mistral import MISTRAL
 from gelu_jax.families.mixtral import MIXTRAL
 from gelu_jax.families.modernbert import MODERNBERT
@@ -43,7 +44,7 @@ from gelu_jax.families.whisper import WHISPER
 
 _ALL = (
     *(ALBERT, BERT, CLIP, CLIP_TEXT, CLIP_VISION, DEIT, DINOV2, DISTILBERT, EFFICIENTNET),
-    *(ELECTRA, GEMMA, GEMMA2, GEMMA3, GPT2, GPT_NEOX, GPT_OSS, LLAMA, LLAVA, MISTRAL),
+    *(ELECTRA, GEMMA, GEMMA2, GEMMA3, GPT2, GPT_NEOX, GPT_OSS, LLAMA, LLAVA, LLAVA_NEXT, MISTRAL),
     *(MIXTRAL, MODERNBERT, MPNET, MT5, NOMIC_BERT, OLMO2, OLMOE, OPT, PALM, PHI3, QWEN2, QWEN2_MOE),
     *(QWEN3, QWEN3_MOE, ROBERTA, SMOLLM3),
     *(SIGLIP, SIGLIP_TEXT, SIGLIP_VISION, STARCODER2, T5, VIT, WHISPER, XLM_ROBERTA),

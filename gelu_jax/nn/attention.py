@@ -1,7 +1,7 @@
 """Attention: multi-head, grouped-query or multi-query; full, causal or in a sliding window."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -31,7 +31,14 @@ from gelu_jax.nn.blockwise import Inputs, exp_and_sum, over_query_blocks
 from gelu_jax.nn.dropout import Rngs, Stochastic, dropout
 from gelu_jax.nn.norm import Norm, NormConfig
 from gelu_jax.nn.parameters import add_bias, bias, cast, constant, init_problems, kernel, wide_dtype
-from gelu_jax.nn.position import RotaryConfig, rotary, rotated, token_positions
+from gelu_jax.nn.position import (
+    RotaryConfig,
+    frequencies,
+    frequencies_of_tokens,
+    long_frequencies,
+    rotated,
+    token_positions,
+)
 
 Window = int | Int[Array, ""] | None
 
@@ -63,12 +70,17 @@ class LayerValues(NamedTuple):
       magnitude: multiplies rotated queries and keys.
       normed: whether attention sees the normed stream, or else the stream itself; None where it
         does in all layers.
+      long_frequencies: those in sequences longer than short_length, (r/2,); None where length does
+        not matter in any layer.
+      short_length: tokens of the longest sequence that `frequencies` hold for; None with them.
     """
 
     window: Int[Array, ""]
     frequencies: Float[Array, " r"]
     magnitude: Float[Array, ""]
     normed: Bool[Array, ""] | None = None
+    long_frequencies: Float[Array, " r"] | None = None
+    short_length: Int[Array, ""] | None = None
 
 
 def attention(
@@ -315,6 +327,8 @@ class AttentionConfig:
         if self.head_dim is None:
             yield from checks.divides(self.d_model, "d_model", num_heads=self.num_heads)
         yield from checks.divides(self.num_heads, "num_heads", num_kv_heads=self.num_kv_heads)
+        if self.rotary is not None and self.num_heads > 0:
+            yield from self.rotary.problems_in_head(self.head_size, "rotary")
 
     @property
     def kv_heads(self) -> int:
@@ -453,7 +467,8 @@ class Attention(Stochastic):
         if positions is None:
             earlier = None if cache is None else cache.mask
             positions = token_positions(t, mask, earlier, segment_ids)
-        query, key, value = self._query_key_value(x, positions, values)
+        turn = self._turn(positions, segment_ids, values)
+        query, key, value = self._query_key_value(x, turn)
         fixed, moving = (c.window, None) if values is None else (None, values.window)
         if cache is None:
             visible = _visible_tokens(mask, t, moving)
@@ -522,12 +537,12 @@ class Attention(Stochastic):
         return self._out(y)
 
     def _query_key_value(
-        self, x: Array, positions: Array, values: LayerValues | None
+        self, x: Array, turn: Callable[[Array], Array]
     ) -> tuple[Array, Array, Array]:
         x = x.astype(self.config.dtype)
         heads = partial(self._heads, x.shape[:2], flatten_tokens(x))
-        query = self._rotated(heads(self.w_query, self.b_query, self.query_norm), positions, values)
-        key = self._rotated(heads(self.w_key, self.b_key, self.key_norm), positions, values)
+        query = turn(heads(self.w_query, self.b_query, self.query_norm))
+        key = turn(heads(self.w_key, self.b_key, self.key_norm))
         return query, key, heads(self.w_value, self.b_value)
 
     def _attention(
@@ -560,11 +575,22 @@ class Attention(Stochastic):
         options: dict[str, Any] = {"precision": c.precision, "dot_general": c.dot_general}
         return matmul(x, cast(w, c.dtype), features=features, **options)
 
-    def _rotated(self, y: Array, positions: Array, values: LayerValues | None) -> Array:
+    def _turn(
+        self, positions: Array, segment_ids: Array | None, values: LayerValues | None
+    ) -> Callable[[Array], Array]:
+        """The rotation of queries and keys, by the config or by the values of this layer."""
+        rotary, k = self.config.rotary, self.config.head_size
         if values is not None:
-            return rotated(y, positions, values.frequencies, values.magnitude)
-        rotation = self.config.rotary
-        return y if rotation is None else rotary(y, positions, rotation)
+            found, magnitude = values.frequencies, values.magnitude
+            longer, short_length = values.long_frequencies, values.short_length
+        elif rotary is not None:
+            found, magnitude = frequencies(k, rotary)
+            longer, short_length = long_frequencies(k, rotary), rotary.short_length
+        else:
+            return lambda y: y
+        if longer is not None and short_length is not None:
+            found = frequencies_of_tokens(found, longer, short_length, positions, segment_ids)
+        return lambda y: rotated(y, positions, found, magnitude)
 
     def _out(self, y: Array) -> Array:
         bias = None if self.b_out is None else cast(self.b_out, self.config.dtype)

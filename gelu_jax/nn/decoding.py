@@ -33,6 +33,10 @@ def generate(
     All of it is one program, compiled once for each shape of the prompt and choice of options; the
     weights are its arguments.
 
+    Under `LongRopeScaling` the rotation of all tokens of a row changes where it outgrows a length.
+    At that step the cache is computed anew from all tokens, so that each new one is what the whole
+    row gives without a cache.
+
     Args:
       model: an NNX module with ``decode`` and, where no cache is given, ``empty_cache``, as
         `Transformer` has them.
@@ -50,7 +54,8 @@ def generate(
       The tokens that follow the prompt, (b, n).
     Raises:
       ConfigError: an option has a wrong value, the prompt is empty, a token is not in the
-        vocabulary (not under `jax.jit`), or the model has no positions for so many tokens.
+        vocabulary (not under `jax.jit`), the model has no positions for so many tokens, or a
+        sequence in `cache` would have to be computed anew (not under `jax.jit`).
     """
     check(_option_problems(num_tokens, key, temperature, top_k, top_p))
     if tokens.shape[1] == 0:
@@ -58,17 +63,21 @@ def generate(
     check(_token_problems(model, tokens))
     if (images := prompt.get("images")) is not None:
         model.check_images(tokens, images)
+    is_whole = cache is None and prompt.get("mask") is None  # every row is as long as the prompt
     if cache is None:
         cache = model.empty_cache(tokens.shape[0], tokens.shape[1] + num_tokens - 1)
+    else:
+        check(_renewal_problems(model, tokens, num_tokens, cache, prompt.get("mask")))
     ends = (end_token,) if isinstance(end_token, int) else tuple(end_token or ())
     temperature = 1.0 if temperature is None else temperature
     return _generate(
         model, tokens, key, temperature, top_p, ends, cache, prompt,
         num_tokens=num_tokens, top_k=top_k,
+        outgrown=_outgrown(model, cache, tokens.shape[1] if is_whole else 0),
     )  # fmt: skip
 
 
-@compiled_once("num_tokens", "top_k")
+@compiled_once("num_tokens", "top_k", "outgrown")
 def _generate(
     model: Any,
     tokens: Array,
@@ -81,6 +90,7 @@ def _generate(
     *,
     num_tokens: int,
     top_k: int | None,
+    outgrown: tuple[int, ...],
 ) -> Array:
     pick = (
         _greedy
@@ -90,19 +100,42 @@ def _generate(
     keys = jax.random.split(jax.random.key(0) if key is None else key, num_tokens)
     if prompt.get("mask") is not None:
         tokens, prompt = _padded_on_the_left(tokens, prompt)
+    text = _placed(tokens, jnp.zeros(cache.mask.shape[-2:], int), cache) if outgrown else None
     logits, cache = model.decode(tokens, cache, **prompt)
     token = pick(logits[:, -1], keys[0])
 
-    def step(carry: tuple[Array, Any], key: Array) -> tuple[tuple[Array, Any], Array]:
-        token, cache = carry
+    def step(carry: tuple[Array, Any, Any], key: Array) -> tuple[tuple[Array, Any, Any], Array]:
+        token, cache, text = carry
+        if text is not None:
+            text = _placed(token[:, None], text, cache)
+            cache = _renewed(model, cache, text, prompt, outgrown)
         logits, cache = model.decode(token[:, None], cache)
         following = pick(logits[:, -1], key)
         if ends:
             following = jnp.where(jnp.isin(token, jnp.array(ends)), token, following)
-        return (following, cache), token
+        return (following, cache, text), token
 
-    (last, _), earlier = jax.lax.scan(step, (token, cache), keys[1:])
+    (last, *_), earlier = jax.lax.scan(step, (token, cache, text), keys[1:])
     return jnp.concatenate([earlier.T, last[:, None]], axis=1)
+
+
+def _placed(tokens: Array, text: Array, cache: Any) -> Array:
+    """The text with tokens in the slots that the cache puts them into."""
+    return jax.lax.dynamic_update_slice(text, tokens.astype(text.dtype), (0, cache.length[0]))
+
+
+def _renewed(
+    model: Any, cache: Any, text: Array, prompt: dict[str, Any], outgrown: tuple[int, ...]
+) -> Any:
+    """The cache before a token with which a row outgrows a length: keys and values of all anew."""
+    seen = cache.mask[0] | (jnp.arange(text.shape[1]) == cache.length[0])
+    lengths = seen.sum(1)[:, None]
+
+    def anew() -> Any:
+        _, made = model.decode(text, model.empty_cache(*text.shape), **prompt | {"mask": seen})
+        return made._replace(mask=cache.mask, length=cache.length)
+
+    return jax.lax.cond((lengths == jnp.array(outgrown) + 1).any(), anew, lambda: cache)
 
 
 def _padded_on_the_left(tokens: Array, prompt: dict[str, Any]) -> tuple[Array, dict[str, Any]]:
@@ -196,6 +229,31 @@ def _sampling_problems(
     yield from checks.positive(temperature=temperature, top_k=top_k, top_p=top_p)
     if top_p is not None and top_p > 1:
         yield Problem("top_p", top_p, "must lie in (0, 1]")
+
+
+def _short_lengths(model: Any) -> tuple[int, ...]:
+    config = getattr(model, "config", None)
+    return getattr(getattr(config, "language", config), "short_lengths", ())
+
+
+def _outgrown(model: Any, cache: Any, start: int) -> tuple[int, ...]:
+    """The lengths that a row may outgrow while it is decoded, from `start` tokens on."""
+    return tuple(n for n in _short_lengths(model) if start <= n < cache.mask.shape[-1])
+
+
+def _renewal_problems(
+    model: Any, tokens: Array, num_tokens: int, cache: Any, mask: Array | None
+) -> Iterator[Problem]:
+    """Rows whose earlier tokens are in the cache alone, and would be needed."""
+    lengths = _short_lengths(model)
+    if not lengths or any(isinstance(leaf, Tracer) for leaf in (tokens, cache.mask, mask)):
+        return
+    before = np.asarray(cache.mask)[0].sum(1)
+    after = before + (tokens.shape[1] if mask is None else np.asarray(mask).sum(1)) + num_tokens - 1
+    for length in lengths:
+        if ((before > 0) & (before <= length) & (length < after)).any():
+            reason = f"rotary frequencies change beyond {length} tokens: give all as the prompt"
+            yield Problem("cache", f"{int(before.max())} tokens", reason)
 
 
 def _token_problems(model: Any, tokens: Array) -> Iterator[Problem]:

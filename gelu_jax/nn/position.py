@@ -1,5 +1,6 @@
 """Positions of tokens: rotary, relative, sines (learned ones are a table of the Transformer)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -172,6 +173,89 @@ class YarnScaling:
 
 
 @dataclass(frozen=True)
+class LongRopeScaling:
+    """LongRoPE: each pair is slowed down by a factor of its own (Ding et al. 2024; Phi-3).
+
+    One set of factors holds in sequences of up to `original_positions` tokens, another in longer
+    ones, for all of their tokens. The length of a sequence is that of its own tokens: neither
+    padding, nor other rows of a batch, nor other documents of a row count. A sequence that grows
+    beyond the limit while it is decoded needs all its keys and values anew:
+    `gelu_jax.nn.decoding.generate` computes them, `Transformer.decode` cannot.
+
+    transformers 5.23 goes by the longest row of a batch. Decoding Phi-3, it drops the cache once
+    rows have more tokens than the limit, padding counted. Without padding that gives the tokens
+    of a model without a cache, as here; with padding, and always in other families, its cache
+    mixes keys of both rotations, and its tokens are not those that it gives without one.
+
+    Attributes:
+      short_factors: how much slower each pair turns in short sequences; one number for each pair.
+      long_factors: the same in long sequences.
+      original_positions: tokens of the longest short sequence.
+      factor: how much longer the stretched context is than the original one.
+      magnitude: multiplies queries and keys; None for √(1 + log(factor) / log(original_positions)),
+        and for 1 where the factor is at most 1.
+      kind: "longrope", which tells stretches apart in a config file.
+
+    Raises:
+      ConfigError: a field has a wrong value.
+
+    >>> scaling = LongRopeScaling((1.0, 1.5), (2.0, 8.0), original_positions=4096, factor=32.0)
+    >>> round(scaling.scale, 4)
+    1.1902
+    """
+
+    short_factors: tuple[float, ...]
+    long_factors: tuple[float, ...]
+    original_positions: int
+    factor: float
+    magnitude: float | None = None
+    kind: Literal["longrope"] = "longrope"
+
+    def __post_init__(self):
+        checks.field_types(self)
+        check(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from checks.positive(factor=self.factor, magnitude=self.magnitude)
+        if not self.original_positions > 1:
+            yield Problem("original_positions", self.original_positions, "must be above 1")
+        for name in ("short_factors", "long_factors"):
+            entries = {f"{name}[{i}]": factor for i, factor in enumerate(getattr(self, name))}
+            yield from checks.positive(**entries)
+
+    def stretched(self, frequencies: Frequencies, theta: float) -> Frequencies:
+        """The frequencies in short sequences.
+
+        Args:
+          frequencies: of the pairs, (r/2,).
+          theta: their base.
+        Returns:
+          An array (r/2,).
+        """
+        del theta
+        return frequencies / np.array(self.short_factors)
+
+    def stretched_further(self, frequencies: Frequencies) -> Frequencies:
+        """The frequencies in long sequences.
+
+        Args:
+          frequencies: of the pairs, (r/2,).
+        Returns:
+          An array (r/2,).
+        """
+        return frequencies / np.array(self.long_factors)
+
+    @property
+    def scale(self) -> float:
+        """What queries and keys are multiplied by."""
+        if self.magnitude is not None:
+            return self.magnitude
+        if self.factor <= 1:
+            return 1.0
+        return math.sqrt(1 + math.log(self.factor) / math.log(self.original_positions))
+
+
+@dataclass(frozen=True)
 class RotaryConfig:
     """What rotary positions are made of.
 
@@ -188,7 +272,7 @@ class RotaryConfig:
 
     theta: float = 10_000.0
     fraction: float = 1.0
-    scaling: RotaryScaling | LinearScaling | YarnScaling | None = None
+    scaling: RotaryScaling | LinearScaling | YarnScaling | LongRopeScaling | None = None
     valid_positions: int | None = None
 
     def __post_init__(self):
@@ -202,6 +286,29 @@ class RotaryConfig:
         if self.fraction > 1:
             yield Problem("fraction", self.fraction, "must lie in (0, 1]")
 
+    def problems_in_head(self, head_size: int, name: str) -> Iterator[Problem]:
+        """What is wrong with it in a head of some size.
+
+        Args:
+          head_size: entries k of a head.
+          name: of the field that holds this config.
+        Returns:
+          A problem for each list of factors that has not one for each pair.
+        """
+        if not isinstance(self.scaling, LongRopeScaling):
+            return
+        pairs = int(head_size * self.fraction / 2)
+        for field in ("short_factors", "long_factors"):
+            if len(found := getattr(self.scaling, field)) != pairs:
+                reason = f"must have {pairs} numbers, one for each pair that is rotated"
+                yield Problem(f"{name}.scaling.{field}", found, reason)
+
+    @property
+    def short_length(self) -> int | None:
+        """Tokens of the longest sequence with the frequencies of short ones; None for any."""
+        scaling = self.scaling
+        return scaling.original_positions if isinstance(scaling, LongRopeScaling) else None
+
 
 def rotary(
     x: Float[Array, "b t h k"],
@@ -211,7 +318,7 @@ def rotary(
     """Rotates pairs (x_i, x_{i+r/2}) of the first r = fraction·k entries by position·θ^(−2i/r).
 
     Su et al. 2021, equation 34; the pairing of halves is that of GPT-NeoX and of LLaMA's public
-    weights.
+    weights. Under `LongRopeScaling` a row is one sequence, as long as its last position says.
 
     Args:
       x: queries or keys, (b, t, h, k), of any floating dtype.
@@ -224,13 +331,17 @@ def rotary(
     >>> [round(float(entry), 4) for entry in rotary(x, jnp.array([[1]])).ravel()]  # cos 1, sin 1
     [0.5403, 0.8415]
     """
-    return rotated(x, positions, *frequencies(x.shape[-1], config))
+    found, magnitude = frequencies(x.shape[-1], config)
+    if config.short_length is not None:
+        longer = long_frequencies(x.shape[-1], config)
+        found = frequencies_of_tokens(found, longer, config.short_length, positions)
+    return rotated(x, positions, found, magnitude)
 
 
 def rotated(
     x: Float[Array, "b t h k"],
     positions: Int[Array, "#b t"],
-    frequencies: Float[Array, " n"] | Frequencies,
+    frequencies: Float[Array, " n"] | Float[Array, "#b #t n"] | Frequencies,
     magnitude: Float[Array, ""] | float = 1.0,
 ) -> Float[Array, "b t h k"]:
     """Rotates pairs (x_i, x_{i+n}) of the first 2n entries by position·frequency_i.
@@ -238,16 +349,15 @@ def rotated(
     Args:
       x: queries or keys, (b, t, h, k), of any floating dtype.
       positions: of the tokens, (b or 1, t).
-      frequencies: of the n pairs; a pair of frequency 0 stays as it is.
+      frequencies: of the n pairs, of all tokens or of each (b or 1, t or 1, n); a pair of
+        frequency 0 stays as it is.
       magnitude: multiplies the rotated entries.
     Returns:
       An array of the shape and dtype of x: computed in float32 (float64 stays), rounded once.
     """
-    n = frequencies.shape[0]
+    n = frequencies.shape[-1]
     wide = wide_dtype(x.dtype)
-    angles = (
-        positions[..., None, None].astype(wide) * jnp.asarray(frequencies, wide)[None, None, None]
-    )
+    angles = (positions[..., None].astype(wide) * jnp.asarray(frequencies, wide))[:, :, None]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second, rest = jnp.split(x, (n, 2 * n), axis=-1)
     first, second = first.astype(wide), second.astype(wide)
@@ -266,12 +376,62 @@ def frequencies(head_size: int, config: RotaryConfig) -> tuple[Frequencies, floa
     Returns:
       Frequencies (r/2,) in float64, computed on the host and rounded once later; and the factor.
     """
-    r = 2 * int(head_size * config.fraction / 2)
-    found = config.theta ** (-np.arange(0, r, 2) / r)
-    if config.scaling is None:
+    found, scaling = _unstretched(head_size, config), config.scaling
+    if scaling is None:
         return found, 1.0
-    magnitude = config.scaling.scale if isinstance(config.scaling, YarnScaling) else 1.0
-    return config.scaling.stretched(found, config.theta), magnitude
+    magnitude = scaling.scale if isinstance(scaling, YarnScaling | LongRopeScaling) else 1.0
+    return scaling.stretched(found, config.theta), magnitude
+
+
+def long_frequencies(head_size: int, config: RotaryConfig) -> Frequencies:
+    """How fast each pair of entries turns in sequences longer than ``config.short_length``.
+
+    Args:
+      head_size: entries k of a head.
+      config: base, share and stretch.
+    Returns:
+      Frequencies (r/2,) in float64; those of `frequencies` where length does not matter.
+    """
+    if not isinstance(config.scaling, LongRopeScaling):
+        return frequencies(head_size, config)[0]
+    return config.scaling.stretched_further(_unstretched(head_size, config))
+
+
+def _unstretched(head_size: int, config: RotaryConfig) -> Frequencies:
+    r = 2 * int(head_size * config.fraction / 2)
+    return config.theta ** (-np.arange(0, r, 2) / r)
+
+
+def frequencies_of_tokens(
+    short: Float[Array, " n"] | Frequencies,
+    long: Float[Array, " n"] | Frequencies,
+    short_length: Int[Array, ""] | int,
+    positions: Int[Array, "#b t"],
+    segment_ids: Int[Array, "b t"] | None = None,
+) -> Float[Array, "#b #t n"]:
+    """The frequencies of each token's pairs, where they depend on the length of its sequence.
+
+    Args:
+      short: in sequences of up to `short_length` tokens, (n,).
+      long: in longer ones, (n,).
+      short_length: tokens of the longest short sequence.
+      positions: of the tokens, (b or 1, t): the last of a sequence tells its length.
+      segment_ids: (b, t), equal for neighbours of one segment, which is a sequence of its own; None
+        for one sequence in each row.
+    Returns:
+      Frequencies (b or 1, t or 1, n).
+
+    >>> short, long, positions = jnp.ones(1), jnp.zeros(1), jnp.array([[0, 1, 2, 0]])
+    >>> frequencies_of_tokens(short, long, 2, positions, jnp.array([[7, 7, 7, 8]])).ravel()
+    Array([0., 0., 0., 1.], dtype=float32)
+    """
+    last = jnp.max(positions, axis=1, keepdims=True, initial=-1)
+    if segment_ids is not None:
+        places = jnp.arange(positions.shape[1])
+        ends = jnp.diff(segment_ids, axis=1, append=segment_ids[:, -1:] - 1) != 0
+        end = jax.lax.cummin(jnp.where(ends, places, positions.shape[1]), axis=1, reverse=True)
+        last = jnp.take_along_axis(positions, end, axis=1)
+    return jnp.where((last >= short_length)[..., None], long, short)
 
 
 def token_positions(

@@ -22,7 +22,7 @@ from gelu_jax.nn.compiled import compiled_once
 from gelu_jax.nn.experts import MoE, MoEConfig, feed_forward_part
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig
 from gelu_jax.nn.parameters import numbered, set_numbered
-from gelu_jax.nn.position import RotaryConfig, frequencies
+from gelu_jax.nn.position import RotaryConfig, frequencies, long_frequencies
 
 _NO_WINDOW = 2**30
 
@@ -101,13 +101,24 @@ def layer_values(
     still = ([0.0] * pairs, 1.0)
     turning = [still if k.rotary is None else frequencies(head_size, k.rotary) for k in pattern]
     layers = [i % len(pattern) for i in range(num_layers)]
-    return LayerValues(
+    values = LayerValues(
         window=jnp.array([pattern[i].window or _NO_WINDOW for i in layers], jnp.int32),
         frequencies=jnp.array([turning[i][0] for i in layers], jnp.float32),
         magnitude=jnp.array([turning[i][1] for i in layers], jnp.float32),
         normed=None
         if all(kind.normed for kind in pattern)
         else jnp.array([pattern[i].normed for i in layers]),
+    )
+    lengths = [None if kind.rotary is None else kind.rotary.short_length for kind in pattern]
+    if all(length is None for length in lengths):
+        return values
+    long = [
+        still[0] if k.rotary is None else long_frequencies(head_size, k.rotary) for k in pattern
+    ]
+    return values._replace(
+        long_frequencies=jnp.array([long[i] for i in layers], jnp.float32),
+        # where length does not matter, the frequencies of short and long sequences are the same
+        short_length=jnp.array([lengths[i] or 0 for i in layers], jnp.int32),
     )
 
 

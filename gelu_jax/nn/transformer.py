@@ -23,7 +23,7 @@ from gelu_jax.nn.linear import Linear, LinearConfig, linear_head, require_part
 from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import add_bias, cast, kernel, wide_dtype
 from gelu_jax.nn.pooling import pool
-from gelu_jax.nn.position import RelativeConfig, relative_bias, token_positions
+from gelu_jax.nn.position import RelativeConfig, RotaryConfig, relative_bias, token_positions
 from gelu_jax.nn.stack import (
     LayerKind,
     apply_layers,
@@ -121,6 +121,9 @@ class TransformerConfig:
             part = self.block.feed_forward if part is None else part
             widths = {f"{name}.d_model": part.d_model, f"{name}.d_out": part.d_out or d}
             yield from checks.equal(d, "block.norm.d_model", widths)
+            if kind.rotary is not None:
+                head_size = self.block.attention.head_size
+                yield from kind.rotary.problems_in_head(head_size, f"pattern[{i}].rotary")
             if isinstance(part, MoEConfig):
                 experts[f"{name}.num_experts"] = part.num_experts
         for name in experts:
@@ -156,11 +159,21 @@ class TransformerConfig:
     @property
     def max_tokens(self) -> int | None:
         """How many tokens there are positions for; None for no limit."""
-        rotations = [self.block.attention.rotary, *(kind.rotary for kind in self.pattern)]
-        limits = [rotation.valid_positions for rotation in rotations if rotation is not None]
+        limits = [rotation.valid_positions for rotation in self._rotations]
         if self.max_positions is not None:
             limits.append(self.max_positions - self.position_offset)
         return min((limit for limit in limits if limit is not None), default=None)
+
+    @property
+    def short_lengths(self) -> tuple[int, ...]:
+        """Lengths beyond which rotary frequencies are others, for all tokens of a sequence."""
+        found = {rotation.short_length for rotation in self._rotations}
+        return tuple(sorted(length for length in found if length is not None))
+
+    @property
+    def _rotations(self) -> list[RotaryConfig]:
+        rotations = [self.block.attention.rotary, *(kind.rotary for kind in self.pattern)]
+        return [rotation for rotation in rotations if rotation is not None]
 
 
 class Transformer(Stochastic):
@@ -301,6 +314,10 @@ class Transformer(Stochastic):
         positions: Int[Array, "#b t"] | None = None,
     ) -> tuple[Float[Array, "b t v"], Cache]:
         """Computes the logits of the next t tokens: a prompt, or one token; dropout is off.
+
+        Where a sequence outgrows one of ``config.short_lengths`` with them, the keys and values in
+        the cache are still those of the shorter sequence; `gelu_jax.nn.decoding.generate` computes
+        them anew.
 
         Args:
           tokens: (b, t), integers in [0, v).

@@ -1,8 +1,8 @@
-"""LLaVA: image patches among the tokens of a language model (Liu et al. 2023)."""
+"""LLaVA and LLaVA-NeXT: image patches among the tokens of a language model (Liu et al. 2023)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,17 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from gelu_jax.errors import Problem, check
 from gelu_jax.nn import checks
 from gelu_jax.nn.attention import Cache
+from gelu_jax.nn.axes import Axes
 from gelu_jax.nn.dropout import Rngs, Stochastic, split_key
 from gelu_jax.nn.feed_forward import FeedForward, FeedForwardConfig, HiddenLayer
+from gelu_jax.nn.linear import require_part
+from gelu_jax.nn.parameters import cast, kernel
+from gelu_jax.nn.tiles import Size, TiledImages, grid_of_tiles, num_packed, packed_tiles
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 from gelu_jax.nn.variants import Variant, variant_problems
 from gelu_jax.nn.vision import VisionConfig, VisionTransformer
+
+Images: TypeAlias = Float[Array, "n y x c"] | TiledImages
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class VisionLanguageConfig:
         model's.
       projector_bias: whether that block has biases.
       class_token: whether the class token's state is taken along with the patches.
+      resolutions: heights and widths that images of any resolution are fitted into and cut into
+        tiles, each of the image encoder's size (LLaVA-NeXT); empty where images have that size.
       kind: "vision_language", which tells model configs apart in a config file.
 
     Raises:
@@ -47,6 +55,7 @@ class VisionLanguageConfig:
     projector: Variant = "gelu"
     projector_bias: bool = True
     class_token: bool = False
+    resolutions: tuple[Size, ...] = ()
     kind: Literal["vision_language"] = "vision_language"
 
     def __post_init__(self):
@@ -60,10 +69,17 @@ class VisionLanguageConfig:
         if self.vision_layers > most:
             reason = f"the image encoder has {most} layers; nearest: {most}"
             yield Problem("vision_layers", self.vision_layers, reason)
+        tile = self.vision.image_size
+        for i, size in enumerate(self.resolutions):
+            if any(length < 1 or length % tile for length in size):
+                reason = f"must be multiples of the tiles' size {tile}"
+                yield Problem(f"resolutions[{i}]", size, reason)
+        if self.resolutions and self.class_token:
+            yield Problem("class_token", True, "has no place in a grid of tiles")
 
     @property
     def patches(self) -> int:
-        """Number p of image tokens of one image."""
+        """Number p of image tokens of one image, or of one tile."""
         return self.vision.num_patches + self.class_token
 
     @property
@@ -98,26 +114,37 @@ class Projector(FeedForward):
 class VisionLanguage(Stochastic):
     """The model as an NNX module.
 
-    Each image needs ``config.patches`` image tokens in the text, in order. Under `jax.jit` that is
-    not checked.
+    Each image needs as many image tokens in the text as `num_image_tokens` says, in order. Under
+    `jax.jit` that is not checked. Where the config has resolutions, images are `TiledImages`.
+
+    Parameters: ``vision``, ``projector``, ``language``; ``newline`` (d,), which ends each row of a
+    tiled image's patches, or None.
 
     Args:
       config: the model's config.
       rngs: source of the initial values.
     """
 
+    axes: ClassVar[Axes] = {"newline": "d"}
+
     def __init__(self, config: VisionLanguageConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.vision = VisionTransformer(config.vision, rngs=rngs)
         self.projector = Projector(config.projector_block, rngs=rngs)
         self.language = Transformer(config.language, rngs=rngs)
+        self.newline = self._newline(rngs) if config.resolutions else None
+
+    def _newline(self, rngs: nnx.Rngs) -> nnx.Param[Array]:
+        language = self.config.language
+        d, std, dtype = language.block.d_model, language.init_std, language.param_dtype
+        return kernel(rngs, (d,), fan_in=d, std=std, dtype=dtype, axes=self.axes["newline"])
 
     def __call__(
         self,
         tokens: Int[Array, "b t"],
         deterministic: bool | None = None,
         *,
-        images: Float[Array, "n y x c"] | None = None,
+        images: Images | None = None,
         mask: Bool[Array, "b t"] | None = None,
         rngs: Rngs | None = None,
         dropout_key: Key[Array, ""] | None = None,
@@ -128,7 +155,8 @@ class VisionLanguage(Stochastic):
           tokens: (b, t), integers in [0, v), image tokens among them.
           deterministic: whether dropout is off; None for what `nnx.Module.train` and
             `nnx.Module.eval` set last, and on in a new module.
-          images: (n, height, width, channels), in the order of their tokens; None for none.
+          images: (n, height, width, channels), or in tiles, in the order of their tokens; None for
+            none.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout.
@@ -150,7 +178,7 @@ class VisionLanguage(Stochastic):
         tokens: Int[Array, "b t"],
         cache: Cache,
         *,
-        images: Float[Array, "n y x c"] | None = None,
+        images: Images | None = None,
         mask: Bool[Array, "b t"] | None = None,
     ) -> tuple[Float[Array, "b t v"], Cache]:
         """Computes the logits of the next t tokens; dropout is off.
@@ -158,7 +186,7 @@ class VisionLanguage(Stochastic):
         Args:
           tokens: (b, t), integers in [0, v); image tokens in the prompt alone.
           cache: as `empty_cache` or this method made it.
-          images: (n, height, width, channels), given with the prompt; None for none.
+          images: (n, height, width, channels), or in tiles, given with the prompt; None for none.
           mask: (b, t), True at real tokens, False at padding; None for no padding.
         Returns:
           Logits (b, t, v) in float32, and the cache with the t tokens added.
@@ -188,7 +216,7 @@ class VisionLanguage(Stochastic):
     def embed(
         self,
         tokens: Int[Array, "b t"],
-        images: Float[Array, "n y x c"] | None = None,
+        images: Images | None = None,
         deterministic: bool | None = None,
         *,
         rngs: Rngs | None = None,
@@ -198,7 +226,8 @@ class VisionLanguage(Stochastic):
 
         Args:
           tokens: (b, t), integers in [0, v).
-          images: (n, height, width, channels), in the order of their tokens; None for none.
+          images: (n, height, width, channels), or in tiles, in the order of their tokens; None for
+            none.
           deterministic: whether dropout is off in the image encoder, as in `__call__`.
           rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
           dropout_key: PRNG key of all dropout.
@@ -213,12 +242,50 @@ class VisionLanguage(Stochastic):
             return embeddings
         self.check_images(tokens, images)
         is_patch = tokens == self.config.image_token
-        if images.shape[0] == 0:
+        if sum(self.num_image_tokens(images)) == 0:
             return embeddings
-        patches = self.project(images, deterministic, rngs=rngs, dropout_key=dropout_key)
-        patches = jax.lax.collapse(patches, 0, 2)
+        drop: dict[str, Any] = {"rngs": rngs, "dropout_key": dropout_key}
+        patches = self.embed_images(images, deterministic, **drop)
         index = (jnp.cumsum(is_patch) - 1).reshape(is_patch.shape)
         return jnp.where(is_patch[..., None], patches[index].astype(embeddings.dtype), embeddings)
+
+    def embed_images(
+        self,
+        images: Images,
+        deterministic: bool | None = None,
+        *,
+        rngs: Rngs | None = None,
+        dropout_key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "s d"]:
+        """Embeds images: what stands in the place of their tokens, one image after the other.
+
+        Args:
+          images: (n, height, width, channels), or in tiles.
+          deterministic: whether dropout is off, as in `__call__`.
+          rngs: gives the dropout's key where `dropout_key` is None; its stream is "dropout".
+          dropout_key: PRNG key of all dropout.
+        Returns:
+          Embeddings (s, d).
+        Raises:
+          ValueError: images are in tiles, and the model has none, or the other way round; or
+            dropout is on, and there is no key.
+        """
+        self._check_kind(images)
+        drop: dict[str, Any] = {"rngs": rngs, "dropout_key": dropout_key}
+        if not isinstance(images, TiledImages):
+            return jax.lax.collapse(self.project(images, deterministic, **drop), 0, 2)
+        grids = self._grids(images)
+        counts = [1 + rows * columns for rows, columns in grids]
+        tiles = [tiles[:count] for tiles, count in zip(images.tiles, counts, strict=True)]
+        patches = self.project(jnp.concatenate(tiles), deterministic, **drop)
+        newline = cast(require_part(self.newline, "newline"), self.config.language.dtype)
+        parts = jnp.split(patches, np.cumsum(counts[:-1]))
+        packed = zip(parts, images.sizes, grids, strict=True)
+        return jnp.concatenate([packed_tiles(part, newline, *place) for part, *place in packed])
+
+    def _grids(self, images: TiledImages) -> list[Size]:
+        tile = self.config.vision.image_size
+        return [grid_of_tiles(size, self.config.resolutions, tile) for size in images.sizes]
 
     def project(
         self,
@@ -245,20 +312,40 @@ class VisionLanguage(Stochastic):
         patches = self.vision.hidden(images, deterministic, num_layers=c.vision_layers, **drop)
         return self.projector(patches if c.class_token else patches[:, 1:])
 
-    def check_images(self, tokens: Int[Array, "b t"], images: Float[Array, "n y x c"]) -> None:
-        """Checks that the image tokens of a text fit its images; nothing under `jax.jit`.
+    def num_image_tokens(self, images: Images) -> list[int]:
+        """How many image tokens each image needs in the text.
+
+        Args:
+          images: (n, height, width, channels), or in tiles.
+        Returns:
+          n numbers.
+        """
+        p = self.config.patches
+        if not isinstance(images, TiledImages):
+            return [p] * images.shape[0]
+        places = zip(images.sizes, self._grids(images), strict=True)
+        return [num_packed(p, *place) for place in places]
+
+    def check_images(self, tokens: Int[Array, "b t"], images: Images) -> None:
+        """Checks that the image tokens of a text fit its images; under `jax.jit`, their kind alone.
 
         Args:
           tokens: (b, t).
-          images: (n, height, width, channels), in the order of their tokens.
+          images: (n, height, width, channels), or in tiles, in the order of their tokens.
         Raises:
-          ValueError: their number does not fit.
+          ValueError: their number does not fit, or they are in tiles and the model has none, or the
+            other way round.
         """
+        self._check_kind(images)
         if isinstance(tokens, Tracer):
             return
         found = int((np.asarray(tokens) == self.config.image_token).sum())
-        if found != (needed := images.shape[0] * self.config.patches):
-            raise ValueError(
-                f"tokens: {found} image tokens, but {images.shape[0]} images of "
-                f"{self.config.patches} patches need {needed}"
-            )
+        numbers = self.num_image_tokens(images)
+        if found != sum(numbers):
+            needed = f"{len(numbers)} images need {sum(numbers)}"
+            raise ValueError(f"tokens: {found} image tokens, but {needed}")
+
+    def _check_kind(self, images: Images) -> None:
+        tiled, wanted = isinstance(images, TiledImages), bool(self.config.resolutions)
+        if tiled != wanted:
+            raise ValueError(f"images: must {'' if wanted else 'not '}be TiledImages in this model")

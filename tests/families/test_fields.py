@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity import FIXTURES
+from parity import FIXTURES, tiled
 from safetensors.numpy import load_file
 
 import gelu_jax as gj
@@ -21,6 +21,7 @@ from gelu_jax.nn.dual_encoder import DualEncoder
 from gelu_jax.nn.encoder import Encoder
 from gelu_jax.nn.encoder_decoder import EncoderDecoder
 from gelu_jax.nn.sigmoid_dual_encoder import ImageTower, SigmoidDualEncoder, TextTower
+from gelu_jax.nn.tiles import TiledImages
 from gelu_jax.nn.transformer import Transformer
 from gelu_jax.nn.vision import VisionEncoder, VisionTransformer
 from gelu_jax.nn.vision_language import VisionLanguage
@@ -36,12 +37,17 @@ def inputs(name):
     golden = load_file(FIXTURES / name / "golden.safetensors")
     rows = slice(1) if "mask" in golden else slice(None)
     names = ("tokens", "targets", "pixels", "features")
-    return {k: jnp.asarray(golden[k][rows]) for k in names if k in golden}
+    found = {k: jnp.asarray(golden[k][rows]) for k in names if k in golden}
+    if "image_sizes" in golden:
+        found["pixels"] = tiled(found["pixels"], golden["image_sizes"][rows])
+    return found
 
 
 def entries(model, tokens=None, targets=None, pixels=None, features=None):
     """Eight entries of what golden/make_fields.py compares."""
-    images = None if pixels is None else jnp.moveaxis(pixels, 1, -1)
+    images = (
+        pixels if pixels is None or isinstance(pixels, TiledImages) else jnp.moveaxis(pixels, 1, -1)
+    )
     with jax.disable_jit():  # one compiled operation after another: all changes share them
         match model:
             case Encoder():

@@ -374,9 +374,20 @@ def test_a_config_alone_is_enough_where_no_part_depends_on_the_tensors():
         ("llama", {"rms_norm_eps": float("nan")}, "rms_norm_eps = nan"),
         (
             "llama",
-            {"rope_parameters": {"rope_type": "longrope"}},
-            r"rope_parameters\.rope_type = 'longrope': not supported; choose from default, linear",
+            {"rope_parameters": {"rope_type": "su"}},
+            r"rope_parameters\.rope_type = 'su': not supported; choose from default, dynamic, lin",
         ),
+        (
+            "phi3_longrope",
+            {"rope_parameters": {"type": "su", "short_factor": [1, 2, 3]}},
+            r"rope_parameters\.long_factor: missing; must be a list of numbers",
+        ),
+        (
+            "phi3_longrope",
+            {"rope_parameters": {"type": "su", "short_factor": [1, 2, 3, 4], "long_factor": [1]}},
+            r"long_factors = \(1\.0,\): must have 4 numbers, one for each pair",
+        ),
+        ("phi3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "none but longrope"),
         (
             "llama",
             {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
@@ -392,6 +403,16 @@ def test_a_config_alone_is_enough_where_no_part_depends_on_the_tensors():
         ("clip", {"vision_config": None}, "vision_config: missing"),
         ("llava", {"vision_feature_layer": [-2, -5]}, r"vision_feature_layer = \[-2, -5\]"),
         ("llava", {"vision_feature_layer": 9}, "vision_feature_layer = 9"),
+        (
+            "llava_next",
+            {"vision_feature_select_strategy": "full"},
+            "vision_feature_select_strategy = 'full': not supported; only \"default\" is",
+        ),
+        (
+            "llava_next",
+            {"image_grid_pinpoints": [[12, 20]]},
+            r"image_grid_pinpoints = \[\[12, 20\]\]: must be a list of pairs",
+        ),
         ("vit", {"patch_size": 5}, "patch_size = 5: must divide image_size = 12"),
     ],
 )

@@ -21,7 +21,8 @@ from gelu_jax import families
 
 FIXTURES = Path(__file__).parents[1] / "golden" / "families"
 NAMES = ("gpt2", "llama_bias_multi_query", "bert", "gemma", "vit", "clip", "t5", "llava")
-# × 8 models × 9 kinds of damage: 72 directories by default, 360 in all
+NAMES += ("phi3_longrope",)
+# × 9 models × 9 kinds of damage: 81 directories by default, 405 in all
 SEEDS = [range(1), pytest.param(range(1, 5), marks=pytest.mark.slow)]
 
 # Where it is missing the family's own default holds, and where it is the same the load is right.
@@ -31,6 +32,8 @@ DEFAULTED = {
     *("eos_token_id", "vision_feature_layer", "vision_feature_select_strategy"),
     *("scale_decoder_outputs", "relative_attention_max_distance", "image_token_index"),
     *("patch_size", "image_size", "num_channels", "num_attention_heads"),
+    *("max_position_embeddings", "original_max_position_embeddings", "partial_rotary_factor"),
+    "rope_type",
 }
 WRONG = ("x", -1, 0, 10**40, [], {}, True, 1.5, float("nan"), "gelo", [None], {"a": 1})
 

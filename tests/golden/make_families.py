@@ -60,6 +60,28 @@ def causal(model: Any) -> Outputs:
     }
 
 
+def each_alone(model: Any) -> Outputs:
+    """As `causal`, each row without padding and without the others, whose lengths would count."""
+    tokens, mask = _tokens(56, left=True)
+    rows = [row[real == 1][None] for row, real in zip(tokens, mask, strict=True)]
+    outs = [model(row, output_hidden_states=True) for row in rows]
+    # Of its decoders Phi-3 alone computes the cache anew where the rotation changes.
+    options = {"max_new_tokens": 9, "do_sample": False, "eos_token_id": -1}
+    options["use_cache"] = model.config.model_type == "phi3"
+    greedy = [model.generate(row, **options)[:, row.shape[1] :] for row in rows]
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "hidden": torch.cat([_padded(out.hidden_states[-1], tokens) for out in outs]),
+        "logits": torch.cat([_padded(out.logits, tokens) for out in outs]),
+        "greedy": torch.cat(greedy),
+    }
+
+
+def _padded(row: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.pad(row, (0, 0, tokens.shape[1] - row.shape[1], 0))
+
+
 def encoder(model: Any) -> Outputs:
     """Hidden states, pooled state and head logits of a batch padded on the right."""
     pad = model.config.pad_token_id
@@ -243,6 +265,37 @@ def vision_language(model: Any) -> Outputs:
     }
 
 
+def tiled_vision_language(model: Any) -> Outputs:
+    """LLaVA-NeXT's logits for two prompts with an image each, and their greedy continuations.
+
+    The images have other numbers of tiles and of tokens: padding stands after the tiles of the
+    second, and before its prompt.
+    """
+    sizes = torch.tensor([[50, 60], [60, 15]])
+    pixels = torch.randn(2, 5, 3, 12, 12)
+    counts = [len(part) for part in model.get_image_features(pixels, sizes).pooler_output]
+    words = torch.randint(3, 50, (2, 8))
+    rows = [
+        torch.cat([w[:3], torch.full((n,), model.config.image_token_index), w[3:]])
+        for w, n in zip(words, counts, strict=True)
+    ]
+    length = max(map(len, rows))
+    tokens = torch.stack([torch.nn.functional.pad(r, (length - len(r), 0)) for r in rows])
+    mask = torch.stack([(torch.arange(length) >= length - len(r)).long() for r in rows])
+    inputs = {"input_ids": tokens, "attention_mask": mask}
+    inputs |= {"pixel_values": pixels, "image_sizes": sizes}
+    greedy = model.generate(**inputs, max_new_tokens=9, do_sample=False, eos_token_id=-1)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return {
+        "tokens": tokens,
+        "mask": mask,
+        "pixels": pixels,
+        "image_sizes": sizes,
+        "logits": model(**inputs, position_ids=positions).logits,
+        "greedy": greedy[:, length:],
+    }
+
+
 def feed_forwards(model: Any) -> Outputs:
     """What the feed-forward part of each layer makes of given vectors."""
     x = torch.randn(2, 7, 16)
@@ -303,6 +356,16 @@ def _llava(strategy: str, layer: int, text: Mapping[str, Any]) -> Any:
     return hf.LlavaForConditionalGeneration(config)
 
 
+def _llava_next(text: Any) -> Any:
+    config = hf.LlavaNextConfig(
+        vision_config=hf.CLIPVisionConfig(**VISION | {"num_hidden_layers": 2}),
+        text_config=text,
+        image_token_index=55,
+        image_grid_pinpoints=[[12, 24], [24, 12], [24, 24]],
+    )
+    return hf.LlavaNextForConditionalGeneration(config)
+
+
 def _efficientnet() -> Any:
     config = hf.EfficientNetConfig(
         image_size=20,
@@ -333,9 +396,12 @@ DISTILBERT = {
     "pad_token_id": 0,
 }
 GROUPED = TEXT | {"num_key_value_heads": 2}
+SHALLOW = GROUPED | {"num_hidden_layers": 2, "max_position_embeddings": 128}
 WINDOWS = ["sliding_attention", "full_attention", "sliding_attention"]
 YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0}
 YARN |= {"original_max_position_embeddings": 8}
+# between the lengths of the rows, so that one is long and the other becomes so
+LONGROPE = {"rope_type": "longrope", "rope_theta": 100.0, "original_max_position_embeddings": 9}
 
 
 def _model(name: str, config: str, fields: Mapping[str, Any], **more: Any) -> Callable[[], Any]:
@@ -466,6 +532,16 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
         _model("LlamaForCausalLM", "LlamaConfig", GROUPED, rope_parameters=dict(YARN)),
         causal,
     ),
+    "llama_longrope": (
+        _model(
+            "LlamaForCausalLM",
+            "LlamaConfig",
+            GROUPED,
+            rope_parameters=LONGROPE
+            | {"short_factor": [1.0, 1.5], "long_factor": [2, 6.5], "factor": 4.0},
+        ),
+        each_alone,
+    ),
     "llama_linear": (
         _model(
             "LlamaForCausalLM",
@@ -532,6 +608,21 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
     "olmoe": (_model("OlmoeForCausalLM", "OlmoeConfig", EXPERTS, num_experts=4), causal),
     "gpt_oss": (_model("GptOssForCausalLM", "GptOssConfig", GPT_OSS), causal),
     "phi3": (_model("Phi3ForCausalLM", "Phi3Config", GROUPED, sliding_window=4), causal),
+    "phi3_longrope": (
+        _model(
+            "Phi3ForCausalLM",
+            "Phi3Config",
+            GROUPED | {"num_attention_heads": 2, "num_key_value_heads": 1},
+            original_max_position_embeddings=9,
+            rope_parameters=LONGROPE
+            | {
+                "partial_rotary_factor": 0.75,
+                "short_factor": [1.0, 1.25, 1.5],
+                "long_factor": [2.0, 4.0, 6.5],
+            },
+        ),
+        each_alone,
+    ),
     "olmo2": (_model("Olmo2ForCausalLM", "Olmo2Config", GROUPED), causal),
     "smollm3": (
         _model("SmolLM3ForCausalLM", "SmolLM3Config", GROUPED, no_rope_layer_interval=2),
@@ -683,6 +774,14 @@ CASES: Mapping[str, tuple[Make, Callable[[Any], Outputs]]] = {
     "llava_full": (
         lambda: _llava("full", -1, {"num_key_value_heads": 2, "tie_word_embeddings": False}),
         vision_language,
+    ),
+    "llava_next": (
+        lambda: _llava_next(hf.MistralConfig(**SHALLOW, sliding_window=24)),
+        tiled_vision_language,
+    ),
+    "llava_next_qwen2": (
+        lambda: _llava_next(hf.Qwen2Config(**SHALLOW)),
+        tiled_vision_language,
     ),
 }
 

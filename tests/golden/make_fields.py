@@ -26,6 +26,7 @@ BASES = (
     *("distilbert", "efficientnet", "electra", "gemma", "gemma2", "gemma3", "gpt2", "gpt_neox"),
     *("gpt_oss",),
     *("llama", "llava", "mistral", "modernbert_model", "mpnet", "mt5", "nomic_bert_model"),
+    *("llava_next", "phi3_longrope"),
     *("mixtral", "olmo2", "olmoe", "opt", "phi3", "qwen2", "qwen2_moe_mixed", "qwen3"),
     *("qwen3_moe", "roberta", "siglip", "siglip_text"),
     *("siglip_vision", "smollm3", "starcoder2", "t5", "vit_model", "whisper", "xlm_roberta"),
@@ -45,6 +46,21 @@ ROPES = (
 )
 
 
+def ropes(values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The stretches of rotary positions that a section is tried with."""
+    yield from ROPES
+    k = values.get("head_dim") or values["hidden_size"] // values["num_attention_heads"]
+    short = [1.0 + pair / 2 for pair in range(k // 2)]
+    factors = {"short_factor": short, "long_factor": [2 * factor for factor in short]}
+    long = {"rope_type": "longrope", "original_max_position_embeddings": 8} | factors
+    yield long  # shorter than the inputs
+    yield long | {"factor": 2.0, "original_max_position_embeddings": 16}
+    yield long | {"factor": 2.0, "attention_factor": 1.5, "rope_theta": 50.0}
+    yield {"type": "su", "factor": 2.0} | factors
+    yield {"type": "yarn", "factor": 2.0} | factors
+    yield long | {"short_factor": short + short}
+
+
 def changes(values: dict[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
     """Every field of a section, and what it is changed to."""
     known = DEFAULTS["*"] | DEFAULTS[kind]
@@ -61,7 +77,9 @@ def changes(values: dict[str, Any], kind: str) -> Iterator[tuple[str, Any]]:
         if name not in known and name not in values:
             yield name, value
     if "rope_parameters" in known:
-        yield from ((name, rope) for name in ("rope_parameters", "rope_scaling") for rope in ROPES)
+        yield from (
+            (name, rope) for name in ("rope_parameters", "rope_scaling") for rope in ropes(values)
+        )
 
 
 def others(name: str, value: Any) -> list[Any]:
@@ -141,6 +159,8 @@ def inputs_of(base: Path) -> dict[str, Any]:
         found["pixel_values"] = golden["pixels"]
     if "features" in golden:
         found["input_features"] = golden["features"]
+    if "image_sizes" in golden:
+        found["image_sizes"] = golden["image_sizes"].long()
     if "targets" in golden:
         found["decoder_input_ids"] = golden["targets"].long()
     if "mask" in golden:  # one row is whole

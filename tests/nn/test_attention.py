@@ -11,6 +11,7 @@ from random_models import random_arrays, random_model
 import gelu_jax as gj
 from gelu_jax.nn import blockwise
 from gelu_jax.nn.attention import QKNormConfig, attention
+from gelu_jax.nn.position import LongRopeScaling
 from gelu_jax.nn.stack import LayerKind
 from gelu_jax.training.flops import products
 
@@ -273,6 +274,9 @@ def test_rotary_depends_on_distance_alone():
     assert abs(near - (rotate(q, 3) * rotate(k, 2)).sum()) > 1e-2
 
 
+LONGROPE = LongRopeScaling((1.0, 2.0), (1.0, 4.0), original_positions=8, factor=2.0)
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("fields", "line"),
@@ -283,6 +287,11 @@ def test_rotary_depends_on_distance_alone():
             "num_kv_heads = 3: must divide num_heads = 4; nearest: 2",
         ),
         ({"num_heads": 0}, "num_heads = 0: must be above 0"),
+        (
+            {"num_heads": 2, "rotary": gj.RotaryConfig(scaling=LONGROPE)},
+            "rotary.scaling.short_factors = (1.0, 2.0): must have 4 numbers, "
+            "one for each pair that is rotated",
+        ),
         ({"num_heads": 4, "window": -1}, "window = -1: must be above 0"),
         ({"num_heads": 4, "value_head_dim": 0}, "value_head_dim = 0: must be above 0"),
         ({"num_heads": 4, "dropout_rate": 1.0}, "dropout_rate = 1.0: must lie in [0, 1)"),

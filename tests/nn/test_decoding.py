@@ -1,5 +1,6 @@
 """Decoding: the cache against the full forward, padding, and the laws of sampling."""
 
+from dataclasses import replace
 from functools import cache, partial
 
 import jax
@@ -13,7 +14,8 @@ from random_models import random_model
 import gelu_jax as gj
 from gelu_jax.nn.decoding import generate, sample
 from gelu_jax.nn.norm import NormConfig
-from gelu_jax.nn.position import RotaryConfig
+from gelu_jax.nn.position import LongRopeScaling, RotaryConfig
+from gelu_jax.nn.stack import LayerKind
 
 
 @cache
@@ -129,6 +131,44 @@ def test_one_token_needs_no_step():
     model = transformer()
     one, three = jax.jit(lambda m: (generate(m, TOKENS, 1), generate(m, TOKENS, 3)))(model)
     np.testing.assert_array_equal(one, three[:, :1])
+
+
+def longrope(*short_lengths):
+    """A model in whose layers the rotation changes beyond these lengths, in turn."""
+    scalings = [LongRopeScaling((1.0, 1.5), (3.0, 9.0), n, factor=4.0) for n in short_lengths]
+    rotations = [RotaryConfig(100.0, scaling=scaling) for scaling in scalings]
+    plain = config(kv_heads=2)
+    attention = replace(plain.block.attention, rotary=rotations[0])
+    kinds = tuple(LayerKind(None, rotary) for rotary in rotations)
+    block = replace(plain.block, attention=attention)
+    pattern = kinds if len(kinds) > 1 else ()
+    return random_model(gj.Transformer, replace(plain, block=block, pattern=pattern))
+
+
+@pytest.mark.parametrize("short_lengths", [(14,), (9, 17)], ids=["one", "two"])
+def test_a_sequence_that_outgrows_its_rotation_is_computed_anew(short_lengths):
+    """Each token of each row is what all tokens before it give without a cache, each row alone."""
+    model, n = longrope(*short_lengths), 9
+    mask = jnp.ones((2, 12), bool).at[1, :5].set(False)
+    found = generate(model, TOKENS, n, mask=mask)
+    rows = jnp.concatenate([TOKENS, found], 1)
+    for first, row in zip((0, 5), rows, strict=True):
+        alone = jax.jit(lambda m, row: [m(row[None, :end])[0, -1] for end in range(7, len(row))])
+        expected = jnp.array(alone(model, row[first:])).argmax(-1)[-n:]
+        np.testing.assert_array_equal(row[-n:], expected)
+    whole = generate(model, TOKENS, n)  # a prompt without a mask needs no check of its length
+    np.testing.assert_array_equal(whole[0], found[0])
+
+
+def test_a_cache_whose_tokens_are_not_known_is_not_computed_anew():
+    model = longrope(14)
+    _, cache = model.decode(TOKENS, model.empty_cache(2, 20))
+    generate(model, TOKENS[:, :1], 2, cache=cache)  # 14 tokens: the last is not decoded
+    message = "cache = '12 tokens': rotary frequencies change beyond 14 tokens"
+    with pytest.raises(gj.ConfigError, match=message):
+        generate(model, TOKENS[:, :1], 3, cache=cache)
+    empty = generate(model, TOKENS, 6, cache=model.empty_cache(2, 20))
+    np.testing.assert_array_equal(empty, generate(model, TOKENS, 6))
 
 
 LOGITS = jnp.log(jnp.array([0.5, 0.25, 0.125, 0.0625, 0.0625]))

@@ -12,7 +12,12 @@ from gelu_jax.nn.attention import Attention, AttentionConfig, attention
 from gelu_jax.nn.block import BlockConfig
 from gelu_jax.nn.feed_forward import FeedForwardConfig
 from gelu_jax.nn.norm import NormConfig
-from gelu_jax.nn.position import RelativeConfig, RotaryConfig, token_positions
+from gelu_jax.nn.position import (
+    LongRopeScaling,
+    RelativeConfig,
+    RotaryConfig,
+    token_positions,
+)
 from gelu_jax.nn.stack import LayerKind
 from gelu_jax.nn.transformer import Transformer, TransformerConfig
 
@@ -27,6 +32,18 @@ LEARNED = replace(
 )
 KINDS = LayerKind(4, RotaryConfig(100.0)), LayerKind(None)
 PATTERN = replace(ROTARY, scan_layers=False, pattern=KINDS)
+STRETCHED = RotaryConfig(scaling=LongRopeScaling((1.0, 1.5), (2.0, 8.0), 140, factor=2.0))
+LONGROPE = replace(
+    ROTARY, block=replace(ROTARY.block, attention=replace(ATTENTION, rotary=STRETCHED))
+)
+LONGROPE_PATTERN = replace(PATTERN, pattern=(LayerKind(4, STRETCHED), LayerKind(None)))
+CONFIGS = {
+    "rotary": ROTARY,
+    "learned": LEARNED,
+    "pattern": PATTERN,
+    "longrope": LONGROPE,
+    "longrope in one layer": LONGROPE_PATTERN,
+}
 
 LENGTHS = 1, 160, 7, 132  # in one row; a document may be longer than a block of queries, or shorter
 
@@ -37,7 +54,7 @@ def packed() -> tuple[jax.Array, jax.Array]:
     return tokens, jnp.array([ids, 7 - ids])  # only their equality counts, not their order
 
 
-@pytest.mark.parametrize("config", [ROTARY, LEARNED, PATTERN], ids=["rotary", "learned", "pattern"])
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_each_document_is_alone(config: TransformerConfig):
     model = Transformer(config, rngs=nnx.Rngs(1))
     tokens, ids = packed()
