@@ -128,14 +128,14 @@ def _renewed(
     model: Any, cache: Any, text: Array, prompt: dict[str, Any], outgrown: tuple[int, ...]
 ) -> Any:
     """The cache before a token with which a row outgrows a length: keys and values of all anew."""
-    seen = cache.mask[0] | (jnp.arange(text.shape[1]) == cache.length[0])
+    seen = cache.mask[0] | (jnp.arange(text.shape[1]) == cache.length[0])[None]
     lengths = seen.sum(1)[:, None]
 
     def anew() -> Any:
         _, made = model.decode(text, model.empty_cache(*text.shape), **prompt | {"mask": seen})
         return made._replace(mask=cache.mask, length=cache.length)
 
-    return jax.lax.cond((lengths == jnp.array(outgrown) + 1).any(), anew, lambda: cache)
+    return jax.lax.cond((lengths == jnp.array(outgrown)[None] + 1).any(), anew, lambda: cache)
 
 
 def _padded_on_the_left(tokens: Array, prompt: dict[str, Any]) -> tuple[Array, dict[str, Any]]:

@@ -357,7 +357,9 @@ def rotated(
     """
     n = frequencies.shape[-1]
     wide = wide_dtype(x.dtype)
-    angles = (positions[..., None].astype(wide) * jnp.asarray(frequencies, wide))[:, :, None]
+    speeds = jnp.asarray(frequencies, wide)
+    speeds = speeds[None, None] if speeds.ndim == 1 else speeds
+    angles = (positions[..., None].astype(wide) * speeds)[:, :, None]
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     first, second, rest = jnp.split(x, (n, 2 * n), axis=-1)
     first, second = first.astype(wide), second.astype(wide)
@@ -427,10 +429,11 @@ def frequencies_of_tokens(
     """
     last = jnp.max(positions, axis=1, keepdims=True, initial=-1)
     if segment_ids is not None:
-        places = jnp.arange(positions.shape[1])
+        places = jnp.arange(positions.shape[1])[None]
         ends = jnp.diff(segment_ids, axis=1, append=segment_ids[:, -1:] - 1) != 0
         end = jax.lax.cummin(jnp.where(ends, places, positions.shape[1]), axis=1, reverse=True)
         last = jnp.take_along_axis(positions, end, axis=1)
+    short, long = jnp.asarray(short)[None, None], jnp.asarray(long)[None, None]
     return jnp.where((last >= short_length)[..., None], long, short)
 
 

@@ -16,6 +16,7 @@ from gelu_jax.nn.decoding import generate
 from gelu_jax.nn.dual_encoder import DualEncoder, DualEncoderConfig
 from gelu_jax.nn.encoder import Encoder, EncoderConfig
 from gelu_jax.nn.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from gelu_jax.nn.position import LongRopeScaling
 from gelu_jax.nn.sigmoid_dual_encoder import (
     ImageTowerConfig,
     SigmoidDualEncoder,
@@ -60,6 +61,7 @@ TEXT = gj.TransformerConfig(
     11, 2, block(rotary=gj.RotaryConfig(), window=2), max_positions=9, token_types=2,
     embedding_norm=True,
 )  # fmt: skip
+LONGROPE = LongRopeScaling((1.0,), (2.0,), original_positions=2, factor=2.0)
 VISION = VisionConfig(4, 2, 1, block(causal=False), embedding_norm=True)
 
 CALLS = {
@@ -93,6 +95,11 @@ CALLS = {
         gj.Transformer,
         TEXT,
         lambda m: generate(m, TOKENS, 3, mask=MASK, key=KEY, top_k=3, top_p=0.5, end_token=1),
+    ),
+    "longrope": (
+        gj.Transformer,
+        replace(TEXT, block=block(rotary=gj.RotaryConfig(scaling=LONGROPE))),
+        lambda m: (m(TOKENS, segment_ids=MASK.astype(int)), generate(m, TOKENS, 3, mask=MASK)),
     ),
     "mlp": (gj.MLP, gj.MLPConfig(8, 3, 2, 16), lambda m: m(X[0], dropout_key=KEY)),
     "vit": (
