@@ -17,7 +17,7 @@ from gelu_jax.compare.ladder_analysis import LadderAnalysis, analyze_ladder
 from gelu_jax.compare.records import Run, read_results
 from gelu_jax.report.ladder_tables import laws_table, rungs_table, speed_up_table
 from gelu_jax.report.ladder_verdict import ladder_verdict
-from gelu_jax.report.tables import rates_table, results_table
+from gelu_jax.report.tables import contrasts_table, rates_table, results_table
 from gelu_jax.report.verdict import Verdict, verdict
 from gelu_jax.report.wording import duration, listed
 
@@ -126,6 +126,11 @@ def _unbroken(text: str) -> str:
 def rates(name: str) -> str:
     """The mean final loss of each arm at each learning rate that was tried."""
     return rates_table(analysis(name)).markdown()
+
+
+def contrasts(name: str) -> str:
+    """What the design of a comparison can detect, and each speed-up in FLOPs and in seconds."""
+    return contrasts_table(analysis(name)).markdown()
 
 
 def detectable(name: str) -> str:

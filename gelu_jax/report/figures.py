@@ -39,6 +39,9 @@ _SEEDS_SHOWN = 4
 _FEW = 8
 """Arms or differences that are drawn side by side, and arms that have a colour of their own."""
 
+_LABEL = 40
+"""Characters of a label that fit below the differences in one line."""
+
 _STYLE: Any = {
     "font.family": "sans-serif", "font.size": 8, "axes.labelsize": 8, "axes.linewidth": 0.6,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
@@ -294,8 +297,9 @@ def _draw_differences(axes: Axes, analysis: Analysis) -> None:
             axes.plot(contrast.interval, (row, row), color=colour, lw=1.5)
     axes.axvline(0, color=COLOURS[0], lw=0.8)
     baseline = f" from {comparison.first.name}" if is_default(analysis) else ""
+    label = f"difference{baseline} ({comparison.unit})"
     axes.set(
-        xlabel=f"difference{baseline} ({comparison.unit})",
+        xlabel=label if len(label) <= _LABEL else label.replace(" (", "\n("),
         yticks=range(len(shown)),
         yticklabels=[contrast.name for contrast in shown],
         ylim=(len(shown) - 0.4, -0.6),

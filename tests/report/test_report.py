@@ -262,6 +262,14 @@ def test_no_text_of_the_curves_lies_on_another_or_is_cut(name: str):
         assert (around.max <= page.max).all(), around
 
 
+def test_the_label_of_a_long_baseline_is_not_cut():
+    figure = curves(read_results(RESULTS / "relu_squared_or_swiglu"))
+    FigureCanvasAgg(figure).draw()
+    label = figure.axes[1].xaxis.label.get_window_extent()
+    assert (label.min >= figure.bbox.min).all(), label
+    assert (label.max <= figure.bbox.max).all(), label
+
+
 def test_many_arms_of_which_none_has_run_are_empty_axes():
     found = read_results(RESULTS / "adopted_activations")
     (axes,) = curves(replace(found, runs=())).axes
