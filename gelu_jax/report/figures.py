@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gelu_jax.compare.analysis import Analysis, analyze
@@ -161,11 +162,13 @@ def _draw_laws(axes: Axes, analysis: LadderAnalysis) -> None:
 
 
 def _draw_speed_ups(axes: Axes, analysis: LadderAnalysis) -> None:
-    cost = analysis.costs["FLOPs"][0]
-    for index, speed_up in enumerate(analysis.speed_ups["FLOPs"], 1):
+    cost, speed_ups = analysis.costs["FLOPs"][0], analysis.speed_ups["FLOPs"]
+    step = (cost[-1] / cost[0]) ** 0.015  # arms side by side, not one interval on another
+    for index, speed_up in enumerate(speed_ups, 1):
         colour = COLOURS[index % len(COLOURS)]
-        axes.plot(cost, [at.value for at in speed_up.at_rungs], "o", ms=4, color=colour)
-        for x, at in zip(cost, speed_up.at_rungs, strict=True):
+        beside = cost * step ** (index - (len(speed_ups) + 1) / 2)
+        axes.plot(beside, [at.value for at in speed_up.at_rungs], "o", ms=4, color=colour)
+        for x, at in zip(beside, speed_up.at_rungs, strict=True):
             if at.interval is not None:
                 axes.plot((x, x), at.interval, color=colour, lw=1)
         axes.plot(cost, trend_line(speed_up, cost), **_style(index), lw=1.2, label=speed_up.arm)
@@ -179,8 +182,9 @@ def _plain_ticks(axes: Axes) -> None:
     """Numbers at a few places of a short logarithmic axis, and powers of ten without TeX."""
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     low, high = axes.get_ylim()
-    ticks = np.geomspace(low, high, 6)[1:-1]
-    axes.set_yticks(ticks, [f"{tick:.2f}" for tick in ticks])
+    ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ticks = ticks[(low < ticks) & (ticks < high)]
+    axes.set_yticks(ticks, [f"{tick:.4g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(axis="y", lw=0.4, alpha=0.4)
 
