@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: compare docs test test-jax test-slow test-processes test-live test-browser wheel lint types clean
+.PHONY: compare docs test test-jax test-slow test-processes test-error-rates test-live test-browser wheel lint types clean
 
 compare: $(VENV)/package
 	$(BIN)/gelu-jax compare compare_activations
@@ -26,7 +26,12 @@ test-slow: $(VENV)/dev
 test-processes: $(VENV)/dev
 	$(BIN)/pytest -n 3 --dist worksteal -m slow \
 		tests/training/test_mesh.py tests/training/test_memory_plan.py \
-		tests/training/test_distributed.py tests/training/test_tokens.py tests/runs/test_faults.py
+		tests/training/test_distributed.py tests/training/test_tokens.py tests/runs/test_faults.py \
+		tests/runs/test_signals.py --deselect tests/runs/test_signals.py::test_interrupted_at_a_hundred_moments
+
+# What verdicts and ladders promise, simulated: thousands of comparisons of known truth
+test-error-rates: $(VENV)/dev
+	$(BIN)/pytest -n 2 --dist worksteal -m slow tests/compare/test_error_rates.py tests/compare/test_scaling.py
 
 test-browser: $(VENV)/dev
 	$(BIN)/pytest -m browser

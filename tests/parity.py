@@ -194,12 +194,6 @@ def loaded(path):
     return families.load(path)
 
 
-# A sixth of the time to compile: XLA's own optimizations are not what these comparisons test.
-QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}
-if jax.__version_info__ < (0, 11):  # later versions have no other emitters
-    QUICKLY_COMPILED["xla_cpu_use_fusion_emitters"] = False
-
-
 def compared(path, *, compiler_options=None):
     """For each output of a directory's model: ours and expected, where tokens are real."""
     kind, golden = kind_of(path), load_file(path / "golden.safetensors")

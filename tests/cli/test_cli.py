@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import io
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import pytest
+import quickly
 
 from gelu_jax import cli, importing
 from gelu_jax.cli import commands
@@ -25,8 +27,6 @@ from gelu_jax.runs import trackers
 from gelu_jax.runs.execution import find_model
 from gelu_jax.training.config import from_dict, read_config, to_dict, write_config
 from gelu_jax.training.trainer import TrainConfig, Trainer
-
-pytestmark = pytest.mark.optimized  # bits of other processes
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,7 +125,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A folder in which all three configs have been run, and what was printed."""
     folder = written(tmp_path_factory.mktemp("trained"))
     done: dict[str, Any] = {"folder": folder}
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | quickly.PROCESS | {"PYTHONPATH": str(ROOT)}
     processes = {
         name: subprocess.Popen(
             [sys.executable, "-m", "gelu_jax", command, f"{name}.yaml"],
@@ -867,7 +867,7 @@ def test_wandb_without_a_login_is_one_line(shell: Shell, monkeypatch: pytest.Mon
     assert line.endswith("Or set WANDB_MODE=offline.")
 
 
-TERMS = {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "0"}
+TERMS = quickly.PROCESS | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "0"}
 
 
 def process(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
@@ -897,18 +897,15 @@ def test_it_trains_in_float64_mode(shell: Shell):
     ("encoding", "sign"),
     [("cp1252", b"\xd7 <= -"), ("iso-8859-1", b"\xd7 <= -"), ("ascii", b"x <= -")],
 )
-def test_terminals_that_lack_signs(encoding: str, sign: bytes, tmp_path: Path):
-    script = (
-        "from gelu_jax.cli import commands; import sys; "
-        "commands.COMMANDS['report'] = lambda: print('× ≤ −'); "
-        "sys.argv = ['gelu-jax', 'report']; commands.run()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | TERMS | {"PYTHONIOENCODING": encoding},
-        capture_output=True,
-    )
-    assert (done.stdout, done.returncode) == (sign + b"\n", 0), done.stderr
+def test_terminals_that_lack_signs(monkeypatch: pytest.MonkeyPatch, encoding: str, sign: bytes):
+    monkeypatch.setitem(commands.COMMANDS, "report", lambda: print("× ≤ −"))
+    monkeypatch.setattr(sys, "argv", ["gelu-jax", "report"])
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding))
+    written = sys.stdout.buffer
+    commands.run()
+    sys.stdout.flush()
+    assert written.getvalue() == sign + b"\n"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -926,14 +923,8 @@ def test_very_many_steps_are_answered_at_once(shell: Shell, steps: str, line: st
 
 
 def test_python_m_gelu_jax(tmp_path: Path):
-    """The process itself: exit code 2, one line, nothing on standard output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "gelu_jax", "train", "none.yaml"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "none.yaml: no such file\n"
+    """The process itself, in a terminal of ASCII: exit code 2, one line, nothing on stdout."""
+    done = process(tmp_path, "train", "none≤.yaml", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == b"none<=.yaml: no such file\n"
     assert list(tmp_path.iterdir()) == []

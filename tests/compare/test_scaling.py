@@ -148,8 +148,8 @@ def test_laws_and_factors_are_within_their_intervals():
 def test_laws_and_factors_are_within_their_intervals_often(
     seeds: int, rungs: int, shared_over_rungs: bool, noise: str
 ):
-    """Noise that a seed has at all sizes, and noise of each size; 500 ladders each."""
-    simulate(500, seeds, rungs, shared_over_rungs, noise)
+    """Noise that a seed has at all sizes, and noise of each size; 150 ladders each."""
+    simulate(150, seeds, rungs, shared_over_rungs, noise)
 
 
 # --- A whole ladder ---------------------------------------------------------------------------

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quickly import FLAGS
 
 pytestmark = pytest.mark.optimized
 
 HERE = Path(__file__).parent
-FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 
 
 def found(check: str) -> Any:
     own = filter(None, [os.environ.get("PYTHONPATH")])
     path = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent, *own)))
+    flags = f"--xla_force_host_platform_device_count=8 {FLAGS}"
     done = subprocess.run(
         [sys.executable, str(HERE / "sharded.py"), check], capture_output=True, text=True,
-        timeout=550, env=os.environ | {"XLA_FLAGS": FLAGS, "PYTHONPATH": path},
+        timeout=550, env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import parity
 import pytest
+import quickly
 from parity import CASES, FIXTURES
 from safetensors.numpy import load_file
 
@@ -19,9 +20,7 @@ def test_every_family_has_a_fixture():
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize(
-    "options", [parity.QUICKLY_COMPILED, pytest.param(None, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("options", [quickly.OPTIONS, pytest.param(None, marks=pytest.mark.slow)])
 def test_outputs_are_those_of_transformers(name, options):
     for field, ours, expected in parity.compared(FIXTURES / name, compiler_options=options):
         tolerance = TOLERANCE if ours.dtype.kind == "f" else 0  # tokens are equal

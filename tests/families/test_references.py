@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity import QUICKLY_COMPILED
+from quickly import OPTIONS
 from safetensors.numpy import load_file, save_file
 
 from gelu_jax import families
 from gelu_jax.nn.decoding import generate
 
-compiled = partial(jax.jit, compiler_options=QUICKLY_COMPILED)
+compiled = partial(jax.jit, compiler_options=OPTIONS)
 
 PALM = {
     "model_type": "palm",

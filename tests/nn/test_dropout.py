@@ -189,7 +189,10 @@ MODELS = {
 
 @pytest.mark.parametrize("kind", MODELS, ids=lambda kind: kind.__name__)
 def test_models_of_two_parts_drop_in_each(kind):
-    """Off, they compute what a model without dropout does; on, each of the two rates counts."""
+    """Off, they compute what a model without dropout does; on, each of the two rates counts.
+
+    Calls in one program may be compiled in other orders of sums: 1e-7 measured.
+    """
     make, call = MODELS[kind]
     rates = [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)]
     models = [random_model(kind, make(*each)) for each in rates]
@@ -205,7 +208,7 @@ def test_models_of_two_parts_drop_in_each(kind):
     plain, off, keyed = outcomes(models, jax.random.key(1))
     same, other = (outcomes(models, jax.random.key(i))[2] for i in (1, 2))
     for y in off:
-        np.testing.assert_array_equal(y, plain)
+        np.testing.assert_allclose(y, plain, atol=1e-6)
     for y, again, another in zip(keyed, same, other, strict=True):
         assert jnp.abs(y - plain).max() > 0.01
         np.testing.assert_array_equal(y, again)

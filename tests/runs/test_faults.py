@@ -20,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import quickly
 
 from gelu_jax.compare.records import read_results
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
@@ -126,13 +129,17 @@ class Server:
 
     def __init__(self, cache: Path):
         (cache / "sitecustomize.py").write_text(NOTES)
-        environment = os.environ | {
-            "PATH": f"{ROOT / 'tests' / 'runs' / 'slurm'}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{cache}:{ROOT}",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        }
+        environment = (
+            os.environ
+            | quickly.PROCESS
+            | {
+                "PATH": f"{ROOT / 'tests' / 'runs' / 'slurm'}:{os.environ['PATH']}",
+                "PYTHONPATH": f"{cache}:{ROOT}",
+                "JAX_COMPILATION_CACHE_DIR": str(cache),
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            }
+        )
         command = [sys.executable, "-c", SERVER]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, env=environment, text=True, **pipes)  # type: ignore[call-overload]
@@ -245,14 +252,13 @@ def test_killed(server: Server, undisturbed: dict[str, dict[str, Any]], tmp_path
     assert_whole(tmp_path, undisturbed)
 
 
-@pytest.mark.slow
 def test_killed_at_twenty_random_moments(
     server: Server, undisturbed: dict[str, dict[str, Any]], tmp_path: Path
 ):
-    for round_ in range(4):
+    for round_ in range(2):
         folder = tmp_path / str(round_)
         folder.mkdir()
-        kill_and_go_on(server, prepared(folder), kills=5, seed=10 + round_)
+        kill_and_go_on(server, prepared(folder), kills=10, seed=10 + round_)
         assert_whole(folder, undisturbed)
 
 
@@ -422,7 +428,6 @@ def assert_each_run_done_once(folder: Path, killed: int, interrupted: str) -> No
     assert all(list(by.values()) == [STEPS] for by in steps.values())
 
 
-@pytest.mark.slow
 def test_one_of_two_workers_is_killed(
     server: Server, undisturbed: dict[str, dict[str, Any]], tmp_path: Path
 ):
@@ -439,7 +444,6 @@ def test_one_of_two_workers_is_killed(
     assert runs == "by 2 workers (local)"
 
 
-@pytest.mark.slow
 def test_a_slurm_job_is_killed(
     server: Server, undisturbed: dict[str, dict[str, Any]], tmp_path: Path
 ):
@@ -455,7 +459,6 @@ def test_a_slurm_job_is_killed(
     assert_each_run_done_once(folder, killed, interrupted)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", [LOCAL, SLURM], ids=["local", "slurm"])
 def test_no_worker_is_left(
     server: Server,
@@ -477,7 +480,6 @@ def test_no_worker_is_left(
     assert_whole(folder, undisturbed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.parametrize("command", [LOCAL, SLURM], ids=["local", "slurm"])
 def test_the_lead_is_stopped(

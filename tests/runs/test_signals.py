@@ -100,6 +100,7 @@ def end_at_moments(folder: Path, hows: list[signal.Signals], jobs: int) -> list[
     return [found.code for found in every]
 
 
+@pytest.mark.slow
 def test_ended_at_eight_moments(tmp_path: Path):
     hows = [signal.SIGINT, signal.SIGTERM, signal.SIGINT, signal.SIGHUP] * 2
     codes = end_at_moments(tmp_path, hows, jobs=4)

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import pytest
+from quickly import FLAGS
 
 from gelu_jax import cli
 from gelu_jax.errors import ConfigError
@@ -190,7 +191,7 @@ def environment(cache: Path, devices: int) -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FLAGS}",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

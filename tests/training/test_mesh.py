@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import pytest
 from flax import nnx
+from quickly import FLAGS
 
 import gelu_jax as gj
 from gelu_jax.errors import ConfigError
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.optimized
 CHECKS = Path(__file__).with_name("mesh_checks.py")
 # These read no compiled program but for what it sends, so that LLVM need not optimize it.
 VALUES = (
-    "smoke", "curves", "tokens", "batches", "checkpoints", "in_linen",
+    "smoke", "curves", "bytes_held", "tokens", "batches", "checkpoints", "in_linen",
     "expert_curves", "expert_checkpoints", "exchange", "exchanges",
 )  # fmt: skip
 
@@ -45,7 +46,7 @@ VALUES = (
 @functools.cache
 def found(check: str) -> Any:
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    flags["XLA_FLAGS"] += " --xla_backend_optimization_level=0" if check in VALUES else ""
+    flags["XLA_FLAGS"] += f" {FLAGS}" if check in VALUES else ""
     done = subprocess.run(
         [sys.executable, str(CHECKS), check], capture_output=True, text=True, timeout=550,
         env=os.environ | flags | {"PYTHONPATH": str(CHECKS.parents[2])},
