@@ -39,7 +39,8 @@ def generate(
 
     Args:
       model: an NNX module with ``decode`` and, where no cache is given, ``empty_cache``, as
-        `Transformer` has them.
+        `Transformer` has them; where it has ``unstacked`` as well, that gives the model and the
+        cache of the loop.
       tokens: the prompt, (b, t).
       num_tokens: number n of tokens to generate.
       key: PRNG key, with which tokens are drawn by `sample`; None takes the most likely token.
@@ -103,13 +104,16 @@ def _generate(
     text = _placed(tokens, jnp.zeros(cache.mask.shape[-2:], int), cache) if outgrown else None
     logits, cache = model.decode(tokens, cache, **prompt)
     token = pick(logits[:, -1], keys[0])
+    one_by_one = model
+    if text is None and hasattr(model, "unstacked"):
+        one_by_one, cache = model.unstacked(cache)
 
     def step(carry: tuple[Array, Any, Any], key: Array) -> tuple[tuple[Array, Any, Any], Array]:
         token, cache, text = carry
         if text is not None:
             text = _placed(token[:, None], text, cache)
             cache = _renewed(model, cache, text, prompt, outgrown)
-        logits, cache = model.decode(token[:, None], cache)
+        logits, cache = one_by_one.decode(token[:, None], cache)
         following = pick(logits[:, -1], key)
         if ends:
             following = jnp.where(jnp.isin(token, jnp.array(ends)), token, following)

@@ -26,7 +26,7 @@ from gelu_jax.nn.norm import Norm
 from gelu_jax.nn.parameters import add_bias, cast, kernel, wide_dtype
 from gelu_jax.nn.position import RelativeConfig, relative_bias
 from gelu_jax.nn.speech import SpeechStem, SpeechStemConfig
-from gelu_jax.nn.stack import apply_layers, empty_cache, init_layers
+from gelu_jax.nn.stack import apply_layers, empty_cache, init_layers, unstacked
 
 Inputs = Int[Array, "b s"] | Float[Array, "b m f"]
 
@@ -371,7 +371,7 @@ class EncoderDecoder(Stochastic):
         Returns:
           Logits (b, t, v) in float32, and the cache with the t tokens added.
         """
-        slots = jnp.arange(cache.own.keys.shape[2])
+        slots = jnp.arange(cache.own.mask[0].shape[1])
         positions = cache.own.length[0] + jnp.arange(tokens.shape[1])
         x, own = apply_layers(
             self.decoder.layers,
@@ -384,6 +384,19 @@ class EncoderDecoder(Stochastic):
         )
         assert own is not None
         return self._logits(self.decoder.final_norm(x)), DecoderCache(own, cache.memory)
+
+    def unstacked(self, cache: DecoderCache) -> tuple["EncoderDecoder", DecoderCache]:
+        """The model and its cache for a loop over tokens, as `gelu_jax.nn.stack.unstacked` says.
+
+        Args:
+          cache: as `start` or `decode` made it.
+        Returns:
+          A model and a cache whose `decode` gives the same.
+        """
+        copy = jax.tree.map(lambda leaf: leaf, self)
+        layers, cache = unstacked(self.decoder.layers, cache, self.config.scan_layers)
+        copy.decoder.layers = layers
+        return copy, cache
 
     def _placed(self, tokens: Array, positions: Array) -> Array:
         """The decoder's input: embeddings, and learned positions where there are any."""

@@ -78,6 +78,25 @@ class FeedForwards(nnx.Module):
         return kind, self.kinds[:layer].count(kind)
 
 
+class Unstacked(nnx.Module):
+    """The blocks of a stack with arrays of their own.
+
+    Parameters: ``layer_0``, ``layer_1``, …, each a `Block`.
+
+    Args:
+      layers: a stack, as `init_layers` makes it.
+    """
+
+    def __init__(self, layers: Block):
+        count = layers.attention.w_query.shape[0]
+        set_numbered(self, "layer", [one_layer(layers, i) for i in range(count)])
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """The blocks, in order."""
+        return numbered(self, "layer")
+
+
 def layer_values(
     pattern: Sequence[LayerKind], num_layers: int, head_size: int
 ) -> LayerValues | None:
@@ -217,6 +236,35 @@ def _scaled(
     return replace(feed_forward, output_init_scale=scale)
 
 
+MAX_UNSTACKED = 2**30
+"""Bytes of a stack that `unstacked` copies at most."""
+
+
+def unstacked(layers: Block, cache: Any, scan: bool | None) -> tuple[Block | Unstacked, Any]:
+    """A stack and the cache of its model for a loop over tokens on a CPU: each layer by itself.
+
+    XLA's products on a CPU read a layer of a stack from a copy, which for a single token takes as
+    long as the product itself; and a stacked cache is copied whole. Both at every token: without,
+    the loop is about 1.5 times as fast, and more so the longer the cache. The layers are unrolled,
+    and their weights are there twice as long as the loop takes; so more than `MAX_UNSTACKED` bytes
+    of them stay as they are.
+
+    Args:
+      layers: a stack, as `init_layers` makes it.
+      cache: of the model's ``decode``, with leading layer axes.
+      scan: whether the layers shall be compiled as one; None where that is open.
+    Returns:
+      An `Unstacked`, and a cache that has a tuple of arrays for each stacked one; or both as they
+      are, where the layers shall be scanned, there is one block, the backend is no CPU, or the
+      stack is larger.
+    """
+    one = layers.attention.w_query.shape[0] == 1
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(layers))
+    if scan or one or size > MAX_UNSTACKED or jax.default_backend() != "cpu":
+        return layers, cache
+    return Unstacked(layers), jax.tree.map(tuple, cache)
+
+
 def first_layers(layers: Block, num_layers: int) -> Block:
     """The first blocks of a stack.
 
@@ -248,12 +296,15 @@ def one_layer(layers: Block, layer: int) -> Block:
 
 
 def apply_layers(
-    layers: Block, x: Float[Array, "b t d"], cache: Cache | None = None, **options: Any
+    layers: Block | Unstacked,
+    x: Float[Array, "b t d"],
+    cache: Cache | None = None,
+    **options: Any,
 ) -> tuple[Float[Array, "b t d"], Cache | None]:
     """Applies all blocks of a stack, one after another.
 
     Args:
-      layers: a stack, as `init_layers` makes it.
+      layers: a stack, as `init_layers` makes it, or its blocks one by one.
       x: residual stream, (b, t, d).
       cache: keys and values of earlier tokens, with a leading layer axis; None for none.
       **options: as of `apply_layers_with_routing`.
@@ -267,7 +318,7 @@ def apply_layers(
 
 @compiled_once("scan", "deterministic", "repeats")
 def apply_layers_with_routing(
-    layers: Block,
+    layers: Block | Unstacked,
     x: Float[Array, "b t d"],
     cache: Cache | None = None,
     *,
@@ -285,7 +336,7 @@ def apply_layers_with_routing(
     """Applies all blocks of a stack, and says what their routers did.
 
     Args:
-      layers: a stack, as `init_layers` makes it.
+      layers: a stack, as `init_layers` makes it, or its blocks one by one.
       x: residual stream, (b, t, d).
       cache: keys and values of earlier tokens, with a leading layer axis; None for none.
       mask: (b, t), True at real tokens, False at padding; None for no padding.
@@ -305,7 +356,9 @@ def apply_layers_with_routing(
       added, or None; and the statistics of the routing with a leading axis of the layers that have
       experts, None where none has.
     """
-    num_layers = layers.attention.w_query.shape[0] if repeats is None else repeats
+    stack: Any = layers
+    blocks = layers.blocks if isinstance(layers, Unstacked) else None
+    num_layers: int = repeats or (len(blocks) if blocks else stack.attention.w_query.shape[0])
     shared = None if repeats is None else jax.tree.map(lambda leaf: leaf[0], layers)
     keys = None if dropout_key is None else jax.random.split(dropout_key, num_layers)
     context: dict[str, Any] = {"mask": mask, "positions": positions, "bias": bias}
@@ -319,15 +372,36 @@ def apply_layers_with_routing(
         x, cache, routing = block.attend_with_routing(x, cache, **given, **context)
         return x, (cache, routing)
 
+    if blocks is not None:
+        return _one_after_another(layer, x, blocks, [cache, memory, values, keys])
     scan = num_layers > MAX_UNROLLED if scan is None else scan
-    parts: Any = layers.feed_forward
-    if isinstance(parts, FeedForwards):
-        return _over_periods(layer, x, layers, (cache, memory, values, keys), scan)
+    if isinstance(stack.feed_forward, FeedForwards):
+        return _over_periods(layer, x, stack, (cache, memory, values, keys), scan)
     unroll = 1 if scan else num_layers
     each = layers if shared is None else None
     inputs = (each, cache, memory, values, keys)
     x, (cache, routing) = jax.lax.scan(layer, x, inputs, length=num_layers, unroll=unroll)
     return x, cache, routing
+
+
+def _one_after_another(
+    layer: Callable[[Array, Any], tuple[Array, Any]], x: Array, blocks: Sequence[Block], inputs: Any
+) -> tuple[Array, Cache | None, RoutingStatistics | None]:
+    """Applies blocks that are `Unstacked`; what they have of their own is stacked, or in tuples."""
+    caches, routings = list[Any](), list[Any]()
+    for i, block in enumerate(blocks):
+        own = jax.tree.map(lambda leaf, i=i: leaf[i], inputs, is_leaf=_is_tuple)
+        x, (cache, routing) = layer(x, (block, *own))
+        caches.append(cache)
+        routings += [] if routing is None else [routing]
+    cache = None if caches[0] is None else jax.tree.map(lambda *leaves: leaves, *caches)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *routings) if routings else None
+    return x, cache, stacked
+
+
+def _is_tuple(part: Any) -> bool:
+    """Whether it is one of `unstacked`; a cache is a tuple with names."""
+    return type(part) is tuple
 
 
 class Period(NamedTuple):

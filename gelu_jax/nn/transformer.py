@@ -32,6 +32,7 @@ from gelu_jax.nn.stack import (
     init_layers,
     layer_values,
     one_layer,
+    unstacked,
 )
 
 
@@ -334,6 +335,18 @@ class Transformer(Stochastic):
         place: dict[str, Any] = {"mask": mask, "positions": positions}
         hidden, cache = self.apply_layers(x, cache, **place, deterministic=True)
         return self.logits(hidden), cache
+
+    def unstacked(self, cache: Cache) -> tuple["Transformer", Cache]:
+        """The model and its cache for a loop over tokens, as `gelu_jax.nn.stack.unstacked` says.
+
+        Args:
+          cache: as `empty_cache` or `decode` made it.
+        Returns:
+          A model and a cache whose `decode` gives the same.
+        """
+        copy = jax.tree.map(lambda leaf: leaf, self)
+        copy.layers, cache = unstacked(self.layers, cache, self.config.scan_layers)
+        return copy, cache
 
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """An empty key/value cache for every layer.

@@ -197,6 +197,18 @@ class VisionLanguage(Stochastic):
         hidden, cache = self.language.apply_layers(embeddings, cache, mask=mask, deterministic=True)
         return self.language.logits(hidden), cache
 
+    def unstacked(self, cache: Cache) -> tuple["VisionLanguage", Cache]:
+        """The model and its cache for a loop over tokens, as `Transformer.unstacked`.
+
+        Args:
+          cache: as `empty_cache` or `decode` made it.
+        Returns:
+          A model and a cache whose `decode` gives the same.
+        """
+        copy = jax.tree.map(lambda leaf: leaf, self)
+        copy.language, cache = self.language.unstacked(cache)
+        return copy, cache
+
     def empty_cache(self, batch_size: int, length: int) -> Cache:
         """An empty key/value cache of the language model.
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from random_models import random_model
 
 import gelu_jax as gj
+from gelu_jax.nn import stack
 from gelu_jax.nn.decoding import generate, sample
 from gelu_jax.nn.norm import NormConfig
 from gelu_jax.nn.position import LongRopeScaling, RotaryConfig
-from gelu_jax.nn.stack import LayerKind
+from gelu_jax.nn.stack import LayerKind, Unstacked
 
 
 @cache
@@ -230,3 +231,45 @@ def drawn(row, top_k, top_p):
 def test_wrong_options_are_named(options):
     with pytest.raises(gj.ConfigError, match=next(iter(options))):
         sample(LOGITS[None], jax.random.key(0), **options)
+
+
+def mixed():
+    """Dense and sparse layers in turn, of two windows."""
+    dense = gj.FeedForwardConfig(16, 24, "swiglu")
+    sparse = gj.MoEConfig(gj.FeedForwardConfig(16, 8, "swiglu"), 4, 2)
+    made = config(window=3)
+    pattern = (LayerKind(3, RotaryConfig(), feed_forward=sparse),)
+    pattern += (LayerKind(None, RotaryConfig(), feed_forward=dense),)
+    return random_model(gj.Transformer, replace(made, num_layers=3, pattern=pattern))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mixed"])
+def test_layers_one_by_one_decode_as_the_stack_does(kind):
+    """What the loop over tokens has on a CPU: logits and cache; and no model is changed."""
+    model = mixed() if kind == "mixed" else transformer(kind)
+    model = jax.tree.map(lambda leaf: leaf, model)
+    model.config = replace(model.config, scan_layers=None)
+
+    @jax.jit
+    def both(model, tokens):
+        _, cache = model.decode(tokens[:, :5], model.empty_cache(2, 6))
+        apart, own = model.unstacked(cache)
+        assert isinstance(apart.layers, Unstacked)
+        assert not isinstance(model.layers, Unstacked)
+        logits, own = apart.decode(tokens[:, 5:6], own)
+        stacked = type(own)(*(jnp.stack(leaves) for leaves in own))
+        return (logits, stacked), model.decode(tokens[:, 5:6], cache)
+
+    for one, other in zip(*map(jax.tree.leaves, both(model, TOKENS)), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_layers_that_shall_be_scanned_or_are_large_stay_stacked(monkeypatch):
+    model = jax.tree.map(lambda leaf: leaf, transformer())
+    cache = model.empty_cache(1, 2)
+    model.config = replace(model.config, scan_layers=True)
+    assert model.unstacked(cache)[0].layers is model.layers
+    model.config = replace(model.config, scan_layers=None)
+    assert isinstance(model.unstacked(cache)[0].layers, Unstacked)
+    monkeypatch.setattr(stack, "MAX_UNSTACKED", 1000)
+    assert model.unstacked(cache)[0].layers is model.layers
