@@ -344,6 +344,25 @@ def sparse_decoding() -> str:
     )
 
 
+def serving() -> str:
+    """Embeddings and decoding beside the libraries that they come from."""
+    names = {
+        "embeddings": "256 texts, a BERT of MiniLM's shape; sentence-transformers",
+        "decoding": "64 tokens after 32, a LLaMA of 12 layers, 768 wide; transformers",
+    }
+    rows = [
+        [
+            names[task],
+            *(f"{found['per_second'][side]:,.0f} {found['unit']}" for side in ("ours", "theirs")),
+            f"{found['ratio']:.2f} ×",
+            f"{found['first_call_seconds']['ours']:.1f} s",
+        ]
+        for task, found in result("serving")["rows"].items()
+    ]
+    header = ["", "here, per second", "there, per second", "as fast", "first call here"]
+    return table(header, rows)
+
+
 def mixture_times() -> str:
     """A mixture beside a dense block of the same active FLOPs, and other ways to compute it."""
     found = result("moe")

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 
 from gelu_jax.errors import ConfigError, Problem
 from gelu_jax.families.files import locate, read_tensor, safetensors_package
@@ -146,18 +145,18 @@ def _different_tensors(one: Path, two: Path) -> Iterator[str]:
 
 def state_differences(
     path: str | os.PathLike[str],
-    tokens: ArrayLike,
+    tokens: Any,
     states: Sequence[Any],
     *,
-    mask: ArrayLike | None = None,
+    mask: Any = None,
 ) -> list[str]:
     """Says after which layer a model of torch and ours, of one checkpoint, first differ.
 
     Args:
       path: of the checkpoint, as in `gelu_jax.families.load`.
-      tokens: (b, t), which both are given.
+      tokens: (b, t), which both are given; of torch, NumPy or JAX, as states and mask.
       states: (b, t, d) each: the input of the first layer and the output of each, the last one
-        after the final norm, as transformers returns ``hidden_states``; of torch, NumPy or JAX.
+        after the final norm, as transformers returns ``hidden_states``.
       mask: (b, t), nonzero at real tokens, which alone are compared; None for no padding.
 
     Returns:

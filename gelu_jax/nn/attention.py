@@ -232,7 +232,7 @@ class QKNormConfig:
         check(
             (
                 *checks.one_of(("head", "heads"), over=self.over),
-                *checks.positive(epsilon=self.epsilon),
+                *checks.small(epsilon=self.epsilon),
             )
         )
 

@@ -88,6 +88,20 @@ def positive(**fields: int | float | None) -> Iterator[Problem]:
             yield Problem(field, value, "must be above 0")
 
 
+def small(**fields: float) -> Iterator[Problem]:
+    """What is added to a variance must be above 0 and below 1.
+
+    Args:
+      **fields: numbers by field name.
+    Returns:
+      The problems found.
+    """
+    yield from positive(**fields)
+    for field, value in fields.items():
+        if value >= 1:
+            yield Problem(field, value, "must be below 1")
+
+
 def finite(**fields: int | float | None) -> Iterator[Problem]:
     """No number may be infinite.
 

@@ -137,8 +137,8 @@ class MBConvConfig:
             expansion=self.expansion,
             kernel_size=self.kernel_size,
             stride=self.stride,
-            epsilon=self.epsilon,
         )
+        yield from checks.small(epsilon=self.epsilon)
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
         if self.skip and (self.stride != 1 or self.d_in != self.d_out):
             yield Problem("skip", self.skip, "needs stride = 1 and d_in = d_out")
@@ -294,8 +294,8 @@ class EfficientNetConfig:
             d_top=self.d_top,
             channels=self.channels,
             num_classes=self.num_classes,
-            epsilon=self.epsilon,
         )
+        yield from checks.small(epsilon=self.epsilon)
         width = self.d_stem
         for i, block in enumerate(self.blocks):
             yield from checks.equal(width, "the width before it", {f"blocks.{i}.d_in": block.d_in})

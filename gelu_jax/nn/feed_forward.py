@@ -88,10 +88,10 @@ def feed_forward(
       residual_dtype: narrow dtype ("float8_e4m3fn", "float8_e5m2", "float16", "bfloat16") of the
         stored pre-activations. The output stays exact; derivatives are taken at the stored values
         (float8_e4m3fn: cosine to the exact gradient at least 0.999). None stores them as they are.
-      chunk_size: number of tokens (along the axis before d) computed at a time, each chunk with a
-        dropout key of its own. With ``residuals="input"`` the memory in use beside x and the
-        result does not grow with the number of tokens; a batch of several rows is copied, as wide
-        as d. None computes all at once.
+      chunk_size: number of tokens (along the axis before d) computed at a time, at most, in chunks
+        of about equal size, each with a dropout key of its own. With ``residuals="input"`` the
+        memory in use beside x and the result does not grow with the number of tokens; a batch of
+        several rows is copied, as wide as d. None computes all at once.
       rounding: "once" or "hf", as in `branch_product`.
       precision: "default", "high" or "highest", of the matrix products; None for JAX's own choice.
       dot_general: called for the matrix products in the place of `jax.lax.dot_general`, as in
@@ -333,9 +333,9 @@ class FeedForwardConfig:
             d_ff=self.d_ff,
             init_std=self.init_std,
             d_out=self.d_out,
-            hidden_norm_epsilon=self.hidden_norm_epsilon,
             active_units=self.active_units,
         )
+        yield from checks.small(hidden_norm_epsilon=self.hidden_norm_epsilon)
         if self.hidden_norm is not None:
             yield from checks.one_of(("rms", "layer"), hidden_norm=self.hidden_norm)
         yield from checks.below_one(dropout_rate=self.dropout_rate)

@@ -104,7 +104,8 @@ class NormConfig:
         check(self._problems())
 
     def _problems(self) -> Iterator[Problem]:
-        yield from checks.positive(d_model=self.d_model, epsilon=self.epsilon)
+        yield from checks.positive(d_model=self.d_model)
+        yield from checks.small(epsilon=self.epsilon)
         yield from checks.one_of(tuple(_NORMS), kind=self.kind)
         yield from checks.floating(dtype=self.dtype, param_dtype=self.param_dtype)
 

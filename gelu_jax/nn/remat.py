@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
+from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, UInt
 
@@ -165,15 +166,15 @@ def dequantize(stored: Quantized, dtype: DTypeLike, to: DTypeLike) -> Float[Arra
 
 
 def in_chunks(block: Function, size: int, width: int) -> Function:
-    """Applies a block to `size` tokens at a time, along the axis before the last, by a scan.
+    """Applies a block to a chunk of tokens at a time, along the axis before the last, by a scan.
 
-    The last chunk is padded with zeros. The gradients of low-precision weights are summed over the
-    chunks in float32 and rounded once.
+    Chunks are as equal as can be, so that the last one is padded with few zeros. The gradients of
+    low-precision weights are summed over the chunks in float32 and rounded once.
 
     Args:
       block: a function of x (..., t, d), a tree of weights and a dropout key or None, which
         returns an array (..., t, e).
-      size: tokens in a chunk.
+      size: tokens in a chunk, at most.
       width: entries e of a token of the result.
     Returns:
       The same function of whole sequences; each chunk draws from a dropout key of its own.
@@ -182,7 +183,9 @@ def in_chunks(block: Function, size: int, width: int) -> Function:
     def chunked(x: Array, weights: Any, key: Key[Array, ""] | None) -> Array:
         if x.ndim == 1:  # one token
             return block(x, weights, key)
-        n = -(-x.shape[-2] // size)
+        t = x.shape[-2]
+        n = -(-t // size)
+        rows = size if is_symbolic_dim(t) or t == 0 else -(-t // n)
         keys = None if key is None else jax.random.split(key, n)
         # A scan sums the gradients of what it closes over in the dtype that it closes over.
         wide = jax.tree.map(lambda w: w.astype(wide_dtype(w.dtype)), weights)
@@ -194,8 +197,8 @@ def in_chunks(block: Function, size: int, width: int) -> Function:
             # of one shape, XLA would hold the zeros that both start from as a third buffer.
             return None, y if is_explicit(y) else y.ravel()
 
-        _, y = jax.lax.scan(step, None, (_split(gathered_along(x, -2), n, size), keys))
-        return _join(y, (*x.shape[:-1], width), size)
+        _, y = jax.lax.scan(step, None, (_split(gathered_along(x, -2), n, rows), keys))
+        return _join(y, (*x.shape[:-1], width), rows)
 
     return chunked
 

@@ -21,8 +21,8 @@ from gelu_jax import families
 
 FIXTURES = Path(__file__).parents[1] / "golden" / "families"
 NAMES = ("gpt2", "llama_bias_multi_query", "bert", "gemma", "vit", "clip", "t5", "llava")
-NAMES += ("phi3_longrope",)
-# × 9 models × 9 kinds of damage: 81 directories by default, 405 in all
+NAMES += ("phi3_longrope", "whisper", "llava_next")
+# × 11 models × 9 kinds of damage: 99 directories by default, 495 in all
 SEEDS = [range(1), pytest.param(range(1, 5), marks=pytest.mark.slow)]
 
 # Where it is missing the family's own default holds, and where it is the same the load is right.

@@ -27,6 +27,9 @@ def messages(problems):
     [
         (checks.positive(window=0), "window = 0: must be above 0"),
         (checks.positive(epsilon=float("nan")), "epsilon = nan: must be above 0"),
+        (checks.small(epsilon=10**40), "epsilon = 10000000000000000"),
+        (checks.small(epsilon=1.0), "epsilon = 1.0: must be below 1"),
+        (checks.small(epsilon=0.0), "epsilon = 0.0: must be above 0"),
         (checks.not_negative(weight_decay=-0.1), "weight_decay = -0.1: must not be below 0"),
         (checks.below_one(b2=1.0), "b2 = 1.0: must lie in [0, 1)"),
         (checks.below_one(dropout_rate=-0.5), "dropout_rate = -0.5: must lie in [0, 1)"),

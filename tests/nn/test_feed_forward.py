@@ -21,6 +21,7 @@ from gelu_jax.nn.branches import XIELU
 from gelu_jax.nn.feed_forward import HiddenLayer, branch_product, choice_problems
 from gelu_jax.nn.remat import dequantize, quantize
 from gelu_jax.nn.vision_language import Projector
+from gelu_jax.training.flops import products
 
 CHOICES = {
     "preactivation": {},
@@ -291,6 +292,18 @@ def test_chunks_change_nothing(chunk_size, residuals, lead):
     ((_, whole), wanted), ((_, chunked), got) = both(x, w)
     np.testing.assert_allclose(chunked, whole, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(flat(got), flat(wanted), atol=2e-5)
+
+
+@pytest.mark.parametrize(("t", "size", "padded"), [(64, 1024, 64), (1100, 1024, 1100), (13, 5, 15)])
+def test_chunks_compute_little_that_is_padding(t, size, padded):
+    """A chunk is no longer than the sequence, and the last is about as long as the others."""
+    w = weights("swiglu")
+    x = jax.ShapeDtypeStruct((2, t, w["w_out"].shape[1]), jnp.float32)
+    chunked, whole = (
+        sum(p.flops for p in products(lambda x, c=c: gj.feed_forward(x, **w, **c), x))
+        for c in ({"chunk_size": size}, {})
+    )
+    assert chunked * t == whole * padded
 
 
 def test_bf16_gradients_of_many_chunks_do_not_drift():
