@@ -227,6 +227,19 @@ def activation_times(*functions: str) -> str:
     )
 
 
+def vector_instructions() -> str:
+    """Vector instructions for each vector of float32 results: ours, and those of jax.nn."""
+    found = {(r["function"], r["what"]): r for r in result("instructions")["rows"]}
+    return table(
+        ["function", "forward", "`jax.nn`", "gradient", "`jax.nn`"],
+        [
+            [f"`{f}`", *(f"{found[f, w][whose]:.0f}" for w in ("forward", "gradient")
+             for whose in ("ours", "jax.nn"))]
+            for f in dict.fromkeys(key[0] for key in found)
+        ],
+    )  # fmt: skip
+
+
 def activation_target() -> str:
     """The share of those ratios that are within the target."""
     rows = result("activations")["rows"]
