@@ -171,7 +171,7 @@ def state_differences(
     if not isinstance(stack, Transformer):
         raise ConfigError([Problem("path", path, "not a model of texts with one stack of layers")])
     real = None if mask is None else np.asarray(_plain(mask)) != 0
-    given = np.asarray(_plain(tokens))
+    given = np.asarray(_plain(tokens)).astype(np.int32)
     ours = stack.states(jnp.asarray(given), mask=None if real is None else jnp.asarray(real))
     if len(ours) != len(states):
         reason = f"there must be {len(ours)}: the embeddings, and one for each layer"

@@ -184,7 +184,7 @@ def _plain_ticks(axes: Axes) -> None:
     low, high = axes.get_ylim()
     ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     ticks = ticks[(low < ticks) & (ticks < high)]
-    axes.set_yticks(ticks, [f"{tick:.4g}" for tick in ticks])
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(axis="y", lw=0.4, alpha=0.4)
 

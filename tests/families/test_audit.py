@@ -82,6 +82,29 @@ def test_where_the_states_of_torch_first_differ(states, tmp_path, monkeypatch, c
     assert capsys.readouterr().out == lines[0] + "\n"
 
 
+class Tensor:
+    """What a tensor of torch is asked for."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def detach(self):
+        return self
+
+    cpu = detach
+
+    def float(self):
+        return self.array.astype(np.float32)
+
+
+def test_tokens_and_states_may_be_of_torch(states):
+    tokens, mask, given = states
+    found = families.state_differences(
+        FIXTURES / "llama", Tensor(tokens), list(map(Tensor, given)), mask=Tensor(mask)
+    )
+    assert found == []
+
+
 def test_states_of_another_number_of_layers(states):
     tokens, _, given = states
     with pytest.raises(gj.ConfigError, match=r"states = 3: there must be 4"):
