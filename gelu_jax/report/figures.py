@@ -182,7 +182,7 @@ def _plain_ticks(axes: Axes) -> None:
     """Numbers at a few places of a short logarithmic axis, and powers of ten without TeX."""
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
     low, high = axes.get_ylim()
-    ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ticks = np.asarray(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
     ticks = ticks[(low < ticks) & (ticks < high)]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
