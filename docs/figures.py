@@ -111,10 +111,17 @@ def ladder(name: str) -> str:
     runs = [run for rung in found.rungs for run in rung.comparison.runs]
     compiling = sum(arm.compile_seconds for rung in found.rungs for arm in rung.arms)
     where = found.rungs[0].comparison.environment
-    tables = (speed_up_table(found), laws_table(found), rungs_table(found))
+    speed_ups, *tables = (
+        _unbroken(each.markdown())
+        for each in (speed_up_table(found), laws_table(found), rungs_table(found))
+    )
+    said = (
+        "The intervals of mean and slope in FLOPs hold for all of them together, as the verdict "
+        "does; every other interval holds by itself."
+    )
     return "\n\n".join([
-        picture(name), _box(ladder_verdict(found)),
-        *(_unbroken(each.markdown()) for each in tables), _provenance(runs, compiling, where),
+        picture(name), _box(ladder_verdict(found)), speed_ups, said, *tables,
+        _provenance(runs, compiling, where),
     ])  # fmt: skip
 
 
